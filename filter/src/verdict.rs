@@ -1,0 +1,65 @@
+//! What a table decides about a packet.
+
+use tidegate_packet::Addr;
+
+/// A table's decision. Edits (marks, TTL, …) have been made on the way, through [`crate::Effects`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// On to the next table.
+    Accept,
+    /// Gone, silently.
+    Drop,
+    /// Gone, with an answer to the sender.
+    Reject(RejectWith),
+    /// A target of the nat table: translate the connection.
+    Nat(NatAction),
+}
+
+/// The kinds of `REJECT`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RejectWith {
+    /// ICMP destination unreachable with this code.
+    Icmp(u8),
+    /// ICMPv6 destination unreachable with this code.
+    Icmpv6(u8),
+    /// A TCP reset.
+    TcpReset,
+}
+
+/// What a nat target asks for.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum NatAction {
+    /// `SNAT`: change the source.
+    Source(NatRange),
+    /// `DNAT`: change the destination.
+    Destination(NatRange),
+    /// `MASQUERADE`: the source becomes the egress interface's address; the range has no address.
+    Masquerade(NatRange),
+    /// `REDIRECT`: the destination becomes the ingress interface's address (loopback for the
+    /// gateway's own packets); the range has no address.
+    Redirect(NatRange),
+    /// `NETMAP`: the prefix bits are replaced, the host bits kept.
+    Netmap {
+        /// The new network, host bits zero.
+        network: Addr,
+        /// Its prefix length.
+        len: u8,
+    },
+}
+
+/// The addresses and ports a translation may choose from.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub struct NatRange {
+    /// First and last address; absent: the address stays.
+    pub addrs: Option<(Addr, Addr)>,
+    /// First and last port (ICMP: identifier); absent: any, the packet's own first.
+    pub ports: Option<(u16, u16)>,
+    /// `--to-destination A:P-Q/BASE`: the port is shifted by its distance from this base.
+    pub base_port: Option<u16>,
+    /// `--random`: start the search for a port at a hash of the flow.
+    pub random: bool,
+    /// `--random-fully`: start it anywhere.
+    pub random_fully: bool,
+    /// `--persistent`: a client keeps its address.
+    pub persistent: bool,
+}

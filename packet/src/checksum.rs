@@ -1,0 +1,188 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+//!
+//! A *sum* is an unfolded ones-complement sum of big-endian words; a *checksum* is what stands in
+//! a header. A *partial* field (what Linux calls `CHECKSUM_PARTIAL`) holds the folded sum of the
+//! pseudo-header, not complemented: the sender's device was to finish it.
+
+use crate::{Addr, Family, be16, put16};
+
+/// How a transport checksum field has to be treated.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// A finished checksum over pseudo-header, header and payload.
+    Complete,
+    /// The folded pseudo-header sum; ports and payload are not in it.
+    Partial,
+}
+
+/// Adds the big-endian words of `bytes` to `sum`; an odd last byte counts as the high half.
+pub fn add(sum: u64, bytes: &[u8]) -> u64 {
+    let mut total = sum;
+    let mut chunks = bytes.chunks_exact(8);
+    for c in &mut chunks {
+        let v = u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]);
+        let (t, carry) = total.overflowing_add(v);
+        total = t + u64::from(carry);
+    }
+    let mut rest = chunks.remainder();
+    let mut tail = 0u64;
+    while let [a, b, more @ ..] = rest {
+        tail += u64::from(u16::from_be_bytes([*a, *b]));
+        rest = more;
+    }
+    if let [last] = rest {
+        tail += u64::from(*last) << 8;
+    }
+    let (t, carry) = total.overflowing_add(tail);
+    t + u64::from(carry)
+}
+
+/// Folds a sum to 16 bits.
+#[inline]
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    sum as u16
+}
+
+/// The checksum of `bytes`, as it goes into a header whose own field was zero.
+pub fn of(bytes: &[u8]) -> u16 {
+    !fold(add(0, bytes))
+}
+
+/// The sum of the pseudo-header of a transport protocol (RFC 9293 section 3.1, RFC 8200 section
+/// 8.1). `len` is the length of transport header and payload.
+pub fn pseudo_header(src: Addr, dst: Addr, protocol: u8, len: u32) -> u64 {
+    let sum = add(add(0, src.wire()), dst.wire());
+    sum + u64::from(protocol) + u64::from(len >> 16) + u64::from(len & 0xffff)
+}
+
+/// The checksum of a transport segment (its own field counted as it stands).
+pub fn transport(src: Addr, dst: Addr, protocol: u8, segment: &[u8]) -> u16 {
+    !fold(add(pseudo_header(src, dst, protocol, segment.len() as u32), segment))
+}
+
+/// Whether a segment's checksum is right (the sum over everything is all ones).
+pub fn verify_transport(src: Addr, dst: Addr, protocol: u8, segment: &[u8]) -> bool {
+    transport(src, dst, protocol, segment) == 0
+}
+
+/// The change that replacing some words makes to a sum. Collect all of a packet's edits in one
+/// `Delta` and apply it to each field that covers them.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta(u64);
+
+impl Delta {
+    /// Records that `old` became `new`, both a whole number of 16-bit words that stand at an even
+    /// offset.
+    pub fn replace(&mut self, old: &[u8], new: &[u8]) {
+        debug_assert!(old.len() % 2 == 0 && new.len() % 2 == 0);
+        self.0 += u64::from(!fold(add(0, old))) + u64::from(fold(add(0, new)));
+    }
+
+    /// Records that the word `old` became `new`.
+    #[inline]
+    pub fn replace16(&mut self, old: u16, new: u16) {
+        self.0 += u64::from(!old) + u64::from(new);
+    }
+
+    /// Records that address `old` became `new` (of the same family).
+    #[inline]
+    pub fn replace_addr(&mut self, old: Addr, new: Addr) {
+        self.replace(old.wire(), new.wire());
+    }
+
+    /// Adds another delta to this one.
+    pub fn add(&mut self, other: Self) {
+        self.0 += u64::from(fold(other.0));
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// A finished checksum after the change (RFC 1624 equation 3).
+    #[inline]
+    pub fn apply(&self, checksum: u16) -> u16 {
+        !fold(u64::from(!checksum) + self.0)
+    }
+
+    /// A partial field after the change.
+    #[inline]
+    pub fn apply_partial(&self, sum: u16) -> u16 {
+        fold(u64::from(sum) + self.0)
+    }
+
+    /// Updates the field at `at`.
+    #[inline]
+    pub fn update(&self, bytes: &mut [u8], at: usize, field: Field) {
+        let old = be16(bytes, at);
+        let new = match field {
+            Field::Complete => self.apply(old),
+            Field::Partial => self.apply_partial(old),
+        };
+        put16(bytes, at, new);
+    }
+}
+
+/// Finishes a partial checksum in software: `start` is where the covered bytes begin, `offset` the
+/// field's place counted from `start`. Out-of-range values change nothing.
+pub fn complete_partial(bytes: &mut [u8], start: usize, offset: usize) -> bool {
+    if start + offset + 2 > bytes.len() {
+        return false;
+    }
+    let sum = !fold(add(0, &bytes[start..]));
+    // UDP spells a computed zero as all ones (RFC 768); for TCP both mean the same.
+    put16(bytes, start + offset, if sum == 0 { 0xffff } else { sum });
+    true
+}
+
+/// The length of the pseudo-header's family-dependent part, for callers that lay one out.
+pub const fn pseudo_len(family: Family) -> usize {
+    match family {
+        Family::V4 => 12,
+        Family::V6 => 40,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn slow(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for c in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([c[0], *c.get(1).unwrap_or(&0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    proptest! {
+        #[test]
+        fn fast_sum_equals_rfc_1071(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(of(&bytes), slow(&bytes));
+        }
+
+        #[test]
+        fn a_delta_equals_a_new_sum(
+            mut bytes in proptest::collection::vec(any::<u8>(), 20..80),
+            new in any::<[u8; 4]>(),
+        ) {
+            bytes[0] = 0;
+            bytes[1] = 0;
+            bytes[2] |= 1; // a non-zero sum before and after: ones-complement has two zeros
+            let before = of(&bytes);
+            let mut delta = Delta::default();
+            let old: [u8; 4] = bytes[4..8].try_into().unwrap();
+            delta.replace(&old, &new);
+            bytes[4..8].copy_from_slice(&new);
+            let (got, want) = (delta.apply(before), of(&bytes));
+            prop_assert!(got == want || (got ^ want) == 0xffff, "{got:04x} {want:04x}");
+        }
+    }
+}

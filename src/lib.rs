@@ -1,0 +1,3 @@
+//! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
+
+pub mod io;
