@@ -1,3 +1,5 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
+pub mod config;
 pub mod io;
+pub mod sysctl;
