@@ -1,5 +1,6 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
 pub mod config;
+pub mod diagnostic;
 pub mod io;
 pub mod sysctl;

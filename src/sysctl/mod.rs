@@ -1,7 +1,7 @@
 //! Kernel parameters that mean something to a gateway, with the kernel's defaults.
 //!
-//! A parameter is named as in `/proc/sys` ([`table`] lists those that are known), comes from
-//! sysctl.d text (`text`) or from `[sysctl]` in `gateway.toml`, and is read by the engine
+//! A parameter is named as in `/proc/sys` (the table of [`Parameter`]s lists those that are known), comes from
+//! sysctl.d text ([`Assignments`]) or from `[sysctl]` in `gateway.toml`, and is read by the engine
 //! through typed accessors that combine `all`, `default` and the interface as the kernel does.
 //!
 //! One default differs from the kernel's: forwarding is on, for a gateway that doesn't forward
@@ -12,8 +12,10 @@ use std::time::Duration;
 use tidegate_packet::Family;
 
 mod table;
+mod text;
 
 pub use table::{Kind, Parameter, Support};
+pub use text::{Assignments, Unknown};
 
 /// A parameter's value.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

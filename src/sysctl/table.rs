@@ -139,7 +139,15 @@ pub static PARAMETERS: &[Parameter] = &[
     any("net/ipv4/conf/{if}/igmp*", NO_MULTICAST),
     any("net/ipv4/conf/{if}/force_igmp_version", NO_MULTICAST),
     any("net/ipv4/conf/{if}/bc_forwarding", "directed broadcasts aren't forwarded"),
-    any("net/ipv4/conf/{if}/*", KERNEL),
+    any("net/ipv4/conf/{if}/bootp_relay", KERNEL),
+    any("net/ipv4/conf/{if}/disable_policy", KERNEL),
+    any("net/ipv4/conf/{if}/disable_xfrm", KERNEL),
+    any("net/ipv4/conf/{if}/drop_unicast_in_l2_multicast", KERNEL),
+    any("net/ipv4/conf/{if}/ignore_routes_with_linkdown", KERNEL),
+    any("net/ipv4/conf/{if}/medium_id", KERNEL),
+    any("net/ipv4/conf/{if}/promote_secondaries", KERNEL),
+    any("net/ipv4/conf/{if}/src_valid_mark", KERNEL),
+    any("net/ipv4/conf/{if}/tag", KERNEL),
     flag("net/ipv4/icmp_echo_ignore_all", 0, Honoured),
     flag("net/ipv4/icmp_echo_ignore_broadcasts", 1, Honoured),
     number("net/ipv4/icmp_ratelimit", 0, 2_147_483_647, 1000, "milliseconds", Honoured),
@@ -147,9 +155,18 @@ pub static PARAMETERS: &[Parameter] = &[
     number("net/ipv4/icmp_msgs_per_sec", 0, 2_147_483_647, 1000, "messages", Honoured),
     number("net/ipv4/icmp_msgs_burst", 0, 2_147_483_647, 50, "messages", Honoured),
     any("net/ipv4/icmp_ignore_bogus_error_responses", "such answers are never logged"),
-    any("net/ipv4/icmp_*", KERNEL),
+    any("net/ipv4/icmp_echo_enable_probe", KERNEL),
+    any("net/ipv4/icmp_errors_use_inbound_ifaddr", KERNEL),
     number("net/ipv4/ip_default_ttl", 1, 255, 64, "", Honoured),
-    any("net/ipv4/ip_*", HOST),
+    any("net/ipv4/ip_autobind_reuse", HOST),
+    any("net/ipv4/ip_dynaddr", HOST),
+    any("net/ipv4/ip_early_demux", HOST),
+    any("net/ipv4/ip_local_*", HOST),
+    any("net/ipv4/ip_no_pmtu_disc", HOST),
+    any("net/ipv4/ip_nonlocal_bind", HOST),
+    any("net/ipv4/ip_unprivileged_port_start", HOST),
+    any("net/ipv4/ip_forward_update_priority", KERNEL),
+    any("net/ipv4/ip_forward_use_pmtu", KERNEL),
     any("net/ipv4/ipfrag_*", SIZING),
     any("net/ipv4/inet_peer_*", SIZING),
     any("net/ipv4/fib_*", KERNEL),
@@ -158,18 +175,46 @@ pub static PARAMETERS: &[Parameter] = &[
     any("net/ipv4/route/*", SIZING),
     any("net/ipv4/tcp_*", HOST),
     any("net/ipv4/udp_*", HOST),
+    any("net/ipv4/cipso_*", HOST),
+    any("net/ipv4/nexthop_compat_mode", KERNEL),
+    any("net/ipv4/raw_l3mdev_accept", HOST),
+    any("net/ipv4/xfrm4_gc_thresh", KERNEL),
     any("net/ipv4/ping_group_range", HOST),
     any("net/ipv4/fwmark_reflect", HOST),
     flag("net/ipv6/conf/{if}/forwarding", 1, Honoured),
     any("net/ipv6/conf/{if}/accept_ra*", NO_RA),
     any("net/ipv6/conf/{if}/autoconf", NO_RA),
-    any("net/ipv6/conf/{if}/use_tempaddr", NO_RA),
     any("net/ipv6/conf/{if}/temp_*", NO_RA),
     any("net/ipv6/conf/{if}/router_*", NO_RA),
     any("net/ipv6/conf/{if}/accept_redirects", NO_REDIRECTS),
     any("net/ipv6/conf/{if}/accept_source_route", "source routes of IPv6 are never followed"),
     any("net/ipv6/conf/{if}/mc_forwarding", NO_MULTICAST),
-    any("net/ipv6/conf/{if}/*", KERNEL),
+    any("net/ipv6/conf/{if}/accept_dad", KERNEL),
+    any("net/ipv6/conf/{if}/accept_untracked_na", KERNEL),
+    any("net/ipv6/conf/{if}/addr_gen_mode", KERNEL),
+    any("net/ipv6/conf/{if}/dad_transmits", KERNEL),
+    any("net/ipv6/conf/{if}/disable_ipv6", KERNEL),
+    any("net/ipv6/conf/{if}/disable_policy", KERNEL),
+    any("net/ipv6/conf/{if}/drop_*", KERNEL),
+    any("net/ipv6/conf/{if}/enhanced_dad", KERNEL),
+    any("net/ipv6/conf/{if}/force_*", KERNEL),
+    any("net/ipv6/conf/{if}/hop_limit", KERNEL),
+    any("net/ipv6/conf/{if}/ignore_routes_with_linkdown", KERNEL),
+    any("net/ipv6/conf/{if}/ioam6_*", KERNEL),
+    any("net/ipv6/conf/{if}/keep_addr_on_down", KERNEL),
+    any("net/ipv6/conf/{if}/max_*", KERNEL),
+    any("net/ipv6/conf/{if}/mldv*", KERNEL),
+    any("net/ipv6/conf/{if}/mtu", KERNEL),
+    any("net/ipv6/conf/{if}/ndisc_*", KERNEL),
+    any("net/ipv6/conf/{if}/optimistic_dad", KERNEL),
+    any("net/ipv6/conf/{if}/proxy_ndp", KERNEL),
+    any("net/ipv6/conf/{if}/ra_*", KERNEL),
+    any("net/ipv6/conf/{if}/regen_*", KERNEL),
+    any("net/ipv6/conf/{if}/rpl_seg_enabled", KERNEL),
+    any("net/ipv6/conf/{if}/seg6_*", KERNEL),
+    any("net/ipv6/conf/{if}/stable_secret", KERNEL),
+    any("net/ipv6/conf/{if}/suppress_frag_ndisc", KERNEL),
+    any("net/ipv6/conf/{if}/use_*", KERNEL),
     flag("net/ipv6/icmp/echo_ignore_all", 0, Honoured),
     flag("net/ipv6/icmp/echo_ignore_multicast", 0, Honoured),
     number("net/ipv6/icmp/ratelimit", 0, 2_147_483_647, 100, "milliseconds", Honoured),
@@ -179,13 +224,25 @@ pub static PARAMETERS: &[Parameter] = &[
         kind: Kind::Set([!0b100, !0, 0, 0]),
         support: Honoured,
     },
-    any("net/ipv6/icmp/*", KERNEL),
+    any("net/ipv6/icmp/echo_ignore_anycast", KERNEL),
+    any("net/ipv6/icmp/error_anycast_as_unicast", KERNEL),
     any("net/ipv6/bindv6only", HOST),
     any("net/ipv6/ip_nonlocal_bind", HOST),
     any("net/ipv6/ip6frag_*", SIZING),
     any("net/ipv6/neigh/*", SIZING),
     any("net/ipv6/route/*", SIZING),
-    any("net/ipv6/*", KERNEL),
+    any("net/ipv6/anycast_src_echo_reply", KERNEL),
+    any("net/ipv6/auto_flowlabels", KERNEL),
+    any("net/ipv6/calipso_*", KERNEL),
+    any("net/ipv6/fib_*", KERNEL),
+    any("net/ipv6/flowlabel_*", KERNEL),
+    any("net/ipv6/fwmark_reflect", KERNEL),
+    any("net/ipv6/idgen_*", KERNEL),
+    any("net/ipv6/ioam6_*", KERNEL),
+    any("net/ipv6/max_*", KERNEL),
+    any("net/ipv6/mld_*", KERNEL),
+    any("net/ipv6/seg6_flowlabel", KERNEL),
+    any("net/ipv6/xfrm6_gc_thresh", KERNEL),
     number("net/netfilter/nf_conntrack_max", 1, 2_147_483_647, 262_144, "entries", Honoured),
     flag("net/netfilter/nf_conntrack_checksum", 1, Honoured),
     number("net/netfilter/nf_conntrack_log_invalid", 0, 255, 0, "", Honoured),
@@ -216,6 +273,7 @@ pub static PARAMETERS: &[Parameter] = &[
     any("net/netfilter/nf_conntrack_timestamp", NO_EVENTS),
     any("net/netfilter/nf_conntrack_events*", NO_EVENTS),
     any("net/netfilter/nf_conntrack_helper", "helpers are attached by rules only"),
+    any("net/netfilter/nf_conntrack_count", "it can only be read"),
     any("net/netfilter/nf_conntrack_buckets", SIZING),
     any("net/netfilter/nf_conntrack_expect_max", SIZING),
     any("net/netfilter/nf_conntrack_frag6_*", SIZING),
@@ -236,3 +294,42 @@ pub static PARAMETERS: &[Parameter] = &[
     any("sunrpc/*", KERNEL),
     any("crypto/*", KERNEL),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_components() {
+        for (pattern, key, hit) in [
+            ("net/ipv4/conf/{if}/rp_filter", "net/ipv4/conf/eth0.7/rp_filter", true),
+            ("net/ipv4/conf/{if}/rp_filter", "net/ipv4/conf//rp_filter", false),
+            ("net/ipv4/conf/{if}/rp_filter", "net/ipv4/conf/eth0/rp_filter/x", false),
+            ("net/ipv4/conf/{if}/rp_filter", "net/ipv4/conf/eth0", false),
+            ("net/ipv4/tcp_*", "net/ipv4/tcp_syncookies", true),
+            ("net/ipv4/tcp_*", "net/ipv4/udp_mem", false),
+            ("vm/*", "vm/a/b", true),
+        ] {
+            assert_eq!(any(pattern, "").matches(key), hit, "{pattern} {key}");
+        }
+    }
+
+    /// What this kernel offers is known: a typo is told from a parameter that does nothing here.
+    #[test]
+    fn every_network_parameter_of_a_kernel_is_known() {
+        let names = include_str!("kernel-6.18-net.txt");
+        let unknown: Vec<&str> = names.lines().filter(|name| find(name).is_none()).collect();
+        assert_eq!(unknown, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn defaults_lie_in_their_ranges() {
+        for p in PARAMETERS {
+            if let Kind::Number { min, max, default, .. } = p.kind {
+                assert!((min..=max).contains(&default), "{}", p.pattern);
+            } else {
+                assert!(p.kind != Kind::Any || p.support != Honoured, "{}", p.pattern);
+            }
+        }
+    }
+}
