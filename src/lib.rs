@@ -3,4 +3,5 @@
 pub mod config;
 pub mod diagnostic;
 pub mod io;
+pub mod rules_builtin;
 pub mod sysctl;
