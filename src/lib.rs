@@ -1,3 +1,4 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
 pub mod io;
+pub mod link;
