@@ -1,4 +1,7 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
+pub mod config;
+pub mod diagnostic;
 pub mod io;
 pub mod link;
+pub mod sysctl;
