@@ -4,5 +4,6 @@ pub mod config;
 pub mod dhcp;
 pub mod diagnostic;
 pub mod io;
+pub mod link;
 pub mod rules_builtin;
 pub mod sysctl;
