@@ -1,7 +1,7 @@
 //! What the gateway is told to be: interfaces, routes, rules files, sysctls.
 //!
-//! Two sources speak: `gateway.toml` (`file`) and the flags of `tidegate run` (`flags`). Both
-//! fill a draft in which every value still knows the place it was written at. `validate` turns
+//! Two sources speak: `gateway.toml` and the flags of `tidegate run` ([`Flags`]). Both
+//! fill a draft in which every value still knows the place it was written at. Validation turns
 //! the draft into a [`Config`] or into a list of everything that is wrong with it; a [`Config`]
 //! has no places any more and no contradictions. Flags win over the file:
 //!
@@ -11,9 +11,21 @@
 //! - `--uplink NAME=…,via=A` replaces the file's default routes of A's family.
 //! - `--sysctl FILE` is read after the file's `[sysctl]`, so its settings win key by key.
 
+use crate::diagnostic::{Diagnostic, Report, Source};
 use crate::sysctl::Sysctls;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tidegate_packet::{Addr, Family, MacAddr, Prefix};
+
+mod draft;
+mod file;
+mod flags;
+#[cfg(test)]
+mod tests;
+mod toml;
+mod validate;
+
+pub use flags::Flags;
 
 /// Where the control socket appears unless told otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/tidegate/control.sock";
@@ -165,7 +177,42 @@ pub struct HostDevice {
     pub device: String,
 }
 
+/// A configuration and what was left out of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Things that were written and do nothing.
+    pub warnings: Vec<Diagnostic>,
+}
+
 impl Config {
+    /// Reads a configuration file, if one is given, and puts the flags over it. Paths in the file
+    /// are relative to its folder, paths in flags to the current one. In case of errors the report
+    /// holds all of them.
+    pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Loaded, Report> {
+        let Some(path) = file else { return Self::from_parts(None, flags) };
+        let source = Source::read(path).map_err(|error| Report::from(*error))?;
+        Self::from_parts(Some((&source, path.parent().unwrap_or(Path::new("")))), flags)
+    }
+
+    /// The same from a text in memory and the folder its relative paths start from.
+    pub fn from_parts(
+        file: Option<(&Arc<Source>, &Path)>,
+        flags: &Flags,
+    ) -> Result<Loaded, Report> {
+        let mut report = Report::default();
+        let mut draft = match file {
+            Some((source, folder)) => file::read(source, folder, &mut report),
+            None => draft::Draft::default(),
+        };
+        flags::apply(flags, &mut draft, &mut report);
+        match validate::validate(draft, &mut report) {
+            Some(config) => Ok(Loaded { config, warnings: report.diagnostics }),
+            None => Err(report),
+        }
+    }
+
     /// The interface of that name; bridge ports aren't interfaces.
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name)
