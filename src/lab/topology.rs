@@ -37,6 +37,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tidegate_packet::{Addr, MacAddr, Prefix};
 
@@ -46,6 +48,9 @@ use crate::link::netlink::{Netlink, VethEnd};
 
 /// IFNAMSIZ without its terminating zero.
 const LONGEST_NAME: usize = 15;
+
+/// Longer than any link takes to get its carrier.
+const CARRIER_WAIT: Duration = Duration::from_secs(5);
 
 /// One end of a link: an interface of a node.
 #[derive(Clone, Debug)]
@@ -202,6 +207,10 @@ impl Topology {
         for bridge in &bridges {
             network.make_bridge(bridge)?;
         }
+        for (one, other) in &links {
+            network.wait_for_carrier(one)?;
+            network.wait_for_carrier(other)?;
+        }
         for route in &routes {
             network.add_route(&route.node, &route.to, &route.via)?;
         }
@@ -314,7 +323,8 @@ impl Network {
             let moved = netlink.require_link(device).doing(what)?;
             netlink.rename(moved.index, &end.name).doing(what)?;
         }
-        self.configure(end)
+        self.configure(end)?;
+        self.wait_for_carrier(end)
     }
 
     /// Adds a route at a node, as [`Topology::route`] does.
@@ -351,6 +361,21 @@ impl Network {
             .netlink()
             .and_then(|mut n| set(&mut n))
             .doing(|| format!("interface {} of {}", end.name, end.node))
+    }
+
+    /// The kernel reports a new carrier, and lets packets out, up to a second late (link_watch.c);
+    /// what is sent before is lost.
+    fn wait_for_carrier(&self, end: &End) -> Result<()> {
+        let what = || format!("carrier of {} at {}", end.name, end.node);
+        let mut netlink = self.find(&end.node)?.netlink().doing(what)?;
+        let started = Instant::now();
+        while !netlink.require_link(&end.name).doing(what)?.running {
+            if started.elapsed() > CARRIER_WAIT {
+                return Err(std::io::Error::from(std::io::ErrorKind::TimedOut)).doing(what);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     fn make_bridge(&self, bridge: &Bridge) -> Result<()> {
