@@ -5,6 +5,9 @@
 //! [`privilege::acquire`], as any user.
 
 pub mod error;
+pub mod gateway;
 pub mod netns;
 pub mod privilege;
+pub mod scene;
 pub mod topology;
+pub mod traffic;
