@@ -8,6 +8,8 @@ pub mod error;
 pub mod gateway;
 pub mod netns;
 pub mod privilege;
+pub mod rows;
 pub mod scene;
+pub mod table;
 pub mod topology;
 pub mod traffic;

@@ -30,8 +30,9 @@ pub fn unknown_protocol(to: std::net::IpAddr, wait: Duration) -> io::Result<Answ
     let socket = errors::connected(Type::RAW, kind, None, to, wait)?;
     let started = Instant::now();
     // REJECT stays silent about a payload whose Internet checksum is wrong, whatever the
-    // protocol; that of two bytes ff ff is right.
-    let answered = (&socket).write_all(&[0xff, 0xff]).and_then(|()| {
+    // protocol; that of ff ff and zeros is right. The sender's kernel wants to see eight bytes of
+    // payload in an error (icmp_socket_deliver).
+    let answered = (&socket).write_all(&[0xff, 0xff, 0, 0, 0, 0, 0, 0]).and_then(|()| {
         let mut buffer = [0; 2048];
         (&socket).read(&mut buffer)
     });
