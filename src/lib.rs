@@ -4,6 +4,7 @@ pub mod config;
 pub mod dhcp;
 pub mod diagnostic;
 pub mod io;
+pub mod lab;
 pub mod link;
 pub mod rules_builtin;
 pub mod sysctl;

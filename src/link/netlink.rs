@@ -237,6 +237,11 @@ impl Netlink {
         self.change_link(index, LinkAttribute::Mtu(mtu))
     }
 
+    /// Renames a link, which older kernels allow only while it is down.
+    pub fn rename(&mut self, index: u32, name: &str) -> io::Result<()> {
+        self.change_link(index, LinkAttribute::IfName(name.to_owned()))
+    }
+
     /// Moves a link into another namespace.
     pub fn set_netns(&mut self, index: u32, namespace: BorrowedFd<'_>) -> io::Result<()> {
         self.change_link(index, LinkAttribute::NetNsFd(namespace.as_raw_fd()))
