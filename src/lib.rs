@@ -1,6 +1,7 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
 pub mod config;
+pub mod control;
 pub mod dhcp;
 pub mod diagnostic;
 pub mod io;
