@@ -2,6 +2,8 @@
 
 pub mod config;
 pub mod control;
+pub mod ctime;
+pub mod daemon;
 pub mod dhcp;
 pub mod diagnostic;
 pub mod engine;
