@@ -209,9 +209,7 @@ impl DhcpClient {
                     // One of one: there is room.
                     let _ = list.push(IpCidr::Ipv4(address));
                 });
-                // Whatever isn't on the link is reached over the link address that the answer
-                // came from, as a relay's is; the server's own address serves as its name.
-                let gateway = router.unwrap_or(config.server.address);
+                let gateway = neighbour(prefix);
                 let _ = self.interface.routes_mut().add_default_ipv4_route(gateway);
                 self.lease = Some(lease.clone());
                 self.events.push_back(Event::Configured(lease));
@@ -296,6 +294,15 @@ fn answer(frame: &[u8]) -> Option<Answer<'_>> {
         return None;
     }
     Some(Answer { mac: link.src, source: ip.src(), message: &datagram[udp::HEADER_LEN..] })
+}
+
+/// Some address of the network that isn't ours. What isn't on the link is sent to the link
+/// address that the server's answer came from, and smoltcp wants a neighbour's name for it; it
+/// never leaves this file.
+fn neighbour(own: Prefix) -> Ipv4Address {
+    let first = own.network().addr().v4_u32().wrapping_add(1);
+    let own = own.addr().v4_u32();
+    Ipv4Address::from(if first == own { first.wrapping_add(1) } else { first })
 }
 
 /// The answer to an ARP request for anything.

@@ -129,30 +129,6 @@ impl PacketReceive {
         Ok(())
     }
 
-    /// Reads what the kernel says of a frame. `None` if it can't be handed over.
-    #[inline]
-    fn read(&self, taken: &Taken) -> Option<Meta> {
-        let slot = self.ring.slot(taken.slot);
-        let (start, end) = (taken.start, taken.start.checked_add(taken.captured)?);
-        if taken.captured != taken.len || end > slot.len() {
-            return None;
-        }
-        let header = slot.get(start.checked_sub(vnet::LEN)?..start)?.try_into().ok()?;
-        let mut offload = vnet::parse(header, taken.captured).ok()?;
-        if offload.checksum == Checksum::Unverified
-            && taken.status & libc::TP_STATUS_CSUM_VALID != 0
-        {
-            offload.checksum = Checksum::Valid;
-        }
-        let vlan = (taken.status & libc::TP_STATUS_VLAN_VALID != 0).then(|| {
-            // Kernels before 3.14 don't say which kind of tag it was.
-            let told = taken.status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
-            let tpid = if told { taken.vlan_tpid } else { libc::ETH_P_8021Q as u16 };
-            (tpid, taken.vlan_tci)
-        });
-        Some(Meta { start, end, offload, vlan })
-    }
-
     /// What an idle socket has to report: the kernel leaves `ENETDOWN` when the link goes down or
     /// away. Reading it clears it, without which poll(2) would return at once for ever.
     fn pending_error(&mut self) -> io::Result<()> {
@@ -178,11 +154,33 @@ impl PacketReceive {
     }
 }
 
+/// Reads what the kernel says of a frame. `None` if it can't be handed over.
+#[inline]
+fn read(slot: &[u8], taken: &Taken) -> Option<Meta> {
+    let (start, end) = (taken.start, taken.start.checked_add(taken.captured)?);
+    if taken.captured != taken.len || end > slot.len() || start < HEADROOM {
+        return None;
+    }
+    let header = slot.get(start.checked_sub(vnet::LEN)?..start)?.try_into().ok()?;
+    let mut offload = vnet::parse(header, taken.captured).ok()?;
+    let valid = taken.status & libc::TP_STATUS_CSUM_VALID != 0;
+    if valid && offload.checksum == Checksum::Unverified {
+        offload.checksum = Checksum::Valid;
+    }
+    let vlan = (taken.status & libc::TP_STATUS_VLAN_VALID != 0).then(|| {
+        // Kernels before 3.14 don't say which kind of tag it was.
+        let told = taken.status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+        let tpid = if told { taken.vlan_tpid } else { libc::ETH_P_8021Q as u16 };
+        (tpid, taken.vlan_tci)
+    });
+    Some(Meta { start, end, offload, vlan })
+}
+
 impl Receive for PacketReceive {
     fn receive(&mut self) -> io::Result<usize> {
         while self.burst.len() < BURST {
             let Some(taken) = self.ring.take() else { break };
-            match self.read(&taken) {
+            match read(self.ring.slot(taken.slot), &taken) {
                 Some(meta) => self.burst.push((taken.slot, meta)),
                 None => self.discards += 1,
             }
@@ -233,3 +231,67 @@ const _: () = assert!(128 - 16 - SLOT_HEADER >= HEADROOM);
 // The kernel wants slots aligned and whole blocks of pages.
 const _: () = assert!(SLOT_LEN.is_multiple_of(libc::TPACKET_ALIGNMENT));
 const _: () = assert!(SLOT_LEN >= 128 + 65_536 + 18 && (SLOT_LEN / 64) % 2 == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAKEN: Taken = Taken {
+        slot: 0,
+        status: libc::TP_STATUS_USER,
+        len: 100,
+        captured: 100,
+        start: 62,
+        vlan_tci: 7,
+        vlan_tpid: 0x88a8,
+    };
+
+    fn status(more: u32) -> Taken {
+        Taken { status: TAKEN.status | more, ..TAKEN }
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_read() {
+        let rows = [
+            ("plain", TAKEN, Checksum::Unverified, None),
+            ("verified", status(libc::TP_STATUS_CSUM_VALID), Checksum::Valid, None),
+            (
+                "tag of an old kernel",
+                status(libc::TP_STATUS_VLAN_VALID),
+                Checksum::Unverified,
+                Some((0x8100, 7)),
+            ),
+            (
+                "service tag",
+                status(libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_VLAN_TPID_VALID),
+                Checksum::Unverified,
+                Some((0x88a8, 7)),
+            ),
+        ];
+        for (what, taken, checksum, vlan) in rows {
+            let want = Meta {
+                start: 62,
+                end: 162,
+                offload: super::super::Offload { checksum, gso: None },
+                vlan,
+            };
+            assert_eq!(read(&[0; 1000], &taken), Some(want), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_whole_is_not_handed_over() {
+        let mut unknown_gso = [0; 1000];
+        unknown_gso[62 - vnet::LEN + 1] = 3;
+        let rows = [
+            ("cut short", Taken { len: 101, ..TAKEN }, [0; 1000]),
+            ("beyond the slot", Taken { start: 950, ..TAKEN }, [0; 1000]),
+            ("in front of the slot", Taken { start: usize::MAX - 3, ..TAKEN }, [0; 1000]),
+            ("no headroom", Taken { start: HEADROOM - 1, ..TAKEN }, [0; 1000]),
+            ("unknown segmentation", TAKEN, unknown_gso),
+        ];
+        for (what, taken, slot) in rows {
+            assert_eq!(read(&slot, &taken), None, "{what}");
+        }
+    }
+}

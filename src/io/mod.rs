@@ -15,7 +15,7 @@ pub mod pcap;
 mod ring;
 mod sys;
 pub mod tap;
-mod transmit;
+pub mod transmit;
 mod vnet;
 
 /// Most frames that [`Receive::receive`] offers at once.

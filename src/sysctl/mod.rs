@@ -86,6 +86,12 @@ impl Sysctls {
         self.conf_max(Family::V4, interface, "route_localnet") != 0
     }
 
+    /// Whether senders are told of a better first hop on their own link; `all` or the interface
+    /// turns it on.
+    pub fn send_redirects(&self, interface: &str) -> bool {
+        self.conf_max(Family::V4, interface, "send_redirects") != 0
+    }
+
     /// Whether packets from one of the gateway's own addresses are accepted on `interface`.
     pub fn accept_local(&self, interface: &str) -> bool {
         self.conf_max(Family::V4, interface, "accept_local") != 0

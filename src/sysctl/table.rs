@@ -128,7 +128,7 @@ pub static PARAMETERS: &[Parameter] = &[
     flag("net/ipv4/conf/{if}/accept_source_route", 1, Honoured),
     flag("net/ipv4/conf/{if}/accept_local", 0, Honoured),
     flag("net/ipv4/conf/{if}/route_localnet", 0, Honoured),
-    any("net/ipv4/conf/{if}/send_redirects", NO_REDIRECTS),
+    flag("net/ipv4/conf/{if}/send_redirects", 1, Honoured),
     any("net/ipv4/conf/{if}/accept_redirects", NO_REDIRECTS),
     any("net/ipv4/conf/{if}/secure_redirects", NO_REDIRECTS),
     any("net/ipv4/conf/{if}/shared_media", NO_REDIRECTS),
