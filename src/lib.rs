@@ -3,6 +3,8 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod ctime;
+pub mod daemon;
 pub mod dhcp;
 pub mod diagnostic;
 pub mod engine;

@@ -33,7 +33,7 @@ pub(super) fn rows() -> Vec<Row> {
         row("bulk TCP client → narrow, MTU 1400", "narrow", narrow, Forward, 1, TIME / 2),
         Row::new(
             SECTION,
-            format!("{ECHOES} requests and responses, TCP client → server"),
+            format!("{ECHOES} TCP echoes client → server"),
             ESTABLISHED,
             "every one is answered",
             |s| match s.at("client", || tcp::latency(at("198.51.100.10", 7), ECHOES)) {
@@ -44,7 +44,7 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         Row::new(
             SECTION,
-            format!("{CONNECTIONS} connections one after another, client → server"),
+            format!("{CONNECTIONS} TCP connections client → server"),
             "fw-interfaces accepts each; MASQUERADE finds each a port",
             "every one is made",
             |s| s.at("client", connections),
