@@ -1,7 +1,7 @@
 //! Builds frames from their description.
 //!
-//! Layers, from the outside in; a value is a decimal or `0x` number, `$name` or `$name+N`, and
-//! `$n` counts repetitions from zero.
+//! Layers, from the outside in; a value is a decimal or `0x` number or a variable, or several of
+//! them joined by `+`; `$n` counts repetitions from zero.
 //!
 //! ```text
 //! eth SRC > DST [type N] [vlan N]      default: the sender's and the gateway's link address
@@ -119,7 +119,7 @@ impl Builder<'_, '_> {
         });
         let (mut packet, mut ethertype) = self.network(layers)?;
         for edit in edits.into_iter().rev() {
-            packet = edited(packet, edit)?;
+            packet = edited(packet, edit, self.repetition)?;
         }
         let (src, dst) = addresses(&packet, ethertype);
         let mut to = match dst {
@@ -540,22 +540,24 @@ impl Builder<'_, '_> {
         Ok(bytes)
     }
 
-    /// A number, a variable, or a variable plus a number.
+    /// Numbers and variables, joined by `+`.
     fn number<T: TryFrom<i64>>(&self, text: &str) -> Result<T, String> {
-        let plain = |text: &str| match text.strip_prefix("0x") {
-            Some(digits) => i64::from_str_radix(digits, 16),
-            None => text.parse(),
-        };
-        let (base, more) = text.split_once('+').unwrap_or((text, "0"));
-        let base = match base.strip_prefix('$') {
-            Some("n") => self.repetition.to_string(),
-            Some(name) => {
-                self.context.variables.get(name).ok_or(format!("${name} isn't set"))?.clone()
-            }
-            None => base.to_owned(),
-        };
-        let value = plain(&base).and_then(|b| Ok(b + plain(more)?));
-        value.ok().and_then(|v| T::try_from(v).ok()).ok_or(format!("{text:?} is no such number"))
+        let mut total = 0i64;
+        for term in text.split('+') {
+            let term = match term.strip_prefix('$') {
+                Some("n") => self.repetition.to_string(),
+                Some(name) => {
+                    self.context.variables.get(name).ok_or(format!("${name} isn't set"))?.clone()
+                }
+                None => term.to_owned(),
+            };
+            let value = match term.strip_prefix("0x") {
+                Some(digits) => i64::from_str_radix(digits, 16),
+                None => term.parse(),
+            };
+            total += value.map_err(|_| format!("{text:?} is no number"))?;
+        }
+        T::try_from(total).map_err(|_| format!("{text:?} is too large"))
     }
 
     fn address(&self, text: &str) -> Result<Addr, String> {
@@ -633,8 +635,9 @@ fn tcp_flags(text: &str) -> Result<u8, String> {
 }
 
 /// Applies a `cut`, `pad`, `poke` or `slice` to a packet.
-fn edited(mut packet: Vec<u8>, edit: &[String]) -> Result<Vec<u8>, String> {
+fn edited(mut packet: Vec<u8>, edit: &[String], repetition: u32) -> Result<Vec<u8>, String> {
     let argument = edit.get(1).ok_or(format!("{} what?", edit[0]))?;
+    let argument = &argument.replace("$n", &repetition.to_string());
     let number = || argument.parse::<usize>().map_err(|_| format!("{argument:?} is no length"));
     match edit[0].as_str() {
         "cut" => packet.truncate(number()?),
