@@ -127,7 +127,8 @@ pub fn load_all(corpus: &Path) -> Result<Vec<Case>, String> {
     files.sort();
     let mut cases = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let text =
+            std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
         cases.extend(parse(&file, &text, &corpus.join("rules"))?);
     }
     for (at, case) in cases.iter().enumerate() {

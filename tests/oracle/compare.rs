@@ -44,13 +44,8 @@ pub fn compare(case: &Case, names: Names, a: &Transcript, b: &Transcript) -> Str
         .filter(|f| f.len() > 22 && f[12..14] == [0x08, 0x00])
         .map(|f| (u16::from_be_bytes([f[18], f[19]]), f[22]))
         .collect();
-    let mut comparison = Comparison {
-        renaming: Renaming::default(),
-        known: a.known.clone(),
-        injected,
-        case,
-        names,
-    };
+    let mut comparison =
+        Comparison { renaming: Renaming::default(), known: a.known.clone(), injected, case, names };
     let mut report = String::new();
     for (at, (left, right)) in a.steps.iter().zip(&b.steps).enumerate() {
         let differences = comparison.step(left, right);
@@ -89,7 +84,13 @@ impl Comparison<'_> {
         report
     }
 
-    fn pair(&mut self, interface: &str, a: Option<&Decoded>, b: Option<&Decoded>, out: &mut String) {
+    fn pair(
+        &mut self,
+        interface: &str,
+        a: Option<&Decoded>,
+        b: Option<&Decoded>,
+        out: &mut String,
+    ) {
         let (mut rows, mut same) = (Vec::new(), true);
         if let (Some(a), Some(b)) = (a, b) {
             for (name, left) in &a.fields {
@@ -99,7 +100,8 @@ impl Comparison<'_> {
                     rows.push((name, left.to_string(), right.map_or("-".into(), Value::to_string)));
                 }
             }
-            for (name, right) in b.fields.iter().filter(|(n, _)| a.fields.iter().all(|f| f.0 != *n)) {
+            for (name, right) in b.fields.iter().filter(|(n, _)| a.fields.iter().all(|f| f.0 != *n))
+            {
                 same = false;
                 rows.push((name, "-".to_owned(), right.to_string()));
             }

@@ -70,7 +70,13 @@ pub fn decode(frame: &[u8]) -> Decoded {
 
 impl Decoder {
     fn put(&mut self, name: &str, value: Value) {
-        self.out.fields.push((format!("{}{name}", self.prefix), value));
+        let name = format!("{}{name}", self.prefix);
+        let again = self.out.fields.iter().filter(|(n, _)| n.split('#').next() == Some(&name));
+        let name = match again.count() {
+            0 => name,
+            n => format!("{name}#{}", n + 1),
+        };
+        self.out.fields.push((name, value));
     }
 
     fn text(&mut self, name: &str, value: impl ToString) {
@@ -121,7 +127,7 @@ impl Decoder {
         self.text("ip.checksum", verdict(sum(0, &p[..header_len])));
         self.text("ip.src", v4(&p[12..16]));
         self.text("ip.dst", v4(&p[16..20]));
-        self.text("ip.options", hex(&p[20..header_len]));
+        self.text("ip.options", timeless(&p[20..header_len]));
         self.say(format_args!("ip {} > {} ttl {ttl}", v4(&p[12..16]), v4(&p[16..20])));
         for (name, value) in [("tos", u16::from(p[1])), ("off", (word & 0x1fff) * 8)] {
             if value != 0 {
@@ -226,8 +232,12 @@ impl Decoder {
             return self.say("cut short");
         }
         let flags = s[13];
-        let letters: String =
-            "FSRPAUEC".chars().enumerate().filter(|(i, _)| flags >> i & 1 == 1).map(|x| x.1).collect();
+        let letters: String = "FSRPAUEC"
+            .chars()
+            .enumerate()
+            .filter(|(i, _)| flags >> i & 1 == 1)
+            .map(|x| x.1)
+            .collect();
         self.text("tcp.ack", be32(s, 8));
         self.text("tcp.offset", s[12] >> 4);
         self.text("tcp.reserved", s[12] & 15);
@@ -283,7 +293,11 @@ impl Decoder {
         if error && self.prefix.is_empty() {
             self.prefix = "quoted ";
             self.say("[");
-            if v4 { self.ipv4(&s[8..]) } else { self.ipv6(&s[8..]) }
+            if v4 {
+                self.ipv4(&s[8..])
+            } else {
+                self.ipv6(&s[8..])
+            }
             self.prefix = "";
             self.say("]");
         } else if kind == 14 && v4 && s.len() >= 20 {
@@ -318,6 +332,30 @@ impl Decoder {
             self.say(format_args!("| data {}", bytes.len()));
         }
     }
+}
+
+/// IPv4 options in hexadecimal, without the times that a time stamp option (RFC 791) has got.
+fn timeless(options: &[u8]) -> String {
+    let mut text = String::new();
+    let mut at = 0;
+    while let Some(&kind) = options.get(at) {
+        let len =
+            if kind < 2 { 1 } else { options.get(at + 1).map_or(1, |l| usize::from(*l).max(2)) };
+        let option = &options[at..options.len().min(at + len)];
+        if kind == 68 && option.len() >= 4 && option[3] & 15 < 4 {
+            text.push_str(&hex(&option[..4]));
+            let with_address = option[3] & 15 != 0;
+            for (cell, bytes) in option[4..].chunks(4).enumerate() {
+                let is_time = !with_address || cell % 2 == 1;
+                let filled = bytes.iter().any(|b| *b != 0);
+                text += &if is_time && filled { " time ".to_owned() } else { hex(bytes) };
+            }
+        } else {
+            text.push_str(&hex(option));
+        }
+        at += option.len();
+    }
+    text
 }
 
 fn s_protocol(v4: bool) -> u8 {

@@ -183,11 +183,7 @@ impl Builder<'_, '_> {
     }
 
     /// `layers`, as the payload of a packet with the addresses `around`.
-    fn layer(
-        &mut self,
-        layers: &[Vec<String>],
-        around: Option<Around>,
-    ) -> Result<Vec<u8>, String> {
+    fn layer(&mut self, layers: &[Vec<String>], around: Option<Around>) -> Result<Vec<u8>, String> {
         let Some((layer, inner)) = layers.split_first() else { return Ok(Vec::new()) };
         let words = Words(&layer[1..]);
         let need = || around.ok_or(format!("{} outside of ip", layer[0]));

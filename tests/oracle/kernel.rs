@@ -209,7 +209,8 @@ fn addressing(topology: &Topology) -> String {
         }
     }
     for n in &topology.neighbours {
-        batch += &format!("neigh add {} lladdr {} nud permanent dev {}\n", n.addr, n.mac, n.interface);
+        batch +=
+            &format!("neigh add {} lladdr {} nud permanent dev {}\n", n.addr, n.mac, n.interface);
     }
     for r in &topology.routes {
         let via = r.via.as_ref().map(|v| format!(" via {v}")).unwrap_or_default();
@@ -226,7 +227,8 @@ fn settled(topology: &Topology) -> Result<(), String> {
     for _ in 0..400 {
         let text = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
         let tentative = |line: &str| {
-            let flags = line.split_whitespace().nth(4).and_then(|f| u32::from_str_radix(f, 16).ok());
+            let flags =
+                line.split_whitespace().nth(4).and_then(|f| u32::from_str_radix(f, 16).ok());
             flags.is_none_or(|f| f & 0x40 != 0)
         };
         if text.lines().count() >= expected && !text.lines().any(tentative) {
@@ -246,7 +248,12 @@ fn command(program: &str) -> Command {
 }
 
 /// Runs a program with `input`; what it complains about is the error.
-fn feed(program: &str, arguments: &[&str], input: &str, env: &[(&str, &str)]) -> Result<(), String> {
+fn feed(
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+    env: &[(&str, &str)],
+) -> Result<(), String> {
     let mut child = command(program)
         .args(arguments)
         .envs(env.iter().copied())

@@ -40,7 +40,10 @@ enum Oracle {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most of a case's time is spent waiting for its clock or its namespace.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(4 * cores);
     let cases = match case::load_all(Path::new("tests/corpus")) {
         Ok(cases) => cases,
         Err(why) => {
@@ -85,7 +88,7 @@ fn run(case: &Case, oracle: Oracle) -> Result<(), String> {
         Oracle::Kernel | Oracle::Itself => kernel::transcript(case, showing)?,
     };
     if showing {
-        print!("{}", show(case, &wanted));
+        print!("\n{}", show(case, &wanted));
     }
     let mut report = unexpected(case, "the kernel", &wanted);
     if oracle != Oracle::Golden && std::env::var_os("TIDEGATE_BLESS").is_some() {
