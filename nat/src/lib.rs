@@ -33,6 +33,8 @@ mod translate;
 pub mod tuple;
 mod udp;
 
+mod fragment;
+pub use fragment::Reassembler;
 pub use conn::{Connection, Counters, Direction, Status};
 pub use ports::{Exhausted, Range};
 pub use settings::{Settings, TcpTimeouts};
