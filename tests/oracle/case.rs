@@ -13,6 +13,7 @@
 //! unresolved 192.168.0.9              a host that doesn't answer
 //! address eth0 172.20.0.1/24          a further address of the gateway
 //! compare arp ndp                     those frames are looked at too, else they are noise
+//! differs WHY                         Tidegate does otherwise for now; an error once it doesn't
 //!
 //! == refused: a closed port is answered with a reset
 //! eth0: ip 192.168.0.2 > 192.168.0.1 | tcp 1025 > 81 S seq 1000
@@ -68,6 +69,8 @@ pub struct Settings {
     pub compare_arp: bool,
     /// Neighbour discovery is part of the comparison.
     pub compare_ndp: bool,
+    /// Why Tidegate does otherwise for now; an error as soon as it doesn't.
+    pub differs: Option<String>,
 }
 
 /// One line that does something.
@@ -216,6 +219,7 @@ fn setting(settings: &mut Settings, words: &[&str]) -> Result<bool, String> {
             settings.routes.push(((*to).into(), Some((*via).into()), (*dev).into()));
         }
         ["route", to, "dev", dev] => settings.routes.push(((*to).into(), None, (*dev).into())),
+        ["differs", why @ ..] => settings.differs = Some(why.join(" ")),
         ["noroute"] => settings.no_default_route = true,
         ["unresolved", host] => settings.unresolved.push((*host).to_owned()),
         ["address", interface, prefix] => {

@@ -91,31 +91,44 @@ impl Comparison<'_> {
         b: Option<&Decoded>,
         out: &mut String,
     ) {
-        let (mut rows, mut same) = (Vec::new(), true);
-        if let (Some(a), Some(b)) = (a, b) {
-            for (name, left) in &a.fields {
-                let right = b.fields.iter().find(|(n, _)| n == name).map(|(_, v)| v);
-                if !right.is_some_and(|right| self.equal(name, left, right)) {
-                    same = false;
-                    rows.push((name, left.to_string(), right.map_or("-".into(), Value::to_string)));
-                }
-            }
-            for (name, right) in b.fields.iter().filter(|(n, _)| a.fields.iter().all(|f| f.0 != *n))
-            {
-                same = false;
-                rows.push((name, "-".to_owned(), right.to_string()));
-            }
-            if same {
-                return;
-            }
+        let rows = match (a, b) {
+            (Some(a), Some(b)) => self.rows(a, b),
+            _ => Vec::new(),
+        };
+        if a.is_some() && b.is_some() && rows.is_empty() {
+            return;
         }
         let summary = |d: Option<&Decoded>| d.map_or("nothing".to_owned(), |d| d.summary.clone());
         let Names(first, second) = self.names;
         let _ = writeln!(out, "  {interface}  {first:>9}: {}", summary(a));
         let _ = writeln!(out, "  {interface}  {second:>9}: {}", summary(b));
+        // Of packets of two kinds, what they have in common says enough.
+        let missing = rows.iter().filter(|(_, left, right)| left.is_none() || right.is_none());
+        let of_two_kinds = missing.count() > 2;
         for (name, left, right) in rows {
+            if of_two_kinds && (left.is_none() || right.is_none()) {
+                continue;
+            }
+            let (left, right) = around_difference(left, right);
             let _ = writeln!(out, "      {name:<22} {first} {left}  {second} {right}");
         }
+    }
+
+    /// The fields that differ: name, and the value on each side that has it.
+    fn rows(&mut self, a: &Decoded, b: &Decoded) -> Vec<(String, Option<String>, Option<String>)> {
+        let mut rows = Vec::new();
+        for (name, left) in &a.fields {
+            let right = b.fields.iter().find(|(n, _)| n == name).map(|(_, v)| v);
+            if !right.is_some_and(|right| self.equal(name, left, right)) {
+                rows.push((name.clone(), Some(left.to_string()), right.map(Value::to_string)));
+            }
+        }
+        for (name, right) in &b.fields {
+            if a.fields.iter().all(|(n, _)| n != name) {
+                rows.push((name.clone(), None, Some(right.to_string())));
+            }
+        }
+        rows
     }
 
     fn equal(&mut self, name: &str, a: &Value, b: &Value) -> bool {
@@ -176,6 +189,20 @@ impl Comparison<'_> {
         }
         report
     }
+}
+
+/// Two values, long ones cut to where they first differ.
+fn around_difference(left: Option<String>, right: Option<String>) -> (String, String) {
+    let (left, right) = (left.unwrap_or("-".to_owned()), right.unwrap_or("-".to_owned()));
+    if left.len().max(right.len()) <= 48 {
+        return (left, right);
+    }
+    let at = left.bytes().zip(right.bytes()).take_while(|(a, b)| a == b).count();
+    let cut = |text: &str| match text.get(at.saturating_sub(4)..) {
+        Some(rest) if at > 4 => format!("…{rest:.40}"),
+        _ => format!("{text:.40}"),
+    };
+    (format!("at {}: {}", at / 2, cut(&left)), cut(&right))
 }
 
 /// Holds a transcript against what the case says will happen; empty if it did.
