@@ -1,6 +1,9 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
 pub mod config;
+pub mod control;
+pub mod ctime;
+pub mod daemon;
 pub mod dhcp;
 pub mod diagnostic;
 pub mod engine;

@@ -256,6 +256,7 @@ impl Conntrack {
             },
             protocol::TCP => tcp::check(packet, segment, verify)?,
             protocol::UDP => udp::check(packet, segment, verify)?,
+            protocol::SCTP => generic::check_sctp(segment, verify)?,
             protocol::UDPLITE => udp::check_lite(packet, segment, verify)?,
             _ => {}
         }

@@ -79,7 +79,9 @@ fn a_port_range_is_used_up_then_exhausted() {
     let rules = Rules { snat, dnat: None };
     let mut gw = Gateway::new();
     let mut ports: Vec<u16> = (0..4)
-        .map(|i| source_port(&gw.pass(&datagram("192.168.0.5", 100 + i, "8.8.8.8", 53), rules).unwrap()))
+        .map(|i| {
+            source_port(&gw.pass(&datagram("192.168.0.5", 100 + i, "8.8.8.8", 53), rules).unwrap())
+        })
         .collect();
     ports.sort_unstable();
     assert_eq!(ports, [4000, 4001, 4002, 4003]);
@@ -199,7 +201,8 @@ fn closed_connections_give_way() {
     let server = "8.8.8.8";
     let mut gw = Gateway::new();
     for (client, port) in [(100, 0), (101, 1)] {
-        let syn = gw.pass(&segment("192.168.0.5", client, server, 80, SYN, 1000, 0), rules).unwrap();
+        let syn =
+            gw.pass(&segment("192.168.0.5", client, server, 80, SYN, 1000, 0), rules).unwrap();
         let nat = source_port(&syn);
         let mut say = |out: bool, flags, seq, ack| {
             let bytes = match out {

@@ -9,7 +9,7 @@ use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
 use crate::parse::command::protocol;
 use crate::query::{Connection, CtState, Direction};
-use crate::values::{Network, Span, mask_addr, save_option};
+use crate::values::{Network, Span, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     options: &[
@@ -263,9 +263,8 @@ impl fmt::Display for Masked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let network = self.0;
         match network.prefix_len() {
-            Some(len) if len == network.family.bits() => write!(f, "{}", network.addr),
-            Some(len) => write!(f, "{}/{len}", network.addr),
-            None => write!(f, "{}/{}", network.addr, mask_addr(network.mask, network.family)),
+            Some(len) if len == network.family.bits() => write!(f, "{}", network.shown()),
+            _ => write!(f, "{network}"),
         }
     }
 }
