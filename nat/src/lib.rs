@@ -1,1 +1,55 @@
-//! Connections and translation.
+//! Connections and translation: what netfilter calls conntrack and nat.
+//!
+//! Terms. A *tuple* is what identifies one direction of a flow on the wire. A *connection* has
+//! two: the *original* one as its first packet had it, and the *reply* one, which is what answers
+//! look like. Translation is nothing but a reply tuple that isn't the inverse of the original one
+//! (RFC 4787 calls the pair a mapping); [`Conntrack::translate`] rewrites packets from the two.
+//!
+//! Life of a connection. [`Conntrack::track`] finds the packet's connection or makes a new one,
+//! which travels with its packet in [`Tracked`] and is nobody else's: a packet that is dropped on
+//! its way takes it along. The nat table decides through [`Conntrack::set_nat`] (always once for
+//! the destination and once for the source; without a rule with `None`), and
+//! [`Conntrack::confirm`] puts it into the table when its packet leaves. From then on it lives
+//! until its deadline; [`Conntrack::expire`] removes it.
+//!
+//! Who owns what. A [`Conntrack`] is one worker's, it holds all its connections, and nothing in
+//! it is shared. Time and randomness are arguments.
+#![forbid(unsafe_code)]
+
+pub mod conn;
+mod expiry;
+
+pub mod fragment;
+mod generic;
+mod hash;
+mod icmp;
+mod icmp_error;
+mod ports;
+pub mod refragment;
+mod rewrite;
+pub mod settings;
+mod table;
+pub mod tcp;
+mod tcp_window;
+mod translate;
+pub mod tuple;
+mod udp;
+
+pub use conn::{Connection, Counters, Direction, Status};
+pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
+pub use ports::{Exhausted, Range};
+pub use refragment::refragment;
+pub use settings::{Settings, TcpTimeouts};
+pub use table::{ConfirmDrop, Confirmed, ConnId, Conntrack, InvalidReason, State, Tracked};
+pub use tcp::TcpState;
+pub use translate::TranslateError;
+pub use tuple::Tuple;
+
+/// Which end of a packet a translation changes.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Manip {
+    /// The source: SNAT, MASQUERADE; at POSTROUTING and INPUT.
+    Source,
+    /// The destination: DNAT, REDIRECT; at PREROUTING and OUTPUT.
+    Destination,
+}

@@ -1,0 +1,278 @@
+//! A connection: two tuples and what is known of the flow between them.
+
+use std::fmt;
+use std::time::Duration;
+
+use tidegate_packet::Instant;
+
+use crate::tcp::{TcpState, TcpTrack};
+use crate::{Manip, Tuple};
+
+/// Which way of a connection a packet goes.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// As the first packet.
+    Original,
+    /// Against it.
+    Reply,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// What has happened to a connection, as `--ctstatus` names it.
+#[derive(Copy, Clone, PartialEq, Eq, Default)]
+pub struct Status(u16);
+
+impl Status {
+    /// Was expected by a helper.
+    pub const EXPECTED: Self = Self(1 << 0);
+    /// Packets went both ways.
+    pub const SEEN_REPLY: Self = Self(1 << 1);
+    /// Not to be dropped early.
+    pub const ASSURED: Self = Self(1 << 2);
+    /// In the table.
+    pub const CONFIRMED: Self = Self(1 << 3);
+    /// The source is translated.
+    pub const SNAT: Self = Self(1 << 4);
+    /// The destination is translated.
+    pub const DNAT: Self = Self(1 << 5);
+    /// It is decided whether the source is translated.
+    pub const SNAT_DONE: Self = Self(1 << 7);
+    /// It is decided whether the destination is translated.
+    pub const DNAT_DONE: Self = Self(1 << 8);
+    /// No longer in the table; only a packet on its way still holds it.
+    pub const DYING: Self = Self(1 << 9);
+
+    /// Whether all of `other`'s bits are set.
+    #[inline]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any of `other`'s bits is set.
+    #[inline]
+    pub const fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The bits, in the kernel's places (`IPS_*`), as conntrack listings number them.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Both sets of bits.
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// The bit that says a manipulation changes something.
+    pub(crate) const fn nat(manip: Manip) -> Self {
+        match manip {
+            Manip::Source => Self::SNAT,
+            Manip::Destination => Self::DNAT,
+        }
+    }
+
+    /// The bit that says a manipulation is decided.
+    pub(crate) const fn done(manip: Manip) -> Self {
+        match manip {
+            Manip::Source => Self::SNAT_DONE,
+            Manip::Destination => Self::DNAT_DONE,
+        }
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [(Status, &str); 9] = [
+            (Status::EXPECTED, "EXPECTED"),
+            (Status::SEEN_REPLY, "SEEN_REPLY"),
+            (Status::ASSURED, "ASSURED"),
+            (Status::CONFIRMED, "CONFIRMED"),
+            (Status::SNAT, "SNAT"),
+            (Status::DNAT, "DNAT"),
+            (Status::SNAT_DONE, "SNAT_DONE"),
+            (Status::DNAT_DONE, "DNAT_DONE"),
+            (Status::DYING, "DYING"),
+        ];
+        f.debug_set()
+            .entries(NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name))
+            .finish()
+    }
+}
+
+/// Packets and bytes of one direction.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Packets; a super-packet counts once.
+    pub packets: u64,
+    /// Bytes from the IP header on.
+    pub bytes: u64,
+}
+
+/// What a protocol keeps for each connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Proto {
+    /// Nothing.
+    Plain,
+    /// When the connection was made.
+    Udp { start: Instant },
+    /// States and windows.
+    Tcp(TcpTrack),
+}
+
+/// What few connections need.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rare {
+    pub(crate) accounting: [Counters; 2],
+}
+
+/// A tracked connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Original, then reply.
+    pub(crate) tuples: [Tuple; 2],
+    pub(crate) status: Status,
+    /// When it ends if no packet comes. Before [`Status::CONFIRMED`] it counts from zero, since
+    /// the time begins when the first packet leaves.
+    pub(crate) deadline: Instant,
+    pub(crate) mark: u32,
+    /// The egress interface if it was masqueraded, else zero.
+    pub(crate) masqueraded: u32,
+    /// Neighbours in the chain of translated connections with the same original source.
+    pub(crate) same_source: [u32; 2],
+    pub(crate) rare: Option<Box<Rare>>,
+    pub(crate) proto: Proto,
+}
+
+impl Connection {
+    pub(crate) fn new(original: Tuple, reply: Tuple, proto: Proto, acct: bool) -> Self {
+        Self {
+            tuples: [original, reply],
+            status: Status::default(),
+            deadline: Instant::ZERO,
+            mark: 0,
+            masqueraded: 0,
+            same_source: [crate::table::NONE; 2],
+            rare: acct.then(Box::default),
+            proto,
+        }
+    }
+
+    /// The tuple of a direction, as packets of it look when they arrive.
+    #[inline]
+    pub fn tuple(&self, direction: Direction) -> &Tuple {
+        &self.tuples[direction.index()]
+    }
+
+    /// The original direction as the first packet had it.
+    #[inline]
+    pub fn original(&self) -> &Tuple {
+        &self.tuples[0]
+    }
+
+    /// What answers look like on the wire.
+    #[inline]
+    pub fn reply(&self) -> &Tuple {
+        &self.tuples[1]
+    }
+
+    /// Status bits.
+    #[inline]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The connection's mark.
+    #[inline]
+    pub fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    /// The egress interface it was masqueraded for.
+    pub fn masqueraded(&self) -> Option<u32> {
+        (self.masqueraded != 0).then_some(self.masqueraded)
+    }
+
+    /// Packets and bytes, original then reply; zero unless [`crate::Settings::acct`] was set when
+    /// the connection began.
+    pub fn accounting(&self) -> [Counters; 2] {
+        self.rare.as_ref().map(|r| r.accounting).unwrap_or_default()
+    }
+
+    /// The TCP state, for TCP.
+    pub fn tcp_state(&self) -> Option<TcpState> {
+        self.tcp().map(TcpTrack::state)
+    }
+
+    #[inline]
+    pub(crate) fn tcp(&self) -> Option<&TcpTrack> {
+        match &self.proto {
+            Proto::Tcp(tcp) => Some(tcp),
+            _ => None,
+        }
+    }
+
+    /// Time left until it expires.
+    pub fn time_left(&self, now: Instant) -> Duration {
+        if self.status.has(Status::CONFIRMED) {
+            self.deadline - now
+        } else {
+            self.deadline - Instant::ZERO
+        }
+    }
+
+    /// Whether the connection has been translated at either end.
+    pub fn is_translated(&self) -> bool {
+        self.status.any(Status::SNAT.with(Status::DNAT))
+    }
+
+    #[inline]
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        self.status.has(Status::CONFIRMED) && self.deadline <= now
+    }
+
+    /// Lets the connection live for `timeout` from now on. Before confirmation the time is kept
+    /// and begins to run later.
+    #[inline]
+    pub(crate) fn refresh(&mut self, timeout: Duration, now: Instant) {
+        let from = if self.status.has(Status::CONFIRMED) { now } else { Instant::ZERO };
+        self.deadline = from + timeout;
+    }
+
+    #[inline]
+    pub(crate) fn count(&mut self, direction: Direction, bytes: u32) {
+        if let Some(rare) = &mut self.rare {
+            let counters = &mut rare.accounting[direction.index()];
+            counters.packets += 1;
+            counters.bytes += u64::from(bytes);
+        }
+    }
+
+    /// Whether it may be thrown out when the table is full: nothing came back yet, or (TCP) it is
+    /// closing anyway.
+    pub(crate) fn may_drop_early(&self) -> bool {
+        if !self.status.has(Status::ASSURED) {
+            return true;
+        }
+        self.tcp().is_some_and(|tcp| tcp.state().is_closing())
+    }
+}

@@ -1,0 +1,40 @@
+//! Protocols that are told apart by addresses, or by ports without states.
+//!
+//! SCTP is followed by its ports alone for now: an association is answered or it isn't; its
+//! chunks, states and verification tags aren't looked at.
+
+use tidegate_packet::{Instant, protocol};
+
+use crate::conn::{Connection, Status};
+use crate::rewrite::crc32c;
+use crate::settings::Settings;
+use crate::table::InvalidReason;
+
+/// SCTP's checksum (RFC 9260 section 6.8), which a packet from the wire must have.
+pub(crate) fn check_sctp(segment: &[u8], verify: bool) -> Result<(), InvalidReason> {
+    let (Some(head), Some(sum), Some(rest)) =
+        (segment.get(..8), segment.get(8..12), segment.get(12..))
+    else {
+        return Err(InvalidReason::Malformed);
+    };
+    if verify && crc32c([head, &[0; 4], rest].into_iter().flatten()).to_le_bytes() != *sum {
+        return Err(InvalidReason::Checksum);
+    }
+    Ok(())
+}
+
+/// Prolongs the connection; GRE and SCTP become assured when both sides have spoken.
+pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
+    let answered = conn.status.has(Status::SEEN_REPLY);
+    let timeout = match (conn.tuples[0].protocol, answered) {
+        (protocol::GRE, false) => settings.gre,
+        (protocol::GRE, true) => settings.gre_stream,
+        (protocol::SCTP, false) => settings.sctp_closed,
+        (protocol::SCTP, true) => settings.sctp_established,
+        _ => settings.generic,
+    };
+    conn.refresh(timeout, now);
+    if answered && matches!(conn.tuples[0].protocol, protocol::GRE | protocol::SCTP) {
+        conn.status.set(Status::ASSURED);
+    }
+}

@@ -1,0 +1,116 @@
+//! Keyed hashing of tuples (SipHash-1-3), so that nobody outside can aim at one chain.
+
+use tidegate_packet::Addr;
+
+use crate::Tuple;
+
+/// The table's secret.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct HashKey([u64; 4]);
+
+impl HashKey {
+    pub(crate) fn new(key: [u64; 2]) -> Self {
+        // The initial state of SipHash: the key under four constants.
+        Self([
+            key[0] ^ 0x736f_6d65_7073_6575,
+            key[1] ^ 0x646f_7261_6e64_6f6d,
+            key[0] ^ 0x6c79_6765_6e65_7261,
+            key[1] ^ 0x7465_6462_7974_6573,
+        ])
+    }
+
+    /// Of a whole tuple.
+    #[inline]
+    pub(crate) fn tuple(&self, t: &Tuple) -> u64 {
+        let ports = u64::from(t.sport) << 32 | u64::from(t.dport) << 16 | u64::from(t.protocol);
+        if t.src.is_v4() {
+            let addrs = u64::from(t.src.v4_u32()) << 32 | u64::from(t.dst.v4_u32());
+            self.words(&[addrs, ports])
+        } else {
+            let (s, d) = (halves(t.src), halves(t.dst));
+            self.words(&[s[0], s[1], d[0], d[1], ports])
+        }
+    }
+
+    /// Of a tuple's source alone.
+    #[inline]
+    pub(crate) fn source(&self, t: &Tuple) -> u64 {
+        let s = halves(t.src);
+        self.words(&[s[0], s[1], u64::from(t.sport) << 16 | u64::from(t.protocol)])
+    }
+
+    fn words(&self, words: &[u64]) -> u64 {
+        let mut v = self.0;
+        for &w in words {
+            v[3] ^= w;
+            round(&mut v);
+            v[0] ^= w;
+        }
+        let end = (words.len() as u64 * 8) << 56;
+        v[3] ^= end;
+        round(&mut v);
+        v[0] ^= end;
+        v[2] ^= 0xff;
+        for _ in 0..3 {
+            round(&mut v);
+        }
+        v[0] ^ v[1] ^ v[2] ^ v[3]
+    }
+}
+
+fn halves(a: Addr) -> [u64; 2] {
+    let bits = a.bits();
+    [(bits >> 64) as u64, bits as u64]
+}
+
+#[inline]
+fn round(v: &mut [u64; 4]) {
+    v[0] = v[0].wrapping_add(v[1]);
+    v[1] = v[1].rotate_left(13) ^ v[0];
+    v[0] = v[0].rotate_left(32);
+    v[2] = v[2].wrapping_add(v[3]);
+    v[3] = v[3].rotate_left(16) ^ v[2];
+    v[0] = v[0].wrapping_add(v[3]);
+    v[3] = v[3].rotate_left(21) ^ v[0];
+    v[2] = v[2].wrapping_add(v[1]);
+    v[1] = v[1].rotate_left(17) ^ v[2];
+    v[2] = v[2].rotate_left(32);
+}
+
+/// The unseeded `jhash2` by which netfilter picks an address out of a range (Bob Jenkins' public
+/// domain lookup3 over 32-bit words), so that the same client gets the same address here.
+pub(crate) fn jhash2(mut words: &[u32], seed: u32) -> u32 {
+    let start = 0xdead_beef_u32.wrapping_add((words.len() as u32) << 2).wrapping_add(seed);
+    let (mut a, mut b, mut c) = (start, start, start);
+    while let [x, y, z, rest @ ..] = words {
+        if rest.is_empty() {
+            break;
+        }
+        a = a.wrapping_add(*x);
+        b = b.wrapping_add(*y);
+        c = c.wrapping_add(*z);
+        // Each step: p = (p - q) ^ rol(q, k), then q += r, around the three.
+        for (k1, k2, k3) in [(4, 6, 8), (16, 19, 4)] {
+            a = a.wrapping_sub(c) ^ c.rotate_left(k1);
+            c = c.wrapping_add(b);
+            b = b.wrapping_sub(a) ^ a.rotate_left(k2);
+            a = a.wrapping_add(c);
+            c = c.wrapping_sub(b) ^ b.rotate_left(k3);
+            b = b.wrapping_add(a);
+        }
+        words = rest;
+    }
+    if words.is_empty() {
+        return c;
+    }
+    a = a.wrapping_add(words[0]);
+    b = b.wrapping_add(words.get(1).copied().unwrap_or(0));
+    c = c.wrapping_add(words.get(2).copied().unwrap_or(0));
+    c = (c ^ b).wrapping_sub(b.rotate_left(14));
+    a = (a ^ c).wrapping_sub(c.rotate_left(11));
+    b = (b ^ a).wrapping_sub(a.rotate_left(25));
+    c = (c ^ b).wrapping_sub(b.rotate_left(16));
+    a = (a ^ c).wrapping_sub(c.rotate_left(4));
+    b = (b ^ a).wrapping_sub(a.rotate_left(14));
+    (c ^ b).wrapping_sub(b.rotate_left(24))
+}

@@ -1,0 +1,54 @@
+//! ICMP and ICMPv6 messages, apart from what errors quote.
+
+use tidegate_packet::{Instant, Parsed, Transport, checksum, icmp, icmpv6, protocol};
+
+use crate::conn::Connection;
+use crate::settings::Settings;
+use crate::table::InvalidReason;
+
+/// What a message is to conntrack.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Untracked,
+    Error,
+    Query,
+}
+
+/// The checks that come before any look-up.
+pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<Kind, InvalidReason> {
+    let (kind, v4) = match packet.transport {
+        // An ICMP message inside the other family's header means nothing to anybody.
+        Transport::Icmp { kind, .. } if packet.src.is_v4() => (kind, true),
+        Transport::Icmpv6 { kind, .. } if !packet.src.is_v4() => (kind, false),
+        _ => return Err(InvalidReason::Malformed),
+    };
+    let right = match v4 {
+        true => checksum::of(segment) == 0,
+        false => checksum::verify_transport(packet.src, packet.dst, protocol::ICMPV6, segment),
+    };
+    if verify && !right {
+        return Err(InvalidReason::Checksum);
+    }
+    Ok(match v4 {
+        true if kind > icmp::MAX_KNOWN => return Err(InvalidReason::IcmpType),
+        true if icmp::is_error(kind) => Kind::Error,
+        false if icmpv6::is_untracked(kind) => Kind::Untracked,
+        false if icmpv6::is_error(kind) => Kind::Error,
+        _ => Kind::Query,
+    })
+}
+
+/// Only requests open a connection.
+pub(crate) fn may_start(packet: &Parsed) -> Result<(), InvalidReason> {
+    match packet.transport {
+        Transport::Icmp { kind, .. } if icmp::is_query(kind) => Ok(()),
+        Transport::Icmpv6 { kind, .. } if icmpv6::is_query(kind) => Ok(()),
+        _ => Err(InvalidReason::IcmpNew),
+    }
+}
+
+/// Each packet either way prolongs the connection; none makes it assured.
+pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
+    let v4 = conn.tuples[0].protocol == protocol::ICMP;
+    conn.refresh(if v4 { settings.icmp } else { settings.icmpv6 }, now);
+}

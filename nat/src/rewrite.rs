@@ -1,0 +1,204 @@
+//! Edits one end of a packet and mends every checksum that covers it.
+
+use tidegate_packet::checksum::{self, Delta, Field};
+use tidegate_packet::{Addr, icmp, icmpv6, protocol, tcp, udp};
+
+use crate::{Manip, Tuple};
+
+/// A transport header too short to be translated.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Truncated;
+
+/// What has to be known of a packet, or of a quoted one, to edit it.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Place {
+    /// Where its IP header starts.
+    pub(crate) ip: usize,
+    /// Where its transport header starts.
+    pub(crate) l4: usize,
+    /// One past its last byte.
+    pub(crate) end: usize,
+    /// Its transport protocol.
+    pub(crate) protocol: u8,
+    pub(crate) v4: bool,
+    /// What its transport checksum field holds.
+    pub(crate) field: Field,
+    /// Only the beginning is there, so that a checksum can't be computed anew.
+    pub(crate) cut: bool,
+}
+
+/// Makes the `manip` end of the packet that of `target`.
+pub(crate) fn rewrite(
+    bytes: &mut [u8],
+    place: Place,
+    manip: Manip,
+    target: &Tuple,
+) -> Result<(), Truncated> {
+    let mut addresses = Delta::default();
+    let (at, new) = match (place.v4, manip) {
+        (true, Manip::Source) => (place.ip + 12, target.src),
+        (true, Manip::Destination) => (place.ip + 16, target.dst),
+        (false, Manip::Source) => (place.ip + 8, target.src),
+        (false, Manip::Destination) => (place.ip + 24, target.dst),
+    };
+    let old = read_address(bytes, at, place.v4);
+    if old != new {
+        addresses.replace_addr(old, new);
+    }
+    transport(bytes, place, manip, target, addresses)?;
+    bytes[at..at + new.wire().len()].copy_from_slice(new.wire());
+    if place.v4 && !addresses.is_zero() {
+        addresses.update(bytes, place.ip + 10, Field::Complete);
+    }
+    Ok(())
+}
+
+fn read_address(bytes: &[u8], at: usize, v4: bool) -> Addr {
+    if v4 {
+        Addr::from_v4_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    } else {
+        let mut wire = [0; 16];
+        wire.copy_from_slice(&bytes[at..at + 16]);
+        Addr::from_v6_bytes(wire)
+    }
+}
+
+/// Port or identifier, and the checksum of the transport header.
+fn transport(
+    bytes: &mut [u8],
+    place: Place,
+    manip: Manip,
+    target: &Tuple,
+    addresses: Delta,
+) -> Result<(), Truncated> {
+    let Place { l4, end, .. } = place;
+    let (port_at, port) = match manip {
+        Manip::Source => (l4, target.sport),
+        Manip::Destination => (l4 + 2, target.dport),
+    };
+    match place.protocol {
+        protocol::TCP => {
+            need(end, l4 + 8)?;
+            let ports = put_word(bytes, port_at, port);
+            // A quote may end before the checksum; then it stays as it was.
+            if l4 + tcp::MIN_HEADER_LEN <= end {
+                update(bytes, l4 + tcp::CHECKSUM_AT, place.field, addresses, ports);
+            }
+        }
+        protocol::UDP | protocol::UDPLITE => {
+            need(end, l4 + udp::HEADER_LEN)?;
+            let ports = put_word(bytes, port_at, port);
+            let at = l4 + udp::CHECKSUM_AT;
+            let absent = word(bytes, at) == 0 && place.protocol == protocol::UDP;
+            // RFC 768: zero is no checksum; a computed zero is sent as all ones.
+            if place.field == Field::Partial || !absent {
+                update(bytes, at, place.field, addresses, ports);
+                if place.field == Field::Complete && word(bytes, at) == 0 {
+                    bytes[at..at + 2].copy_from_slice(&[0xff, 0xff]);
+                }
+            }
+        }
+        protocol::SCTP => {
+            need(end, l4 + 8)?;
+            put_word(bytes, port_at, port);
+            // RFC 9260 section 6.8: CRC32c over the packet, without a pseudo-header.
+            if !place.cut && place.field == Field::Complete && l4 + 12 <= end {
+                bytes[l4 + 8..l4 + 12].fill(0);
+                let crc = crc32c(&bytes[l4..end]);
+                bytes[l4 + 8..l4 + 12].copy_from_slice(&crc.to_le_bytes());
+            }
+        }
+        protocol::ICMP => {
+            need(end, l4 + icmp::HEADER_LEN)?;
+            let kind = bytes[l4];
+            if icmp::counterpart(kind).is_some() {
+                let id = put_word(bytes, l4 + 4, target.sport);
+                update(bytes, l4 + 2, Field::Complete, Delta::default(), id);
+            }
+        }
+        protocol::ICMPV6 => {
+            need(end, l4 + icmpv6::HEADER_LEN)?;
+            let id = match bytes[l4] {
+                icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY => put_word(bytes, l4 + 4, target.sport),
+                _ => Delta::default(),
+            };
+            update(bytes, l4 + 2, place.field, addresses, id);
+        }
+        // GRE's call ids change only where the PPTP helper watches, and there is none yet. The
+        // rest has neither ports nor a checksum over the addresses that could be mended.
+        _ => {}
+    }
+    Ok(())
+}
+
+fn need(end: usize, wanted: usize) -> Result<(), Truncated> {
+    if wanted <= end { Ok(()) } else { Err(Truncated) }
+}
+
+fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Writes a word and says how it changes a sum.
+fn put_word(bytes: &mut [u8], at: usize, new: u16) -> Delta {
+    let mut delta = Delta::default();
+    let old = word(bytes, at);
+    if old != new {
+        delta.replace16(old, new);
+        bytes[at..at + 2].copy_from_slice(&new.to_be_bytes());
+    }
+    delta
+}
+
+/// Mends a checksum: a partial field covers the addresses alone.
+fn update(bytes: &mut [u8], at: usize, field: Field, mut addresses: Delta, header: Delta) {
+    if field == Field::Complete && !header.is_zero() {
+        addresses.add(header);
+    }
+    if !addresses.is_zero() {
+        addresses.update(bytes, at, field);
+    }
+}
+
+/// The checksum of an ICMP error whose quote was edited, computed anew.
+pub(crate) fn refresh_icmp(bytes: &mut [u8], place: Place, src: Addr, dst: Addr) {
+    let Place { l4, end, .. } = place;
+    bytes[l4 + 2..l4 + 4].fill(0);
+    let sum = if place.v4 {
+        checksum::of(&bytes[l4..end])
+    } else {
+        checksum::transport(src, dst, protocol::ICMPV6, &bytes[l4..end])
+    };
+    bytes[l4 + 2..l4 + 4].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// CRC-32C (Castagnoli), reflected, as SCTP uses it.
+pub(crate) fn crc32c<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0u32; 256];
+        let mut i = 0;
+        while i < 256 {
+            let mut crc = i as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 };
+                bit += 1;
+            }
+            table[i] = crc;
+            i += 1;
+        }
+        table
+    };
+    !bytes.into_iter().fold(!0, |crc, &b| TABLE[usize::from(crc as u8 ^ b)] ^ crc >> 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crc32c_of_the_check_string() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+    }
+}

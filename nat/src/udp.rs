@@ -1,0 +1,69 @@
+//! UDP and UDP-Lite.
+
+use std::time::Duration;
+
+use tidegate_packet::{Instant, Parsed, checksum, protocol, udp};
+
+use crate::conn::{Connection, Proto, Status};
+use crate::settings::Settings;
+use crate::table::InvalidReason;
+
+/// A flow that is still alive after this time is a stream.
+const STREAM_AFTER: Duration = Duration::from_secs(2);
+
+/// The checks that come before any look-up.
+pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(), InvalidReason> {
+    let header = udp::Header::new_checked(segment).ok_or(InvalidReason::Malformed)?;
+    // A length field below the packet's own length is fine.
+    let len = usize::from(header.len_field());
+    if len < udp::HEADER_LEN || len > segment.len() {
+        return Err(InvalidReason::UdpLength);
+    }
+    // RFC 768: zero is no checksum. netfilter doesn't ask which family it is.
+    if !verify || header.checksum() == 0 {
+        return Ok(());
+    }
+    match checksum::verify_transport(packet.src, packet.dst, protocol::UDP, segment) {
+        true => Ok(()),
+        false => Err(InvalidReason::Checksum),
+    }
+}
+
+/// RFC 3828: the length field is the checksum's coverage, and there must be a checksum.
+pub(crate) fn check_lite(
+    packet: &Parsed,
+    segment: &[u8],
+    verify: bool,
+) -> Result<(), InvalidReason> {
+    let header = udp::Header::new_checked(segment).ok_or(InvalidReason::Malformed)?;
+    let covered = match usize::from(header.len_field()) {
+        0 => segment.len(),
+        n if n < udp::HEADER_LEN || n > segment.len() => return Err(InvalidReason::UdpLength),
+        n => n,
+    };
+    if header.checksum() == 0 {
+        return Err(InvalidReason::Checksum);
+    }
+    let len = segment.len() as u32;
+    let sum = checksum::pseudo_header(packet.src, packet.dst, protocol::UDPLITE, len);
+    if verify && checksum::fold(checksum::add(sum, &segment[..covered])) != 0xffff {
+        return Err(InvalidReason::Checksum);
+    }
+    Ok(())
+}
+
+/// Answers alone (a DNS query) don't make a flow assured; traffic later than two seconds after its
+/// start does, and gives it the longer timeout.
+pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
+    if !conn.status.has(Status::SEEN_REPLY) {
+        conn.refresh(settings.udp, now);
+        return;
+    }
+    match conn.proto {
+        Proto::Udp { start } if now > start + STREAM_AFTER => {
+            conn.refresh(settings.udp_stream, now);
+            conn.status.set(Status::ASSURED);
+        }
+        _ => conn.refresh(settings.udp, now),
+    }
+}
