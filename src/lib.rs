@@ -1,3 +1,16 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
+pub mod config;
+pub mod control;
+pub mod dhcp;
+pub mod diagnostic;
+pub mod engine;
 pub mod io;
+pub mod lab;
+pub mod link;
+pub mod rules;
+pub mod rules_builtin;
+pub mod setup;
+pub mod sim;
+pub mod sysctl;
+pub mod worker;

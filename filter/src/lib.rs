@@ -1,8 +1,41 @@
 //! iptables rules: text → AST → validated ruleset → verdict, and back to text.
+//!
+//! Terms: a *rule* has base matches (addresses, interfaces, protocol), *extensions* (`-m name`) and
+//! a *target*; a *chain* is a list of rules, built-in (it hangs on a hook and has a policy) or the
+//! user's own; a *table* is a set of chains with one purpose. [`load`] turns text into a
+//! [`Ruleset`], which only validation can make; [`Ruleset::evaluate`] is a plain interpreter and the
+//! specification of what rules mean. Every match and target is one file under `matches/` or
+//! `targets/`, registered in one list there.
 #![forbid(unsafe_code)]
 
+mod ast;
+mod base;
+mod counters;
+mod diagnostic;
+mod effects;
+mod extension;
+mod interpret;
+mod lex;
+mod load;
+mod matches;
+mod memory;
+mod names;
+mod parse;
+mod print;
 pub mod query;
+mod ruleset;
+mod services;
+mod targets;
+mod validate;
+mod values;
 pub mod verdict;
 
+pub use counters::{Count, Counters};
+pub use diagnostic::Diagnostic;
+pub use effects::{Effects, LogFlags, LogRecord, MssClamp, NoEffects};
+pub use load::{Loaded, Source, guess_family, load};
+pub use memory::Memory;
+pub use print::SaveStyle;
 pub use query::*;
+pub use ruleset::Ruleset;
 pub use verdict::*;

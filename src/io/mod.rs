@@ -8,7 +8,15 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+pub mod af_packet;
 pub mod channel;
+pub mod ingress;
+pub mod pcap;
+mod ring;
+mod sys;
+pub mod tap;
+pub mod transmit;
+mod vnet;
 
 /// Most frames that [`Receive::receive`] offers at once.
 pub const BURST: usize = 64;
@@ -127,6 +135,12 @@ pub struct Outgoing<'a> {
 /// The receiving half of a device, owned by one worker.
 pub trait Receive: Send {
     /// Makes up to [`BURST`] frames available and says how many; zero if none wait. Never blocks.
+    ///
+    /// [`io::ErrorKind::NetworkDown`]: the link has gone down. This is said once; the device stays
+    /// usable, and frames come again when the link is up. [`io::ErrorKind::NotFound`]: the device
+    /// doesn't exist any more, and every later call will say so. After neither is there anything
+    /// to wait for at once, so a worker that polls the descriptor doesn't spin, if it stops
+    /// polling a device that is gone.
     fn receive(&mut self) -> io::Result<usize>;
 
     /// Frame `index` of the current burst.
@@ -145,6 +159,12 @@ pub trait Receive: Send {
     fn overruns(&mut self) -> u64 {
         0
     }
+
+    /// Frames that arrived but can't be handed over (cut short, or with an offload that nobody
+    /// here knows), since the last call.
+    fn discards(&mut self) -> u64 {
+        0
+    }
 }
 
 /// What became of a batch.
@@ -160,4 +180,9 @@ pub struct Sent {
 pub trait Transmit: Send {
     /// Sends a batch in order. A frame that the device refuses doesn't stop those behind it.
     fn send<'a>(&mut self, frames: &mut dyn Iterator<Item = Outgoing<'a>>) -> io::Result<Sent>;
+}
+
+/// The error of a device that doesn't exist any more.
+fn gone(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("interface {name} is gone"))
 }

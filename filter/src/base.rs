@@ -1,0 +1,91 @@
+//! The matches that every rule has room for: addresses, interfaces, protocol, fragments.
+
+use tidegate_packet::{Addr, Family};
+
+use crate::query::Query;
+use crate::values::Network;
+
+/// An interface's name, or the beginning of names if it ended in `+`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub name: String,
+    pub prefix: bool,
+    pub inverted: bool,
+}
+
+impl Interface {
+    /// From `-i NAME`; `+` at the end stands for any ending.
+    pub fn new(text: &str, inverted: bool) -> Self {
+        let (name, prefix) = match text.strip_suffix('+') {
+            Some(name) => (name, true),
+            None => (text, false),
+        };
+        Self { name: name.to_owned(), prefix, inverted }
+    }
+
+    /// Whether it says nothing: `+` alone. Negated it matches no packet, and still isn't printed.
+    pub fn is_any(&self) -> bool {
+        self.prefix && self.name.is_empty()
+    }
+
+    /// An absent interface is compared as the empty name.
+    pub fn matches(&self, name: Option<&str>) -> bool {
+        let name = name.unwrap_or("");
+        let same = if self.prefix { name.starts_with(&self.name) } else { name == self.name };
+        same != self.inverted
+    }
+
+    /// As `-i` prints it.
+    pub fn text(&self) -> String {
+        format!("{}{}", self.name, if self.prefix { "+" } else { "" })
+    }
+}
+
+/// An address match.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub network: Network,
+    pub inverted: bool,
+}
+
+impl Address {
+    pub fn any(family: Family) -> Self {
+        Self { network: Network::any(family), inverted: false }
+    }
+
+    #[inline]
+    fn matches(&self, addr: Addr) -> bool {
+        self.network.contains(addr) != self.inverted
+    }
+}
+
+/// A protocol match.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Protocol {
+    pub number: u8,
+    pub inverted: bool,
+}
+
+/// The base matches of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub source: Address,
+    pub destination: Address,
+    pub input: Option<Interface>,
+    pub output: Option<Interface>,
+    pub protocol: Option<Protocol>,
+    /// `-f`: later fragments only; negated: everything else.
+    pub fragment: Option<bool>,
+}
+
+impl Base {
+    pub fn matches(&self, query: &Query<'_>) -> bool {
+        let packet = query.packet;
+        self.source.matches(packet.src)
+            && self.destination.matches(packet.dst)
+            && self.input.as_ref().is_none_or(|i| i.matches(query.input))
+            && self.output.as_ref().is_none_or(|o| o.matches(query.output))
+            && self.protocol.is_none_or(|p| (p.number == packet.protocol) != p.inverted)
+            && self.fragment.is_none_or(|wanted| packet.is_later_fragment() == wanted)
+    }
+}

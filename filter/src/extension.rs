@@ -1,0 +1,240 @@
+//! What an extension (a match or a target) is, and how it gets at its options.
+
+use std::fmt;
+
+use tidegate_packet::Family;
+
+use crate::ast::{ExtensionAst, OptionAst};
+use crate::diagnostic::{Outcome, Problem};
+use crate::effects::Effects;
+use crate::lex::Word;
+use crate::memory::Memory;
+use crate::query::{Hook, Query, TableName};
+use crate::verdict::Verdict;
+
+/// One option of an extension.
+#[derive(Debug)]
+pub(crate) struct Opt {
+    /// Its spellings; the first is the canonical one.
+    pub names: &'static [&'static str],
+    /// How many values follow it.
+    pub values: u8,
+    /// Whether `!` may stand before it.
+    pub invert: bool,
+}
+
+/// An option without a value.
+pub(crate) const fn flag(names: &'static [&'static str]) -> Opt {
+    Opt { names, values: 0, invert: false }
+}
+
+/// An option with one value.
+pub(crate) const fn value(names: &'static [&'static str]) -> Opt {
+    Opt { names, values: 1, invert: false }
+}
+
+impl Opt {
+    /// The same option, and `!` may stand before it.
+    pub const fn inverts(mut self) -> Self {
+        self.invert = true;
+        self
+    }
+
+    /// The same option with two values.
+    pub const fn pair(mut self) -> Self {
+        self.values = 2;
+        self
+    }
+}
+
+/// What is known of an extension before its options are read.
+#[derive(Debug)]
+pub(crate) struct Spec<T: 'static> {
+    /// The name after `-m` or `-j`.
+    pub name: &'static str,
+    /// Other names for it, which are not printed.
+    pub aliases: &'static [&'static str],
+    /// The families it exists in.
+    pub families: &'static [Family],
+    /// Its options.
+    pub options: &'static [Opt],
+    /// Tables it is allowed in; empty: all.
+    pub tables: &'static [TableName],
+    /// Hooks it is allowed at; empty: all.
+    pub hooks: &'static [Hook],
+    /// Protocols that the rule must name with `-p`; empty: any rule.
+    pub protocols: &'static [u8],
+    /// Makes it from its options.
+    pub build: fn(&Given<'_>) -> Outcome<T>,
+}
+
+/// Both families.
+pub(crate) const BOTH: &[Family] = &[Family::V4, Family::V6];
+
+pub(crate) type MatchSpec = Spec<Box<dyn Match>>;
+pub(crate) type TargetSpec = Spec<Box<dyn Target>>;
+
+impl<T> Spec<T> {
+    /// Nothing but a name: the base that each extension's own facts are written over.
+    pub const fn new(name: &'static str, build: fn(&Given<'_>) -> Outcome<T>) -> Self {
+        Self {
+            name,
+            aliases: &[],
+            families: BOTH,
+            options: &[],
+            tables: &[],
+            hooks: &[],
+            protocols: &[],
+            build,
+        }
+    }
+
+    pub fn answers_to(&self, name: &str, family: Family) -> bool {
+        self.families.contains(&family) && (self.name == name || self.aliases.contains(&name))
+    }
+}
+
+/// What a walk through a table knows and changes.
+pub(crate) struct Context<'a> {
+    pub query: &'a Query<'a>,
+    pub table: TableName,
+    pub hook: Hook,
+    pub memory: &'a Memory,
+    pub effects: &'a mut dyn Effects,
+    /// The mark as targets on the way have left it.
+    pub mark: u32,
+    /// Set by a match that found the packet unfit to be looked at: it is dropped at once.
+    pub hotdrop: bool,
+    /// A question, not a packet: nothing may be remembered.
+    pub dry: bool,
+}
+
+/// A match that validation has made.
+pub(crate) trait Match: fmt::Debug + Send + Sync {
+    /// Whether the packet matches. Called only when everything before it in the rule matched.
+    fn matches(&self, context: &mut Context<'_>) -> bool;
+
+    /// Appends the options, each with a blank before it, as iptables-save prints them.
+    fn save(&self, out: &mut String);
+
+    /// Whether its presence makes the kernel track connections.
+    fn uses_conntrack(&self) -> bool {
+        false
+    }
+
+    /// The `recent` list it uses.
+    fn recent(&self) -> Option<RecentUse<'_>> {
+        None
+    }
+
+    /// Called when the place of the rule is known: the hooks from which it can be reached.
+    fn check_hooks(&self, _hooks: u8) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// Whether the rule catches nothing but SYNs, which TCPMSS wants to know.
+    fn only_syn(&self) -> bool {
+        false
+    }
+}
+
+/// A rule's use of a `recent` list.
+pub(crate) struct RecentUse<'a> {
+    pub name: &'a str,
+    pub mask: u128,
+    pub hitcount: u32,
+}
+
+/// What a target says.
+pub(crate) enum Next {
+    /// The next rule decides.
+    Continue,
+    /// The walk is over.
+    Final(Verdict),
+}
+
+/// A target that validation has made.
+pub(crate) trait Target: fmt::Debug + Send + Sync {
+    /// Acts on a packet that matched its rule.
+    fn apply(&self, context: &mut Context<'_>) -> Next;
+
+    /// Appends the options, each with a blank before it, as iptables-save prints them.
+    fn save(&self, out: &mut String);
+
+    /// Whether its presence makes the kernel track connections.
+    fn uses_conntrack(&self) -> bool {
+        false
+    }
+
+    /// Called when the place of the rule is known: the hooks from which it can be reached, and
+    /// whether the rule catches nothing but SYNs.
+    fn check_rule(&self, _hooks: u8, _only_syn: bool) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+/// The options an extension was given, and the rule around it.
+pub(crate) struct Given<'a> {
+    pub family: Family,
+    pub table: TableName,
+    /// The rule's protocol, if `-p` names one without `!`.
+    pub protocol: Option<u8>,
+    pub extension: &'a ExtensionAst,
+}
+
+impl<'a> Given<'a> {
+    /// The option of that canonical name.
+    pub fn get(&self, name: &str) -> Option<&'a OptionAst> {
+        self.extension.options.iter().find(|o| o.opt.names[0] == name)
+    }
+
+    /// Whether the option was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// The value of the option and whether it was negated.
+    pub fn value(&self, name: &str) -> Option<(&'a Word, bool)> {
+        self.get(name).and_then(|o| o.values.first().map(|v| (v, o.inverted)))
+    }
+
+    /// The value of an option that must be there.
+    pub fn required(&self, name: &str) -> Outcome<(&'a Word, bool)> {
+        self.value(name).ok_or_else(|| self.wrong(format!("--{name} must be given")))
+    }
+
+    /// A problem with the extension as a whole.
+    pub fn wrong(&self, message: impl AsRef<str>) -> Problem {
+        let name = &self.extension.name;
+        Problem::new(name.span.clone(), format!("{}: {}", name.text, message.as_ref()))
+    }
+
+    /// Refuses two of these together.
+    pub fn exclusive(&self, names: &[&str]) -> Outcome<()> {
+        let mut found = names.iter().filter_map(|n| self.get(n));
+        match (found.next(), found.next()) {
+            (Some(a), Some(b)) => Err(Problem::new(
+                b.span.clone(),
+                format!("--{} can't be used together with --{}", b.opt.names[0], a.opt.names[0]),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The one of these that was given.
+    pub fn one_of(&self, names: &[&str]) -> Outcome<&'a OptionAst> {
+        self.exclusive(names)?;
+        names
+            .iter()
+            .find_map(|n| self.get(n))
+            .ok_or_else(|| self.wrong(format!("one of --{} must be given", names.join(", --"))))
+    }
+
+    /// Refuses an extension without any option.
+    pub fn not_empty(&self) -> Outcome<()> {
+        if self.extension.options.is_empty() {
+            return Err(self.wrong("at least one option must be given"));
+        }
+        Ok(())
+    }
+}

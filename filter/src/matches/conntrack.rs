@@ -1,0 +1,271 @@
+//! `-m conntrack`: everything rules may ask about a packet's connection.
+
+use std::fmt;
+
+use tidegate_packet::Addr;
+
+use crate::diagnostic::Outcome;
+use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::lex::Word;
+use crate::parse::command::protocol;
+use crate::query::{Connection, CtState, Direction};
+use crate::values::{Network, Span, mask_addr, save_option};
+
+pub(crate) static SPEC: MatchSpec = MatchSpec {
+    options: &[
+        value(&["ctstate"]).inverts(),
+        value(&["ctproto"]).inverts(),
+        value(&["ctorigsrc"]).inverts(),
+        value(&["ctorigdst"]).inverts(),
+        value(&["ctreplsrc"]).inverts(),
+        value(&["ctrepldst"]).inverts(),
+        value(&["ctorigsrcport"]).inverts(),
+        value(&["ctorigdstport"]).inverts(),
+        value(&["ctreplsrcport"]).inverts(),
+        value(&["ctrepldstport"]).inverts(),
+        value(&["ctstatus"]).inverts(),
+        value(&["ctexpire"]).inverts(),
+        value(&["ctdir"]),
+    ],
+    ..Spec::new("conntrack", build)
+};
+
+/// Names in the order they are printed.
+const STATES: [&str; 7] = ["INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT"];
+const SNAT: u8 = 1 << 5;
+const DNAT: u8 = 1 << 6;
+const STATUSES: [&str; 4] = ["EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED"];
+
+/// A set of states; a bit for each of the names.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct States(u8);
+
+impl States {
+    pub fn has(self, state: CtState) -> bool {
+        self.0 & Self::bit(state) != 0
+    }
+
+    fn bit(state: CtState) -> u8 {
+        match state {
+            CtState::Invalid => 1,
+            CtState::New => 1 << 1,
+            CtState::Related => 1 << 2,
+            CtState::Established => 1 << 3,
+            CtState::Untracked => 1 << 4,
+        }
+    }
+}
+
+impl fmt::Display for States {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        names(f, &STATES, self.0)
+    }
+}
+
+fn names(f: &mut fmt::Formatter<'_>, names: &[&str], bits: u8) -> fmt::Result {
+    let set = names.iter().enumerate().filter(|(n, _)| bits >> n & 1 != 0);
+    for (at, (_, name)) in set.enumerate() {
+        write!(f, "{}{name}", if at > 0 { "," } else { "" })?;
+    }
+    Ok(())
+}
+
+/// A list of states; only the conntrack match knows SNAT and DNAT.
+pub(super) fn states(word: &Word, virtual_too: bool) -> Outcome<States> {
+    let known = &STATES[..if virtual_too { 7 } else { 5 }];
+    bits(word, known, "state").map(States)
+}
+
+fn bits(word: &Word, known: &[&str], what: &str) -> Outcome<u8> {
+    let mut sum = 0;
+    for part in word.list() {
+        let at = known.iter().position(|name| part.text.eq_ignore_ascii_case(name));
+        sum |= 1
+            << at.ok_or_else(|| {
+                part.wrong(format!("unknown {what} `{}`", part.text))
+                    .help(format!("expected {}", known.join(", ")))
+            })?;
+    }
+    Ok(sum)
+}
+
+#[derive(Copy, Clone, Debug)]
+struct Statuses(u8);
+
+impl fmt::Display for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { f.write_str("NONE") } else { names(f, &STATUSES, self.0) }
+    }
+}
+
+/// A question and whether its answer is negated.
+type Asked<T> = Option<(T, bool)>;
+
+#[derive(Debug)]
+struct Conntrack {
+    states: Asked<States>,
+    protocol: Asked<u8>,
+    /// ctorigsrc, ctorigdst, ctreplsrc, ctrepldst.
+    addresses: [Asked<Network>; 4],
+    /// The same four, as ports.
+    ports: [Asked<(u16, u16)>; 4],
+    status: Asked<Statuses>,
+    expire: Asked<(u32, u32)>,
+    direction: Option<Direction>,
+}
+
+const ADDRESSES: [&str; 4] = ["ctorigsrc", "ctorigdst", "ctreplsrc", "ctrepldst"];
+const PORTS: [&str; 4] = ["ctorigsrcport", "ctorigdstport", "ctreplsrcport", "ctrepldstport"];
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
+    given.not_empty()?;
+    let mut addresses = [None; 4];
+    for (place, name) in addresses.iter_mut().zip(ADDRESSES) {
+        *place = ask(given, name, |word| word.network(given.family))?;
+    }
+    let mut ports = [None; 4];
+    for (place, name) in ports.iter_mut().zip(PORTS) {
+        *place = ask(given, name, |word| word.port_range(None))?;
+    }
+    Ok(Box::new(Conntrack {
+        states: ask(given, "ctstate", |word| states(word, true))?,
+        protocol: ask(given, "ctproto", protocol)?,
+        addresses,
+        ports,
+        status: ask(given, "ctstatus", status)?,
+        expire: ask(given, "ctexpire", expire)?,
+        direction: match given.value("ctdir") {
+            Some((word, _)) => Some(direction(word)?),
+            None => None,
+        },
+    }))
+}
+
+fn ask<T>(given: &Given<'_>, name: &str, read: impl Fn(&Word) -> Outcome<T>) -> Outcome<Asked<T>> {
+    match given.value(name) {
+        Some((word, inverted)) => read(word).map(|value| Some((value, inverted))),
+        None => Ok(None),
+    }
+}
+
+fn status(word: &Word) -> Outcome<Statuses> {
+    if word.text.eq_ignore_ascii_case("NONE") {
+        return Ok(Statuses(0));
+    }
+    bits(word, &STATUSES, "status").map(Statuses)
+}
+
+fn expire(word: &Word) -> Outcome<(u32, u32)> {
+    let (low, high) = match word.text.split_once(':') {
+        Some((low, high)) => (low, Some(high)),
+        None => (word.text.as_str(), None),
+    };
+    let end = |text: &str, default| match text {
+        "" => Ok(default),
+        text => word.part(text).number(0..=u64::from(u32::MAX)).map(|n| n as u32),
+    };
+    let low_end = end(low, 0)?;
+    Ok((low_end, high.map_or(Ok(low_end), |high| end(high, u32::MAX))?))
+}
+
+fn direction(word: &Word) -> Outcome<Direction> {
+    match word.text.to_ascii_uppercase().as_str() {
+        "ORIGINAL" => Ok(Direction::Original),
+        "REPLY" => Ok(Direction::Reply),
+        _ => Err(word
+            .wrong(format!("unknown direction `{}`", word.text))
+            .help("expected ORIGINAL or REPLY")),
+    }
+}
+
+fn holds<T: Copy>(asked: Asked<T>, test: impl FnOnce(T) -> bool) -> bool {
+    asked.is_none_or(|(value, inverted)| test(value) != inverted)
+}
+
+impl Conntrack {
+    fn connection_matches(&self, c: &Connection) -> bool {
+        let flows = [c.original, c.original, c.reply, c.reply];
+        let addr = |n: usize| -> Addr { if n % 2 == 0 { flows[n].src } else { flows[n].dst } };
+        let port = |n: usize| if n % 2 == 0 { flows[n].sport } else { flows[n].dport };
+        let status = u8::from(c.expected)
+            | u8::from(c.seen_reply) << 1
+            | u8::from(c.assured) << 2
+            | u8::from(c.confirmed) << 3;
+        self.direction.is_none_or(|d| d == c.direction)
+            && (0..4).all(|n| holds(self.addresses[n], |net| net.contains(addr(n))))
+            && holds(self.protocol, |p| p == c.original.protocol)
+            && (0..4).all(|n| holds(self.ports[n], |(low, high)| (low..=high).contains(&port(n))))
+            && holds(self.status, |s| s.0 & status != 0)
+            && holds(self.expire, |(low, high)| (low..=high).contains(&c.expires))
+    }
+}
+
+impl Match for Conntrack {
+    fn matches(&self, context: &mut Context<'_>) -> bool {
+        let query = context.query;
+        let in_state = |wanted: States| {
+            let nat =
+                query.connection.map_or(0, |c| u8::from(c.snat) * SNAT | u8::from(c.dnat) * DNAT);
+            wanted.has(query.state) || wanted.0 & nat != 0
+        };
+        if !holds(self.states, in_state) {
+            return false;
+        }
+        match query.connection {
+            Some(connection) => self.connection_matches(connection),
+            // Without a connection the state is all there is: netfilter then forgets the rest.
+            None => self.states.is_some(),
+        }
+    }
+
+    fn save(&self, out: &mut String) {
+        let Self { states, protocol, addresses, ports, status, expire, direction } = self;
+        if let Some((states, inverted)) = states {
+            save_option(out, "ctstate", *inverted, states);
+        }
+        if let Some((protocol, inverted)) = protocol {
+            save_option(out, "ctproto", *inverted, protocol);
+        }
+        for (name, asked) in ADDRESSES.iter().zip(addresses) {
+            if let Some((network, inverted)) = asked {
+                save_option(out, name, *inverted, Masked(*network));
+            }
+        }
+        for (name, asked) in PORTS.iter().zip(ports) {
+            if let Some(((low, high), inverted)) = asked {
+                save_option(out, name, *inverted, Span(*low, *high, ':'));
+            }
+        }
+        if let Some((status, inverted)) = status {
+            save_option(out, "ctstatus", *inverted, status);
+        }
+        if let Some(((low, high), inverted)) = expire {
+            save_option(out, "ctexpire", *inverted, Span(*low, *high, ':'));
+        }
+        if let Some(direction) = direction {
+            let name = match direction {
+                Direction::Original => "ORIGINAL",
+                Direction::Reply => "REPLY",
+            };
+            save_option(out, "ctdir", false, name);
+        }
+    }
+
+    fn uses_conntrack(&self) -> bool {
+        true
+    }
+}
+
+/// A network as this match prints it: a single address goes without a length.
+struct Masked(Network);
+
+impl fmt::Display for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = self.0;
+        match network.prefix_len() {
+            Some(len) if len == network.family.bits() => write!(f, "{}", network.addr),
+            Some(len) => write!(f, "{}/{len}", network.addr),
+            None => write!(f, "{}/{}", network.addr, mask_addr(network.mask, network.family)),
+        }
+    }
+}

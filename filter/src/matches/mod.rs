@@ -1,0 +1,69 @@
+//! Matches: one file each, and this list of them.
+
+mod addrtype;
+mod comment;
+mod conntrack;
+mod dscp;
+mod icmp;
+mod iprange;
+mod length;
+mod limit;
+mod mac;
+mod mark;
+mod multiport;
+mod physdev;
+mod pkttype;
+mod recent;
+mod rpfilter;
+mod state;
+mod tcp;
+mod tos;
+mod ttl;
+mod udp;
+
+use tidegate_packet::Family;
+
+use crate::extension::{Context, MatchSpec};
+
+/// Every match there is.
+static ALL: &[&MatchSpec] = &[
+    &addrtype::SPEC,
+    &comment::SPEC,
+    &conntrack::SPEC,
+    &dscp::SPEC,
+    &icmp::V4,
+    &icmp::V6,
+    &iprange::SPEC,
+    &length::SPEC,
+    &limit::SPEC,
+    &mac::SPEC,
+    &mark::SPEC,
+    &multiport::SPEC,
+    &physdev::SPEC,
+    &pkttype::SPEC,
+    &recent::SPEC,
+    &rpfilter::SPEC,
+    &state::SPEC,
+    &tcp::SPEC,
+    &tos::SPEC,
+    &ttl::TTL,
+    &ttl::HL,
+    &udp::SPEC,
+];
+
+/// The match of that name in a family.
+pub(crate) fn find(name: &str, family: Family) -> Option<&'static MatchSpec> {
+    ALL.iter().copied().find(|spec| spec.answers_to(name, family))
+}
+
+/// The first `N` bytes of the upper-layer header. A later fragment has none and doesn't match; a
+/// packet that is too short for it is dropped, since no rule can judge it.
+fn header<'a, const N: usize>(context: &mut Context<'a>) -> Option<&'a [u8; N]> {
+    let query = context.query;
+    if query.packet.is_later_fragment() {
+        return None;
+    }
+    let found = query.packet.segment(query.bytes).first_chunk();
+    context.hotdrop |= found.is_none();
+    found
+}

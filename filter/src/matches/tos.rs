@@ -1,0 +1,50 @@
+//! `-m tos`: the type-of-service byte or traffic class.
+
+use crate::diagnostic::Outcome;
+use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::values::save_option;
+
+pub(crate) static SPEC: MatchSpec =
+    MatchSpec { options: &[value(&["tos"]).inverts()], ..Spec::new("tos", build) };
+
+/// RFC 1349's names.
+const NAMES: [(&str, u8); 5] = [
+    ("Minimize-Delay", 0x10),
+    ("Maximize-Throughput", 0x08),
+    ("Maximize-Reliability", 0x04),
+    ("Minimize-Cost", 0x02),
+    ("Normal-Service", 0x00),
+];
+/// Names are compared without the two highest bits.
+const NAME_MASK: u8 = 0x3f;
+
+#[derive(Debug)]
+struct Tos {
+    value: u8,
+    mask: u8,
+    inverted: bool,
+}
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
+    let (word, inverted) = given.required("tos")?;
+    let named = NAMES.iter().find(|(name, _)| word.text.eq_ignore_ascii_case(name));
+    let (value, mask) = match (named, word.text.split_once('/')) {
+        (Some((_, value)), _) => (*value, NAME_MASK),
+        (None, Some((value, mask))) => {
+            (word.part(value).number(0..=255)? as u8, word.part(mask).number(0..=255)? as u8)
+        }
+        (None, None) => (word.number(0..=255)? as u8, 0xff),
+    };
+    Ok(Box::new(Tos { value, mask, inverted }))
+}
+
+impl Match for Tos {
+    fn matches(&self, context: &mut Context<'_>) -> bool {
+        (context.query.packet.tos & self.mask == self.value) != self.inverted
+    }
+
+    fn save(&self, out: &mut String) {
+        let Self { value, mask, inverted } = self;
+        save_option(out, "tos", *inverted, format_args!("0x{value:02x}/0x{mask:02x}"));
+    }
+}

@@ -1,0 +1,43 @@
+//! `-m udp`: ports.
+
+use tidegate_packet::protocol;
+
+use super::header;
+use super::tcp::Ports;
+use crate::diagnostic::Outcome;
+use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+
+pub(crate) static SPEC: MatchSpec = MatchSpec {
+    options: &[
+        value(&["source-port", "sport"]).inverts(),
+        value(&["destination-port", "dport"]).inverts(),
+    ],
+    protocols: &[protocol::UDP],
+    ..Spec::new("udp", build)
+};
+
+#[derive(Debug)]
+struct Udp {
+    source: Ports,
+    destination: Ports,
+}
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
+    Ok(Box::new(Udp {
+        source: Ports::given(given, "source-port")?,
+        destination: Ports::given(given, "destination-port")?,
+    }))
+}
+
+impl Match for Udp {
+    fn matches(&self, context: &mut Context<'_>) -> bool {
+        let Some(header) = header::<8>(context) else { return false };
+        self.source.matches(u16::from_be_bytes([header[0], header[1]]))
+            && self.destination.matches(u16::from_be_bytes([header[2], header[3]]))
+    }
+
+    fn save(&self, out: &mut String) {
+        self.source.save(out, "sport");
+        self.destination.save(out, "dport");
+    }
+}

@@ -1,0 +1,193 @@
+//! What rules remember from packet to packet: the lists of `recent`.
+//!
+//! A list belongs to its name, not to a rule: rules of both families and of successive rulesets share
+//! it. It is made when a ruleset that names it is adopted and goes when no ruleset names it any more.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tidegate_packet::{Addr, Instant};
+
+use crate::extension::RecentUse;
+use crate::ruleset::Ruleset;
+
+/// Entries per list (`ip_list_tot`).
+const MAX_ENTRIES: usize = 100;
+/// Stamps per entry unless a rule's `--hitcount` needs more.
+const MIN_STAMPS: usize = 32;
+
+/// The `recent` lists of a gateway.
+#[derive(Debug, Default)]
+pub struct Memory {
+    lists: Mutex<HashMap<String, List>>,
+}
+
+/// A list of addresses seen.
+#[derive(Debug)]
+pub(crate) struct List {
+    /// The mask of the rule that made the list; later rules' masks don't count.
+    mask: u128,
+    /// Room for stamps in an entry, a power of two.
+    stamps: usize,
+    /// The least recently stamped first.
+    entries: Vec<Entry>,
+}
+
+/// An address and when it was seen.
+#[derive(Debug)]
+struct Entry {
+    addr: Addr,
+    ttl: u8,
+    stamps: Vec<Instant>,
+    /// Where the next stamp goes.
+    index: usize,
+}
+
+/// What a `recent` rule does with an address.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Set,
+    Check,
+    Update,
+    Remove,
+}
+
+/// A question to a list.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Touch {
+    pub action: Action,
+    pub inverted: bool,
+    pub seconds: u32,
+    pub hitcount: u32,
+    pub reap: bool,
+    pub check_ttl: bool,
+    pub addr: Addr,
+    pub ttl: u8,
+    pub now: Instant,
+    /// Answer, but change nothing.
+    pub dry: bool,
+}
+
+fn stamps_for(hitcount: u32) -> usize {
+    (hitcount as usize).next_power_of_two().max(MIN_STAMPS)
+}
+
+impl Memory {
+    /// No lists.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes the lists that these rulesets name (all that are in force from now on, in the order
+    /// they were loaded) and drops the others. Lists that stay keep their entries, except that one
+    /// whose entries need more room for stamps starts afresh, as in the kernel.
+    pub fn adopt(&self, rulesets: &[&Ruleset]) {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = Vec::new();
+        for used in rulesets.iter().flat_map(|r| r.recent_uses()) {
+            named.push(used.name);
+            lists
+                .entry(used.name.to_owned())
+                .and_modify(|list| list.make_room(used.hitcount))
+                .or_insert_with(|| List::new(&used));
+        }
+        lists.retain(|name, _| named.contains(&name.as_str()));
+    }
+
+    pub(crate) fn touch(&self, used: RecentUse<'_>, touch: Touch) -> bool {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lists.contains_key(used.name) {
+            lists.insert(used.name.to_owned(), List::new(&used));
+        }
+        lists.get_mut(used.name).is_some_and(|list| list.touch(touch))
+    }
+}
+
+impl List {
+    fn new(used: &RecentUse<'_>) -> Self {
+        Self { mask: used.mask, stamps: stamps_for(used.hitcount), entries: Vec::new() }
+    }
+
+    fn make_room(&mut self, hitcount: u32) {
+        let stamps = stamps_for(hitcount);
+        if stamps > self.stamps {
+            self.stamps = stamps;
+            self.entries.clear();
+        }
+    }
+
+    fn touch(&mut self, t: Touch) -> bool {
+        let addr = if t.addr.is_v4() {
+            Addr::from_bits(t.addr.bits() & (self.mask | u128::MAX << 32))
+        } else {
+            Addr::from_bits(t.addr.bits() & self.mask)
+        };
+        let found = self.entries.iter().position(|e| {
+            // A TTL of zero on either side stands for "not known".
+            e.addr == addr && (!t.check_ttl || t.ttl == 0 || e.ttl == 0 || e.ttl == t.ttl)
+        });
+        let Some(at) = found else {
+            if t.action != Action::Set {
+                return t.inverted;
+            }
+            if !t.dry {
+                if self.entries.len() >= MAX_ENTRIES {
+                    self.entries.remove(0);
+                }
+                self.entries.push(Entry { addr, ttl: t.ttl, stamps: vec![t.now], index: 1 });
+            }
+            return !t.inverted;
+        };
+        match t.action {
+            Action::Set => {
+                self.stamp(at, t);
+                !t.inverted
+            }
+            Action::Remove => {
+                if !t.dry {
+                    self.entries.remove(at);
+                }
+                !t.inverted
+            }
+            Action::Check | Action::Update => self.check(at, t),
+        }
+    }
+
+    fn check(&mut self, at: usize, t: Touch) -> bool {
+        let age = |stamp: Instant| t.now.saturating_since(stamp).as_nanos();
+        let limit = u128::from(t.seconds) * 1_000_000_000;
+        let recent = |stamp: &Instant| t.seconds == 0 || age(*stamp) <= limit;
+        let hits = self.entries[at].stamps.iter().filter(|s| recent(s)).count();
+        let answer = (hits >= (t.hitcount as usize).max(1)) != t.inverted;
+        let update = t.action == Action::Update && answer;
+        // The oldest entry goes if its last stamp is out of date, unless it is about to be stamped.
+        let reap = t.reap && !t.dry && !(at == 0 && update) && {
+            let oldest = &self.entries[0];
+            oldest.stamps.get(oldest.index.wrapping_sub(1)).is_some_and(|s| age(*s) > limit)
+        };
+        if update {
+            self.stamp(at, t);
+        }
+        if reap {
+            // Stamping moves an entry to the end, so the oldest is still in front.
+            self.entries.remove(0);
+        }
+        answer
+    }
+
+    /// Notes the time and makes the entry the most recent.
+    fn stamp(&mut self, at: usize, t: Touch) {
+        if t.dry {
+            return;
+        }
+        let mut entry = self.entries.remove(at);
+        entry.index &= self.stamps - 1;
+        match entry.stamps.get_mut(entry.index) {
+            Some(stamp) => *stamp = t.now,
+            None => entry.stamps.push(t.now),
+        }
+        entry.index += 1;
+        entry.ttl = t.ttl;
+        self.entries.push(entry);
+    }
+}

@@ -1,0 +1,7 @@
+//! Text → AST, line by line. What needs knowledge of other lines is left to `validate`.
+
+pub(crate) mod command;
+mod file;
+mod option;
+
+pub(crate) use file::file;

@@ -1,0 +1,134 @@
+//! The lines of a file: `*table`, `:CHAIN`, commands, `COMMIT`, comments.
+
+use std::ops::Range;
+
+use tidegate_packet::Family;
+
+use crate::ast::{FileAst, ItemAst, TableAst};
+use crate::counters::Count;
+use crate::diagnostic::{Outcome, Problem};
+use crate::lex::Word;
+use crate::query::TableName;
+
+/// The longest line that iptables-restore reads in one piece.
+const MAX_LINE: usize = 10_239;
+
+/// Reads a whole file and gathers every line's problem.
+pub(crate) fn file(text: &str, family: Family) -> Result<FileAst, Vec<Problem>> {
+    let mut ast = FileAst::default();
+    let mut problems = Vec::new();
+    let mut open: Option<TableAst> = None;
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        if let Err(problem) = one_line(line, start, family, &mut open, &mut ast) {
+            problems.push(problem);
+        }
+        start += line.len();
+    }
+    if let Some(table) = open {
+        problems.push(
+            Problem::new(text.len()..text.len(), "the file ends inside a table")
+                .help(format!("expected COMMIT to end *{}", table.name.as_str())),
+        );
+    }
+    if problems.is_empty() { Ok(ast) } else { Err(problems) }
+}
+
+fn one_line(
+    line: &str,
+    start: usize,
+    family: Family,
+    open: &mut Option<TableAst>,
+    ast: &mut FileAst,
+) -> Outcome<()> {
+    let body = line.strip_suffix('\n').unwrap_or(line);
+    let whole = start..start + body.len();
+    if body.is_empty() || body.starts_with('#') {
+        return Ok(());
+    }
+    if body.len() > MAX_LINE {
+        return Err(Problem::new(whole, format!("a line longer than {MAX_LINE} bytes")));
+    }
+    if body.contains('\0') {
+        return Err(Problem::new(whole, "a zero byte in a line"));
+    }
+    if body.ends_with('\r') {
+        return Err(Problem::new(whole.end - 1..whole.end, "the line ends in a carriage return")
+            .help("convert the file to Unix line ends"));
+    }
+    let Some(table) = open else {
+        *open = Some(TableAst { name: table_name(body, whole)?, items: Vec::new() });
+        return Ok(());
+    };
+    if body == "COMMIT" && line.ends_with('\n') {
+        ast.tables.extend(open.take());
+        return Ok(());
+    }
+    if body.trim_end() == "COMMIT" {
+        return Err(Problem::new(whole, "COMMIT must be followed by a line end and nothing else"));
+    }
+    let item = match body.strip_prefix(':') {
+        Some(_) => Some(chain(body, start)?),
+        None => super::command::command(body, start, family)?,
+    };
+    table.items.extend(item);
+    Ok(())
+}
+
+fn table_name(body: &str, whole: Range<usize>) -> Outcome<TableName> {
+    let Some(rest) = body.strip_prefix('*') else {
+        return Err(Problem::new(whole, "this line is outside of any table")
+            .help("expected *filter, *nat, *mangle, *raw or *security, or a comment"));
+    };
+    let name = rest.split([' ', '\t']).find(|w| !w.is_empty()).unwrap_or("");
+    TableName::from_name(name).ok_or_else(|| {
+        Problem::new(whole, format!("there is no table `{name}`"))
+            .help("expected filter, nat, mangle, raw or security")
+    })
+}
+
+/// `:CHAIN POLICY [packets:bytes]`.
+fn chain(body: &str, start: usize) -> Outcome<ItemAst> {
+    let mut words = Vec::new();
+    let mut at = 1;
+    for part in body[1..].split([' ', '\t']) {
+        if !part.is_empty() {
+            let span = start + at..start + at + part.len();
+            words.push(Word { text: part.to_owned(), span, quoted: false });
+        }
+        at += part.len() + 1;
+    }
+    let whole = start..start + body.len();
+    let mut words = words.into_iter();
+    let name = words.next().ok_or_else(|| Problem::new(whole.clone(), "a chain without a name"))?;
+    let policy = words.next().ok_or_else(|| {
+        Problem::new(whole, "a chain without a policy")
+            .help("expected ACCEPT or DROP for a built-in chain, - for one's own")
+    })?;
+    let count = match words.next() {
+        Some(word) => count(&word)?,
+        None => Count::default(),
+    };
+    Ok(ItemAst::Chain { name, policy, count })
+}
+
+/// `[packets:bytes]`.
+pub(super) fn count(word: &Word) -> Outcome<Count> {
+    let parse = || {
+        let (packets, bytes) = word.text.strip_prefix('[')?.strip_suffix(']')?.split_once(':')?;
+        Some(Count { packets: packets.parse().ok()?, bytes: bytes.parse().ok()? })
+    };
+    parse().ok_or_else(|| {
+        word.wrong(format!("bad counters `{}`", word.text)).help("expected [packets:bytes]")
+    })
+}
+
+/// Takes `[packets:bytes] ` off the front of a line.
+pub(super) fn leading_count(body: &str, start: usize) -> Outcome<(Count, usize)> {
+    if !body.starts_with('[') {
+        return Ok((Count::default(), 0));
+    }
+    let end = body.find(']').map_or(body.len(), |at| at + 1);
+    let word = Word { text: body[..end].to_owned(), span: start..start + end, quoted: false };
+    Ok((count(&word)?, end))
+}

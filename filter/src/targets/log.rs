@@ -1,0 +1,107 @@
+//! `LOG`: a line in the log, and on to the next rule.
+
+use crate::diagnostic::Outcome;
+use crate::effects::{LogFlags, LogRecord};
+use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::lex::Word;
+use crate::values::{parse_number, save_name, save_option, save_string};
+
+pub(crate) static SPEC: TargetSpec = TargetSpec {
+    options: &[
+        value(&["log-level"]),
+        value(&["log-prefix"]),
+        flag(&["log-tcp-sequence"]),
+        flag(&["log-tcp-options"]),
+        flag(&["log-ip-options"]),
+        flag(&["log-uid"]),
+        flag(&["log-macdecode"]),
+    ],
+    ..Spec::new("LOG", build)
+};
+
+/// The names of the levels (syslog.conf), and older names for three of them.
+const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
+const OLD_LEVELS: [(&str, u8); 2] = [("panic", 0), ("error", 3)];
+const DEFAULT_LEVEL: u8 = 4;
+/// What fits in a rule; the rest of a longer prefix is cut off.
+const MAX_PREFIX: usize = 29;
+
+#[derive(Debug)]
+struct Log {
+    level: u8,
+    prefix: String,
+    flags: LogFlags,
+}
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
+    let level = match given.value("log-level") {
+        Some((word, _)) => level(word)?,
+        None => DEFAULT_LEVEL,
+    };
+    let prefix = match given.value("log-prefix") {
+        Some((word, _)) if word.text.is_empty() => return Err(word.wrong("an empty prefix")),
+        Some((word, _)) => {
+            let text = &word.text;
+            let end = (0..=MAX_PREFIX).rev().find(|&n| text.is_char_boundary(n)).unwrap_or(0);
+            text.get(..end).unwrap_or(text).to_owned()
+        }
+        None => String::new(),
+    };
+    let flags = LogFlags {
+        tcp_sequence: given.has("log-tcp-sequence"),
+        tcp_options: given.has("log-tcp-options"),
+        ip_options: given.has("log-ip-options"),
+        uid: given.has("log-uid"),
+        mac_decode: given.has("log-macdecode"),
+    };
+    Ok(Box::new(Log { level, prefix, flags }))
+}
+
+fn level(word: &Word) -> Outcome<u8> {
+    let name = LEVELS.iter().position(|name| word.text.eq_ignore_ascii_case(name));
+    let old = OLD_LEVELS.iter().find(|(name, _)| word.text.eq_ignore_ascii_case(name));
+    name.map(|n| n as u8)
+        .or(old.map(|(_, level)| *level))
+        .or(parse_number(&word.text).filter(|n| *n <= 7).map(|n| n as u8))
+        .ok_or_else(|| {
+            word.wrong(format!("unknown log level `{}`", word.text))
+                .help(format!("expected 0 to 7 or {}", LEVELS.join(", ")))
+        })
+}
+
+impl Target for Log {
+    fn apply(&self, context: &mut Context<'_>) -> Next {
+        context.effects.log(LogRecord {
+            table: context.table,
+            hook: context.hook,
+            level: self.level,
+            prefix: &self.prefix,
+            flags: self.flags,
+            query: context.query,
+            mark: context.mark,
+        });
+        Next::Continue
+    }
+
+    fn save(&self, out: &mut String) {
+        if !self.prefix.is_empty() {
+            save_name(out, "log-prefix", false);
+            save_string(out, &self.prefix);
+        }
+        if self.level != DEFAULT_LEVEL {
+            save_option(out, "log-level", false, self.level);
+        }
+        let LogFlags { tcp_sequence, tcp_options, ip_options, uid, mac_decode } = self.flags;
+        for (given, name) in [
+            (tcp_sequence, "log-tcp-sequence"),
+            (tcp_options, "log-tcp-options"),
+            (ip_options, "log-ip-options"),
+            (uid, "log-uid"),
+            (mac_decode, "log-macdecode"),
+        ] {
+            if given {
+                save_name(out, name, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `MASQUERADE`: the source becomes the egress interface's address.
+
+use super::dnat::{ports, save_switches, switches};
+use crate::diagnostic::Outcome;
+use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::query::{Hook, TableName};
+use crate::values::{Span, save_option};
+use crate::verdict::{NatAction, NatRange, Verdict};
+
+pub(crate) static SPEC: TargetSpec = TargetSpec {
+    options: &[value(&["to-ports"]), flag(&["random"]), flag(&["random-fully"])],
+    tables: &[TableName::Nat],
+    hooks: &[Hook::Postrouting],
+    ..Spec::new("MASQUERADE", build)
+};
+
+#[derive(Debug)]
+struct Masquerade(NatRange);
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
+    let ports = given.value("to-ports").map(|(word, _)| ports(given, word)).transpose()?;
+    let range = switches(given, NatRange { ports, ..NatRange::default() });
+    Ok(Box::new(Masquerade(range)))
+}
+
+impl Target for Masquerade {
+    fn apply(&self, _: &mut Context<'_>) -> Next {
+        Next::Final(Verdict::Nat(NatAction::Masquerade(self.0)))
+    }
+
+    fn save(&self, out: &mut String) {
+        if let Some((first, last)) = self.0.ports {
+            save_option(out, "to-ports", false, Span(first, last, '-'));
+        }
+        save_switches(out, &self.0);
+    }
+}

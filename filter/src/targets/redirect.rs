@@ -1,0 +1,37 @@
+//! `REDIRECT`: the destination becomes the gateway itself.
+
+use super::dnat::{ports, save_switches, switches};
+use crate::diagnostic::Outcome;
+use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::query::{Hook, TableName};
+use crate::values::{Span, save_option};
+use crate::verdict::{NatAction, NatRange, Verdict};
+
+pub(crate) static SPEC: TargetSpec = TargetSpec {
+    options: &[value(&["to-ports"]), flag(&["random"])],
+    tables: &[TableName::Nat],
+    hooks: &[Hook::Prerouting, Hook::Output],
+    ..Spec::new("REDIRECT", build)
+};
+
+#[derive(Debug)]
+struct Redirect(NatRange);
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
+    let ports = given.value("to-ports").map(|(word, _)| ports(given, word)).transpose()?;
+    let range = switches(given, NatRange { ports, ..NatRange::default() });
+    Ok(Box::new(Redirect(range)))
+}
+
+impl Target for Redirect {
+    fn apply(&self, _: &mut Context<'_>) -> Next {
+        Next::Final(Verdict::Nat(NatAction::Redirect(self.0)))
+    }
+
+    fn save(&self, out: &mut String) {
+        if let Some((first, last)) = self.0.ports {
+            save_option(out, "to-ports", false, Span(first, last, '-'));
+        }
+        save_switches(out, &self.0);
+    }
+}

@@ -1,0 +1,61 @@
+//! `TCPMSS`: the maximum segment size that a SYN announces.
+
+use tidegate_packet::protocol;
+
+use crate::diagnostic::Outcome;
+use crate::effects::MssClamp;
+use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::query::Hook;
+use crate::values::{save_name, save_option};
+
+pub(crate) static SPEC: TargetSpec = TargetSpec {
+    options: &[value(&["set-mss"]), flag(&["clamp-mss-to-pmtu"])],
+    protocols: &[protocol::TCP],
+    ..Spec::new("TCPMSS", build)
+};
+
+#[derive(Debug)]
+struct TcpMss(MssClamp);
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
+    let set = match given.value("set-mss") {
+        Some((word, _)) => Some(word.number(0..=65_535 - 40)? as u16),
+        None => None,
+    };
+    match (given.has("clamp-mss-to-pmtu"), set) {
+        // Both together: the clamp has the same place in the rule and is looked at first.
+        (true, _) => Ok(Box::new(TcpMss(MssClamp::PathMtu))),
+        (false, Some(mss)) => Ok(Box::new(TcpMss(MssClamp::Set(mss)))),
+        (false, None) => Err(given.wrong("--set-mss or --clamp-mss-to-pmtu must be given")),
+    }
+}
+
+impl Target for TcpMss {
+    fn apply(&self, context: &mut Context<'_>) -> Next {
+        // Fragments after the first have no header to change.
+        if !context.query.packet.is_later_fragment() {
+            context.effects.clamp_mss(self.0);
+        }
+        Next::Continue
+    }
+
+    fn save(&self, out: &mut String) {
+        match self.0 {
+            MssClamp::Set(mss) => save_option(out, "set-mss", false, mss),
+            MssClamp::PathMtu => save_name(out, "clamp-mss-to-pmtu", false),
+        }
+    }
+
+    fn check_rule(&self, hooks: u8, only_syn: bool) -> Result<(), &'static str> {
+        let routed = Hook::Forward.bit() | Hook::Output.bit() | Hook::Postrouting.bit();
+        if self.0 == MssClamp::PathMtu && hooks & !routed != 0 {
+            return Err("--clamp-mss-to-pmtu works only in FORWARD, OUTPUT and POSTROUTING");
+        }
+        if !only_syn {
+            return Err(
+                "the rule must match SYN packets only: add --syn or --tcp-flags SYN,RST SYN",
+            );
+        }
+        Ok(())
+    }
+}

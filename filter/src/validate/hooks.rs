@@ -1,0 +1,100 @@
+//! From which hooks a rule can be reached: loops, and extensions that are tied to hooks.
+
+use super::ChainDraft;
+use crate::diagnostic::Problem;
+use crate::query::Hook;
+use crate::ruleset::Action;
+
+/// Refuses loops and extensions at hooks where they can't work. Like the kernel, looks only at
+/// chains that can be reached.
+pub(super) fn check(chains: &[ChainDraft]) -> Result<(), Vec<Problem>> {
+    let order = order(chains).map_err(|problem| vec![problem])?;
+    let mut masks: Vec<u8> = chains.iter().map(|c| c.hook.map_or(0, Hook::bit)).collect();
+    for &at in order.iter().rev() {
+        for (to, _) in successors(&chains[at]) {
+            masks[to] |= masks[at];
+        }
+    }
+    let mut problems = Vec::new();
+    for (chain, mask) in chains.iter().zip(masks) {
+        check_chain(chain, mask, &mut problems);
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Where a chain's rules lead, and which rule does.
+fn successors(chain: &ChainDraft) -> impl Iterator<Item = (usize, usize)> {
+    chain.rules.iter().enumerate().filter_map(|(n, draft)| match draft.rule.action {
+        Action::Jump(to) | Action::Goto(to) => Some((to, n)),
+        _ => None,
+    })
+}
+
+#[derive(Copy, Clone, PartialEq)]
+enum Seen {
+    No,
+    OnTheWay,
+    Done,
+}
+
+/// The chains that can be reached, each after all it leads to. A jump back to a chain on the way is
+/// a loop.
+fn order(chains: &[ChainDraft]) -> Result<Vec<usize>, Problem> {
+    let mut seen = vec![Seen::No; chains.len()];
+    let mut order = Vec::new();
+    for start in (0..chains.len()).filter(|&at| chains[at].hook.is_some()) {
+        // An explicit stack: chains may be nested deeper than ours.
+        let mut stack = vec![(start, successors(&chains[start]))];
+        seen[start] = Seen::OnTheWay;
+        while let Some((at, rest)) = stack.last_mut() {
+            let at = *at;
+            match rest.next() {
+                None => {
+                    seen[at] = Seen::Done;
+                    order.push(at);
+                    stack.pop();
+                }
+                Some((to, n)) => match seen[to] {
+                    Seen::Done => {}
+                    Seen::No => {
+                        seen[to] = Seen::OnTheWay;
+                        stack.push((to, successors(&chains[to])));
+                    }
+                    Seen::OnTheWay => {
+                        let rule = &chains[at].rules[n];
+                        let message = format!("`{}` leads back to itself", chains[to].name);
+                        return Err(Problem::new(rule.target_span.clone(), message));
+                    }
+                },
+            }
+        }
+    }
+    Ok(order)
+}
+
+fn check_chain(chain: &ChainDraft, mask: u8, problems: &mut Vec<Problem>) {
+    for draft in &chain.rules {
+        let only_syn = draft.rule.matches.iter().any(|m| m.test.only_syn());
+        for (m, span) in draft.rule.matches.iter().zip(&draft.match_spans) {
+            let wrong =
+                misplaced(m.spec.hooks, mask).or(m.test.check_hooks(mask).err().map(Into::into));
+            let name = m.spec.name;
+            problems.extend(wrong.map(|why| Problem::new(span.clone(), format!("{name}: {why}"))));
+        }
+        if let Action::Target(spec, target) = &draft.rule.action {
+            let wrong = misplaced(spec.hooks, mask)
+                .or(target.check_rule(mask, only_syn).err().map(Into::into));
+            let (span, name) = (draft.target_span.clone(), spec.name);
+            problems.extend(wrong.map(|why| Problem::new(span, format!("{name}: {why}"))));
+        }
+    }
+}
+
+fn misplaced(hooks: &[Hook], mask: u8) -> Option<String> {
+    let allowed = hooks.iter().fold(0, |sum, hook| sum | hook.bit());
+    if hooks.is_empty() || mask & !allowed == 0 {
+        return None;
+    }
+    let names: Vec<_> = hooks.iter().map(|h| h.chain_name()).collect();
+    Some(format!("works only in {} and chains called from there", names.join(", ")))
+}

@@ -1,0 +1,201 @@
+//! One rule of the AST → one or more rules: address lists are multiplied out.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::Draftbook;
+use crate::ast::*;
+use crate::base::{Address, Base, Protocol};
+use crate::counters::Count;
+use crate::diagnostic::{Outcome, Problem};
+use crate::extension::{Given, Spec};
+use crate::lex::Word;
+use crate::query::{Hook, TableName};
+use crate::ruleset::{Action, NamedMatch, Rule};
+
+/// A rule whose jump still names its chain, with the places that later checks may complain about.
+pub(super) struct Draft {
+    pub rule: Rule,
+    /// The chain that it jumps or goes to.
+    pub to: Option<String>,
+    pub count: Count,
+    /// Where the names of the matches stand, and that of the target.
+    pub match_spans: Vec<Range<usize>>,
+    pub target_span: Range<usize>,
+}
+
+impl Draft {
+    /// The rule as it would be saved: two rules are the same if they read the same.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let to = self.to.as_deref().unwrap_or("");
+        self.rule.save(&mut out, |_| to);
+        out
+    }
+
+    /// Replaces the chain's name by its number.
+    pub fn resolve(&mut self, index: &HashMap<String, usize>) {
+        let Some(at) = self.to.as_ref().and_then(|name| index.get(name)) else { return };
+        match &mut self.rule.action {
+            Action::Jump(to) | Action::Goto(to) => *to = *at,
+            _ => {}
+        }
+    }
+}
+
+/// Names that `-j` knows without any extension.
+pub(super) fn is_verdict(name: &str) -> bool {
+    matches!(name, "ACCEPT" | "DROP" | "RETURN" | "QUEUE")
+}
+
+pub(super) fn no_filtering_in_nat(word: &Word) -> Problem {
+    word.wrong("DROP is not allowed in the nat table")
+        .help("it sees only the first packet of a connection; filter in *filter")
+}
+
+/// The rules that a line stands for.
+pub(super) fn drafts(
+    book: &Draftbook,
+    chain: &Word,
+    ast: &RuleAst,
+    warnings: &mut Vec<Problem>,
+) -> Outcome<Vec<Draft>> {
+    check_interfaces(chain, ast)?;
+    for (interface, word) in ast.input.iter().chain(&ast.output) {
+        if interface.is_any() && interface.inverted {
+            warnings.push(word.wrong("! + is no interface at all: this rule never matches"));
+        }
+    }
+    let family = book.family;
+    let any = [Address::any(family)];
+    let list = |addresses: &Option<Addresses>| match addresses {
+        None => any.to_vec(),
+        Some(Addresses { networks, inverted }) => {
+            networks.iter().map(|&network| Address { network, inverted: *inverted }).collect()
+        }
+    };
+    let mut drafts = Vec::new();
+    for source in list(&ast.sources) {
+        for destination in list(&ast.destinations) {
+            drafts.push(draft(book, ast, source, destination)?);
+        }
+    }
+    Ok(drafts)
+}
+
+/// A packet has no input interface in OUTPUT and POSTROUTING, no output interface in PREROUTING
+/// and INPUT.
+fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
+    let named = |hooks: [Hook; 2]| hooks.iter().any(|h| h.chain_name() == chain.text);
+    let wrong =
+        |word: &Word| Err(word.wrong(format!("{} can't be used in {}", word.text, chain.text)));
+    match (&ast.input, &ast.output) {
+        (Some((_, word)), _) if named([Hook::Output, Hook::Postrouting]) => wrong(word),
+        (_, Some((_, word))) if named([Hook::Prerouting, Hook::Input]) => wrong(word),
+        _ => Ok(()),
+    }
+}
+
+fn draft(book: &Draftbook, ast: &RuleAst, source: Address, destination: Address) -> Outcome<Draft> {
+    let protocol = ast.protocol.as_ref().filter(|p| p.number != 0);
+    let given = |extension| Given {
+        family: book.family,
+        table: book.name,
+        protocol: protocol.filter(|p| !p.inverted).map(|p| p.number),
+        extension,
+    };
+    let mut matches = Vec::new();
+    for MatchAst { spec, extension } in &ast.matches {
+        let given = given(extension);
+        check_place(spec, &given)?;
+        matches.push(NamedMatch { spec, test: (spec.build)(&given)? });
+    }
+    let mut to = None;
+    let mut target_span = ast.span.clone();
+    let action = match &ast.action {
+        ActionAst::None => Action::None,
+        ActionAst::Jump(name) => {
+            target_span = name.span.clone();
+            jump(book, name, &mut to)?
+        }
+        ActionAst::Goto(name) => {
+            target_span = name.span.clone();
+            own_chain(book, name)?;
+            to = Some(name.text.clone());
+            Action::Goto(0)
+        }
+        ActionAst::Target { spec, extension } => {
+            target_span = extension.name.span.clone();
+            let given = given(extension);
+            check_place(spec, &given)?;
+            Action::Target(spec, (spec.build)(&given)?)
+        }
+    };
+    let base = Base {
+        source,
+        destination,
+        input: ast.input.as_ref().map(|(i, _)| i.clone()),
+        output: ast.output.as_ref().map(|(o, _)| o.clone()),
+        protocol: protocol.map(|p| Protocol { number: p.number, inverted: p.inverted }),
+        fragment: ast.fragment,
+    };
+    Ok(Draft {
+        rule: Rule { base, matches, action, counter: 0 },
+        to,
+        count: ast.count,
+        match_spans: ast.matches.iter().map(|m| m.extension.name.span.clone()).collect(),
+        target_span,
+    })
+}
+
+fn jump(book: &Draftbook, name: &Word, to: &mut Option<String>) -> Outcome<Action> {
+    Ok(match name.text.as_str() {
+        "ACCEPT" => Action::Accept,
+        "DROP" if book.name == TableName::Nat => return Err(no_filtering_in_nat(name)),
+        "DROP" => Action::Drop,
+        "RETURN" => Action::Return,
+        "QUEUE" => {
+            return Err(name.wrong("QUEUE needs a program to ask, and there is none here"));
+        }
+        _ => {
+            own_chain(book, name)?;
+            *to = Some(name.text.clone());
+            Action::Jump(0)
+        }
+    })
+}
+
+fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
+    match book.find(&name.text) {
+        Some(at) if book.chains[at].hook.is_none() => Ok(()),
+        Some(_) => {
+            Err(name.wrong(format!("`{}` is a built-in chain, not one to jump to", name.text)))
+        }
+        None => Err(name
+            .wrong(format!("there is no chain or target `{}`", name.text))
+            .help("a chain must be declared before rules use it")),
+    }
+}
+
+/// The table and protocol that an extension asks for.
+fn check_place<T>(spec: &Spec<T>, given: &Given<'_>) -> Outcome<()> {
+    if !spec.tables.is_empty() && !spec.tables.contains(&given.table) {
+        let tables: Vec<_> = spec.tables.iter().map(|t| t.as_str()).collect();
+        return Err(given
+            .wrong(format!("not allowed in table {}", given.table.as_str()))
+            .help(format!("expected table {}", tables.join(" or "))));
+    }
+    let fits = given.protocol.is_some_and(|p| spec.protocols.contains(&p));
+    if !spec.protocols.is_empty() && !fits {
+        let names: Vec<_> = spec
+            .protocols
+            .iter()
+            .filter_map(|p| crate::names::protocol_name(*p))
+            .map(|name| format!("-p {name}"))
+            .collect();
+        return Err(given
+            .wrong("the rule's protocol doesn't fit")
+            .help(format!("expected {}", names.join(" or "))));
+    }
+    Ok(())
+}

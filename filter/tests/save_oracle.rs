@@ -1,0 +1,268 @@
+//! iptables itself is the judge of what rules are accepted and how they are saved.
+//!
+//! Every line of `corpus/*.txt` and every file of a folder of published rulesets is loaded by
+//! `iptables-legacy-restore` in a fresh network namespace and saved again; `load` must accept the
+//! same and `save` must give the same bytes apart from the time stamp.
+//!
+//! A corpus line starts with its table. `deny` before it: iptables takes it, and it is refused here
+//! because it can't be honoured. `allow` before it: iptables 1.8.9 refuses a form that older versions
+//! took, and that older rulesets have.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tidegate_filter::{SaveStyle, Source, guess_family, load};
+use tidegate_packet::Family;
+
+fn program(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables-legacy",
+        Family::V6 => "ip6tables-legacy",
+    }
+}
+
+/// How to get a namespace of one's own: as root, or as an ordinary user.
+fn namespace() -> Option<&'static [&'static str]> {
+    let works = |args: &&[&str]| {
+        let script = "iptables-legacy-save >/dev/null && command -v ip6tables-legacy-restore";
+        let status = Command::new("unshare")
+            .args(**args)
+            .args(["sh", "-c", script])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        status.is_ok_and(|s| s.success())
+    };
+    [&["-n"][..], &["-rn"][..]].into_iter().find(works)
+}
+
+/// The namespace, or a loud skip.
+fn oracle() -> Option<&'static [&'static str]> {
+    let found = namespace();
+    if found.is_none() {
+        assert!(
+            std::env::var_os("TIDEGATE_FORBID_SKIP").is_none_or(|v| v != "1"),
+            "iptables-legacy is not usable here, and TIDEGATE_FORBID_SKIP=1 forbids to skip"
+        );
+        eprintln!(
+            "SKIPPED: no iptables-legacy (Debian: apt-get install iptables), or no namespaces"
+        );
+    }
+    found
+}
+
+/// Loads each text in a namespace of its own state and gives back what is saved, or `None` if it
+/// was refused.
+fn ask(unshare: &[&str], family: Family, texts: &[String], sets: &[String]) -> Vec<Option<String>> {
+    let folder = tempdir();
+    let mut script = String::from("set -u\n");
+    for set in sets {
+        let kind = if family == Family::V4 { "inet" } else { "inet6" };
+        let _ = writeln!(script, "ipset create {set} hash:net family {kind}");
+    }
+    let save = program(family);
+    for (n, text) in texts.iter().enumerate() {
+        std::fs::write(folder.join(format!("{n}.in")), text).unwrap();
+        // Tables that others registered would be saved too: only those of the text count.
+        let _ = writeln!(
+            script,
+            "if {save}-restore < {n}.in >/dev/null 2>&1; then {save}-save > {n}.out; fi\n\
+             for t in raw mangle nat filter security; do\n\
+             printf '*%s\\nCOMMIT\\n' $t | {save}-restore; done"
+        );
+    }
+    std::fs::write(folder.join("run.sh"), script).unwrap();
+    let status = Command::new("unshare")
+        .args(unshare)
+        .args(["sh", "run.sh"])
+        .current_dir(&folder)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "the oracle's script failed");
+    let answers = (0..texts.len())
+        .map(|n| std::fs::read_to_string(folder.join(format!("{n}.out"))).ok())
+        .collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    answers
+}
+
+fn tempdir() -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("save-oracle-{}-{n}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// The sections of a saved text by table, without comments. Sections that hold nothing but
+/// untouched built-in chains are left out: the oracle's namespace has met all tables before.
+fn sections(saved: &str) -> Vec<String> {
+    let mut sections: Vec<String> = Vec::new();
+    for line in saved.lines().filter(|l| !l.starts_with('#')) {
+        if line.starts_with('*') {
+            sections.push(String::new());
+        }
+        let section = sections.last_mut().expect("a line before any table");
+        section.push_str(line);
+        section.push('\n');
+    }
+    let untouched =
+        |line: &str| line.starts_with('*') || line == "COMMIT" || line.ends_with(" ACCEPT [0:0]");
+    sections.retain(|s| !s.lines().all(untouched));
+    sections.sort();
+    sections
+}
+
+fn save(text: &str, family: Family) -> Result<String, String> {
+    let style = SaveStyle { stamp: "now", rule_counters: false };
+    match load(Source { name: "test", text }, family) {
+        Ok(loaded) => Ok(loaded.ruleset.save(None, style)),
+        Err(errors) => Err(errors.iter().map(|e| format!("{e}; ")).collect()),
+    }
+}
+
+/// What differs between the oracle's answer and ours, if anything.
+fn difference(theirs: Option<&String>, ours: &Result<String, String>) -> Option<String> {
+    match (theirs, ours) {
+        (None, Err(_)) => None,
+        (None, Ok(_)) => Some("iptables refuses it".into()),
+        (Some(_), Err(why)) => Some(format!("iptables takes it: {why}")),
+        (Some(theirs), Ok(ours)) => {
+            let (theirs, ours) = (sections(theirs), sections(ours));
+            (theirs != ours).then(|| {
+                let missing = theirs.concat();
+                let ours = ours.concat();
+                let lines: Vec<_> =
+                    missing.lines().filter(|l| !ours.lines().any(|o| o == *l)).collect();
+                let extra: Vec<_> =
+                    ours.lines().filter(|l| !missing.lines().any(|o| o == *l)).collect();
+                format!("iptables saves {lines:#?}, we save {extra:#?}")
+            })
+        }
+    }
+}
+
+fn corpus(name: &str, family: Family) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut cases = Vec::new();
+    for line in text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
+        let (mode, line) = match line.split_once(' ') {
+            Some((mode @ ("deny" | "allow"), rest)) => (mode, rest),
+            _ => ("same", line),
+        };
+        let (table, rule) = line.split_once(' ').unwrap_or((line, ""));
+        let rules = format!("*{table}\n{rule}\nCOMMIT\n");
+        cases.push((mode, line, rules));
+    }
+    assert!(cases.len() > 100, "the corpus is there");
+    // Whatever iptables says, what is saved must load again and save the same.
+    for (_, line, rules) in &cases {
+        if let Ok(saved) = save(rules, family)
+            && !line.contains("\"a b\"")
+        {
+            assert_eq!(save(&saved, family).as_ref(), Ok(&saved), "{line}");
+        }
+    }
+    let Some(unshare) = oracle() else { return };
+    let texts: Vec<_> = cases.iter().map(|(.., text)| text.clone()).collect();
+    let answers = ask(unshare, family, &texts, &[]);
+    let mut wrong = Vec::new();
+    for ((mode, line, rules), theirs) in cases.iter().zip(&answers) {
+        let ours = save(rules, family);
+        let verdict = match *mode {
+            "deny" => (theirs.is_none() || ours.is_ok()).then(|| "is not denied alone here".into()),
+            "allow" => (theirs.is_some() || ours.is_err()).then(|| format!("{ours:?}")),
+            _ => difference(theirs.as_ref(), &ours),
+        };
+        wrong.extend(verdict.map(|v| format!("{line}\n    {v}")));
+    }
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_ipv4_corpus_reads_as_iptables_reads_it() {
+    corpus("v4.txt", Family::V4);
+}
+
+#[test]
+fn the_ipv6_corpus_reads_as_ip6tables_reads_it() {
+    corpus("v6.txt", Family::V6);
+}
+
+/// Tables in the order a fresh namespace lists them, and the comment lines, byte for byte.
+#[test]
+fn a_whole_file_is_saved_byte_for_byte() {
+    let Some(unshare) = oracle() else { return };
+    for (family, file) in
+        [(Family::V4, "page.v4"), (Family::V4, "gateway.v4"), (Family::V6, "page.v6")]
+    {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(guess_family(file, &text), family);
+        let name = program(family);
+        let run = |input: &str| {
+            let input = tempfile(input);
+            let script = format!("{name}-restore -c < {} && {name}-save -c", input.display());
+            let output =
+                Command::new("unshare").args(unshare).args(["sh", "-c", &script]).output().unwrap();
+            std::fs::remove_file(input).unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let theirs = run(&text);
+        let stamp = theirs.lines().next().unwrap().split_once(" on ").unwrap().1;
+        let loaded = load(Source { name: file, text: &text }, family).unwrap();
+        let counters = loaded.ruleset.new_counters();
+        let style = SaveStyle { stamp, rule_counters: true };
+        let ours = loaded.ruleset.save(Some(&counters), style);
+        let blank = |text: &str| text.replace(stamp, "NOW");
+        assert_eq!(blank(&ours), blank(&theirs), "{file}");
+        // And what we save is what iptables loads.
+        assert_eq!(blank(&run(&ours)).lines().count(), blank(&ours).lines().count());
+    }
+}
+
+fn tempfile(text: &str) -> PathBuf {
+    let path = tempdir().with_extension("rules");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Published rulesets, where the folder with them is there.
+#[test]
+fn published_rulesets_read_as_iptables_reads_them() {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/rulesets");
+    let folder = std::env::var_os("TIDEGATE_RULESETS").map_or(default, PathBuf::from);
+    let Ok(index) = std::fs::read_to_string(folder.join("INDEX.tsv")) else {
+        eprintln!("SKIPPED: no rulesets in {} (set TIDEGATE_RULESETS)", folder.display());
+        return;
+    };
+    let Some(unshare) = oracle() else { return };
+    let mut wrong = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let suffix = if family == Family::V4 { ".v4" } else { ".v6" };
+        let mut files = Vec::new();
+        let mut sets = Vec::new();
+        for line in index.lines().skip(1) {
+            let fields: Vec<_> = line.split('\t').collect();
+            if fields[0].ends_with(suffix) {
+                files.push(fields[0]);
+                sets.extend(fields.get(4).unwrap_or(&"").split_whitespace().map(str::to_owned));
+            }
+        }
+        let read = |file: &&str| {
+            String::from_utf8_lossy(&std::fs::read(folder.join(file)).unwrap()).into_owned()
+        };
+        let texts: Vec<_> = files.iter().map(read).collect();
+        let answers = ask(unshare, family, &texts, &sets);
+        for ((file, text), theirs) in files.iter().zip(&texts).zip(&answers) {
+            let ours = save(text, family);
+            wrong.extend(difference(theirs.as_ref(), &ours).map(|d| format!("{file}: {d}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}

@@ -1,0 +1,233 @@
+//! The life of a packet, from top to bottom.
+//!
+//! ```text
+//! link in ─ decode ─ sanity ─ fragments ─ raw PREROUTING ─ conntrack ─ mangle PREROUTING ─ nat PREROUTING ─ route
+//!    ├─ for the gateway:  mangle INPUT ─ filter INPUT ─ security INPUT ─ nat INPUT ─ confirm ─ host
+//!    └─ to forward:       TTL ─ MTU ─ mangle FORWARD ─ filter FORWARD ─ security FORWARD ─┐
+//! host ─ route ─ raw OUTPUT ─ conntrack ─ mangle OUTPUT ─ nat OUTPUT ─ filter OUTPUT ─ security OUTPUT ─ reroute ─┤
+//!                                 mangle POSTROUTING ─ nat POSTROUTING ─ confirm ─ link out ◄─────────────────────┘
+//! ```
+//!
+//! An error is a packet's end, with its reason; whatever answer it deserves has been queued by
+//! then and goes its own way afterwards.
+
+use super::counters::Drop;
+use super::icmp::Message;
+use super::interface::{InterfaceId, LOOPBACK};
+use super::link_out::Hop;
+use super::packet::{OwnedFrame, Packet};
+use super::route_in::Destination;
+use super::{Engine, Fate};
+use tidegate_filter::{Hook, TableName};
+use tidegate_nat::Tracked;
+use tidegate_packet::{Family, ipv4};
+
+impl Engine {
+    /// A packet that came in by an interface.
+    pub(crate) fn forward(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
+        self.sanity(&packet)?;
+        if self.must_reassemble(&packet) {
+            return self.defragment(&packet);
+        }
+        self.after_reassembly(&mut packet)?;
+        match self.route_in(&packet)? {
+            Destination::Local => self.deliver(packet),
+            Destination::Onward(hop) => self.pass_on(packet, hop),
+        }
+    }
+
+    /// PREROUTING: tracked and, on a connection's first packet, given a destination.
+    fn after_reassembly(&mut self, packet: &mut Packet<'_>) -> Result<(), Drop> {
+        self.rules(TableName::Raw, Hook::Prerouting, packet, None)?;
+        self.track(packet);
+        self.rules(TableName::Mangle, Hook::Prerouting, packet, None)?;
+        self.translate(Hook::Prerouting, packet, None)
+    }
+
+    /// INPUT: for the gateway itself.
+    fn deliver(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
+        self.rules(TableName::Mangle, Hook::Input, &mut packet, None)?;
+        self.rules(TableName::Filter, Hook::Input, &mut packet, None)?;
+        self.rules(TableName::Security, Hook::Input, &mut packet, None)?;
+        self.translate(Hook::Input, &mut packet, None)?;
+        self.confirm(&mut packet)?;
+        self.host(packet)
+    }
+
+    /// FORWARD: for somebody else.
+    fn pass_on(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+        self.hop_limit_and_mtu(&mut packet, hop)?;
+        let out = Some(hop.egress);
+        self.rules(TableName::Mangle, Hook::Forward, &mut packet, out)?;
+        self.rules(TableName::Filter, Hook::Forward, &mut packet, out)?;
+        self.rules(TableName::Security, Hook::Forward, &mut packet, out)?;
+        self.leave(packet, hop)
+    }
+
+    /// POSTROUTING: the last look, the source translation, and out.
+    fn leave(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+        let out = Some(hop.egress);
+        self.rules(TableName::Mangle, Hook::Postrouting, &mut packet, out)?;
+        self.translate(Hook::Postrouting, &mut packet, out)?;
+        self.confirm(&mut packet)?;
+        if hop.egress == LOOPBACK {
+            return self.loop_back(&packet);
+        }
+        self.link_out(packet, hop)
+    }
+
+    /// OUTPUT: a packet of the gateway's own, routed to `hop`.
+    fn send(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+        let out = Some(hop.egress);
+        let before = (packet.parsed.src, packet.parsed.dst, packet.mark);
+        self.rules(TableName::Raw, Hook::Output, &mut packet, out)?;
+        self.track(&mut packet);
+        self.rules(TableName::Mangle, Hook::Output, &mut packet, out)?;
+        self.translate(Hook::Output, &mut packet, out)?;
+        self.rules(TableName::Filter, Hook::Output, &mut packet, out)?;
+        self.rules(TableName::Security, Hook::Output, &mut packet, out)?;
+        let rerouted = before != (packet.parsed.src, packet.parsed.dst, packet.mark);
+        let hop = if rerouted { self.route_out(packet.parsed.dst, None)? } else { hop };
+        self.leave(packet, hop)
+    }
+
+    /// Both come before the FORWARD chain (RFC 1812 section 5.3.1, RFC 1191), so no rule hides
+    /// that the gateway is there.
+    fn hop_limit_and_mtu(&mut self, packet: &mut Packet<'_>, hop: Hop) -> Result<(), Drop> {
+        let family = packet.parsed.family;
+        if packet.parsed.hop_limit <= 1 {
+            self.send_error(packet, Message::hop_limit(family));
+            return Err(Drop::HopLimit);
+        }
+        let mtu = self.interfaces.get(hop.egress).mtu;
+        if packet.wire_len() > mtu && packet.parsed.dont_fragment {
+            self.send_error(packet, Message::too_big(family, mtu));
+            return Err(Drop::TooBig);
+        }
+        packet.parsed.hop_limit -= 1;
+        match family {
+            Family::V4 => ipv4::decrement_ttl(packet.bytes_mut()),
+            Family::V6 => packet.bytes_mut()[7] -= 1,
+        }
+        if packet.input == Some(hop.egress) {
+            self.redirect(packet, hop);
+        }
+        Ok(())
+    }
+}
+
+/// A packet of the gateway's own that waits for its turn.
+#[derive(Debug)]
+pub(crate) enum Own {
+    /// Made by the gateway: to be routed and sent through OUTPUT.
+    Made {
+        /// From its IP header on.
+        bytes: Vec<u8>,
+        /// The interface that the question came in by.
+        asked_on: Option<InterfaceId>,
+        /// The connection of the question.
+        attach: Option<Tracked>,
+        /// Bound to this interface (neighbour discovery).
+        bound: bool,
+    },
+    /// Sent to the gateway's own address: comes in again by the loopback interface.
+    Looped {
+        /// The packet.
+        frame: OwnedFrame,
+        /// Its connection stays with it.
+        tracked: Option<Tracked>,
+    },
+}
+
+impl Engine {
+    /// Queues a packet of the gateway's own.
+    pub(crate) fn originate(&mut self, bytes: Vec<u8>, asked_on: Option<InterfaceId>) {
+        self.originate_attached(bytes, asked_on, None);
+    }
+
+    /// Queues an answer that belongs to the question's connection.
+    pub(crate) fn originate_attached(
+        &mut self,
+        bytes: Vec<u8>,
+        asked_on: Option<InterfaceId>,
+        attach: Option<Tracked>,
+    ) {
+        self.own.push_back(Own::Made { bytes, asked_on, attach, bound: false });
+    }
+
+    /// Queues a packet that leaves by this interface whatever the routes say.
+    pub(crate) fn originate_on(&mut self, interface: InterfaceId, bytes: Vec<u8>) {
+        let asked_on = Some(interface);
+        self.own.push_back(Own::Made { bytes, asked_on, attach: None, bound: true });
+    }
+
+    /// Sends what was queued. Answers to answers are rare and errors are never answered, so the
+    /// bound is only a safety net.
+    pub(crate) fn send_own(&mut self) {
+        for _ in 0..64 {
+            let Some(own) = self.own.pop_front() else { return };
+            let mut frame;
+            let result = match own {
+                Own::Made { bytes, asked_on, attach, bound } => {
+                    frame = OwnedFrame::new(&bytes);
+                    self.send_made(&mut frame, asked_on, attach, bound)
+                }
+                Own::Looped { frame: looped, tracked } => {
+                    frame = looped;
+                    self.come_in_again(&mut frame, tracked)
+                }
+            };
+            match result {
+                Ok(Fate::Transmit(port)) => self.outbox.push((port, frame)),
+                Ok(Fate::Consumed) => {}
+                Err(reason) => self.counters.drop(reason),
+            }
+        }
+        self.own.clear();
+    }
+
+    fn send_made(
+        &mut self,
+        frame: &mut OwnedFrame,
+        asked_on: Option<InterfaceId>,
+        attach: Option<Tracked>,
+        bound: bool,
+    ) -> Result<Fate, Drop> {
+        let l3 = frame.meta.start;
+        let mut packet = Packet::decode(frame.frame(), l3)?;
+        packet.frame.meta.offload.checksum = crate::io::Checksum::Valid;
+        packet.tracked = attach;
+        let dst = packet.parsed.dst;
+        let hop = match asked_on {
+            Some(egress) if bound => Hop { egress, next: dst, broadcast: false },
+            link => self.route_out(dst, link)?,
+        };
+        self.send(packet, hop)
+    }
+
+    /// A packet of the host device's kernel: like one of the gateway's own.
+    pub(crate) fn from_host(&mut self, frame: crate::io::Frame<'_>) -> Result<Fate, Drop> {
+        let l3 = frame.meta.start;
+        let packet = Packet::decode(frame, l3)?;
+        let hop = self.route_out(packet.parsed.dst, None)?;
+        self.send(packet, hop)
+    }
+
+    fn loop_back(&mut self, packet: &Packet<'_>) -> Result<Fate, Drop> {
+        let frame = packet.to_owned_frame();
+        self.own.push_back(Own::Looped { frame, tracked: packet.tracked.clone() });
+        Ok(Fate::Consumed)
+    }
+
+    fn come_in_again(
+        &mut self,
+        frame: &mut OwnedFrame,
+        tracked: Option<Tracked>,
+    ) -> Result<Fate, Drop> {
+        let l3 = frame.meta.start;
+        let mut packet = Packet::decode(frame.frame(), l3)?;
+        packet.input = Some(LOOPBACK);
+        packet.tracked = tracked;
+        self.forward(packet)
+    }
+}

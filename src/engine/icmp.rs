@@ -1,0 +1,298 @@
+//! The ICMP errors that the gateway makes (RFC 792, 1812, 4443), as Linux's `icmp_send` and
+//! `icmp6_send` make them, and their rate limits.
+
+use super::Engine;
+use super::counters::Drop;
+use super::interface::{InterfaceId, LOOPBACK};
+use super::packet::Packet;
+use super::route::Target;
+use std::collections::HashMap;
+use std::time::Duration;
+use tidegate_filter::LinkType;
+use tidegate_packet::builder::{self, Ip};
+use tidegate_packet::{Addr, Family, Instant, Parsed, Transport, icmp, icmpv6, protocol};
+
+/// What an error message says.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// The four bytes behind the checksum: MTU, pointer, gateway address, or zero.
+    pub rest: [u8; 4],
+}
+
+impl Message {
+    /// Type and code alone.
+    pub const fn new(kind: u8, code: u8) -> Self {
+        Self { kind, code, rest: [0; 4] }
+    }
+
+    /// TTL or hop limit used up in transit.
+    pub const fn hop_limit(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::new(icmp::TIME_EXCEEDED, 0),
+            Family::V6 => Self::new(icmpv6::TIME_EXCEEDED, 0),
+        }
+    }
+
+    /// Too long for a link of this MTU (RFC 1191, RFC 8201).
+    pub const fn too_big(family: Family, mtu: u32) -> Self {
+        match family {
+            Family::V4 => Self {
+                kind: icmp::DEST_UNREACHABLE,
+                code: icmp::unreachable::FRAG_NEEDED,
+                rest: [0, 0, (mtu >> 8) as u8, mtu as u8],
+            },
+            Family::V6 => {
+                Self { kind: icmpv6::PACKET_TOO_BIG, code: 0, rest: mtu.to_be_bytes() }
+            }
+        }
+    }
+
+    /// No route to the destination.
+    pub const fn no_route(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::new(icmp::DEST_UNREACHABLE, icmp::unreachable::NET),
+            Family::V6 => Self::new(icmpv6::DEST_UNREACHABLE, icmpv6::unreachable::NO_ROUTE),
+        }
+    }
+
+    /// The host doesn't answer on its link, or an unreachable route covers it.
+    pub const fn host_unreachable(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::new(icmp::DEST_UNREACHABLE, icmp::unreachable::HOST),
+            Family::V6 => Self::new(icmpv6::DEST_UNREACHABLE, icmpv6::unreachable::ADDRESS),
+        }
+    }
+
+    /// A prohibit route covers the destination.
+    pub const fn prohibited(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::new(icmp::DEST_UNREACHABLE, icmp::unreachable::ADMIN_PROHIBITED),
+            Family::V6 => Self::new(icmpv6::DEST_UNREACHABLE, icmpv6::unreachable::ADM_PROHIBITED),
+        }
+    }
+
+    /// Nobody listens on the port.
+    pub const fn port_unreachable(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::new(icmp::DEST_UNREACHABLE, icmp::unreachable::PORT),
+            Family::V6 => Self::new(icmpv6::DEST_UNREACHABLE, icmpv6::unreachable::PORT),
+        }
+    }
+}
+
+/// Burst of the per-destination limit (Linux: `XRLIM_BURST_FACTOR`).
+const BURST: u32 = 6;
+/// Destinations whose limit is remembered.
+const MAX_PEERS: usize = 4096;
+
+/// Token buckets for error messages: one for all, one per destination.
+#[derive(Debug, Default)]
+pub struct Limiter {
+    peers: HashMap<Addr, (Duration, Instant)>,
+    global: (u32, Instant),
+    started: bool,
+}
+
+impl Limiter {
+    /// The bucket of all destinations together: `per_second` tokens, at most `burst` saved.
+    pub fn allow_global(&mut self, per_second: u32, burst: u32, now: Instant) -> bool {
+        let (credit, stamp) = &mut self.global;
+        if !self.started {
+            (self.started, *credit, *stamp) = (true, burst, now);
+        }
+        let elapsed = (now - *stamp).min(Duration::from_secs(1)).as_nanos() as u64;
+        let fresh = elapsed * u64::from(per_second) / 1_000_000_000;
+        if fresh > 0 {
+            *credit = u64::from(*credit).saturating_add(fresh).min(u64::from(burst)) as u32;
+            *stamp = now;
+        }
+        if *credit == 0 {
+            return false;
+        }
+        *credit -= 1;
+        true
+    }
+
+    /// The bucket of one destination: a token each `interval`, at most six saved.
+    pub fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
+        if interval.is_zero() {
+            return true;
+        }
+        let full = interval * BURST;
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
+            // A full bucket is the same as none.
+            self.peers.retain(|_, (tokens, last)| *tokens + (now - *last) < full);
+            if self.peers.len() >= MAX_PEERS {
+                return false;
+            }
+        }
+        let (tokens, last) = self.peers.entry(peer).or_insert((full, now));
+        *tokens = (*tokens + (now - *last)).min(full);
+        *last = now;
+        if *tokens < interval {
+            return false;
+        }
+        *tokens -= interval;
+        true
+    }
+}
+
+impl Engine {
+    /// Answers a packet with an error, unless it must not be answered. The message goes through
+    /// OUTPUT like every packet of the gateway's own, once the packet's own way has ended.
+    pub(crate) fn send_error(&mut self, packet: &Packet<'_>, message: Message) {
+        // A group on the link or on the network gets no answer (RFC 1122 section 3.2.2); a
+        // packet that is too big is the exception of RFC 4443 section 2.4 (e.3).
+        let v6_exception = packet.parsed.family == Family::V6
+            && message.kind == icmpv6::PACKET_TOO_BIG;
+        let to_group = packet.link.is_some_and(|l| l.kind != LinkType::Unicast)
+            || self.is_group(packet.parsed.dst);
+        if to_group && !v6_exception {
+            return;
+        }
+        let bytes = packet.bytes().to_vec();
+        self.send_error_about(&packet.parsed, &bytes, packet.input, message);
+    }
+
+    fn is_group(&self, dst: Addr) -> bool {
+        dst.is_multicast()
+            || dst.is_limited_broadcast()
+            || matches!(
+                self.routes.lookup(dst, None).map(|f| f.target),
+                Some(Target::Broadcast(_))
+            )
+    }
+
+    /// The same for a packet that isn't on its way any more.
+    pub(crate) fn send_error_about(
+        &mut self,
+        parsed: &Parsed,
+        bytes: &[u8],
+        input: Option<InterfaceId>,
+        message: Message,
+    ) {
+        if !may_be_answered(parsed) || parsed.src.is_unspecified() || parsed.src.is_multicast() {
+            return;
+        }
+        let Some(found) = self.routes.lookup(parsed.src, input) else { return };
+        let egress = match found.target {
+            Target::Local(_) => LOOPBACK,
+            Target::Unicast { egress, .. } => egress,
+            _ => return,
+        };
+        if egress != LOOPBACK && !self.error_allowed(parsed, found.prefix_len, message) {
+            self.counters.drop(Drop::ErrorRateLimited);
+            return;
+        }
+        let Some(src) = self.error_source(parsed, found.target, egress) else { return };
+        let answer = match parsed.family {
+            Family::V4 => self.error_v4(parsed, bytes, src, message),
+            Family::V6 => error_v6(parsed, bytes, src, message),
+        };
+        self.originate(answer, input);
+    }
+
+    /// The address the offender spoke to if it is ours, else that of the route back.
+    fn error_source(&self, parsed: &Parsed, target: Target, egress: InterfaceId) -> Option<Addr> {
+        if self.routes.is_local(parsed.dst) {
+            return Some(parsed.dst);
+        }
+        if egress == LOOPBACK {
+            return Some(parsed.src);
+        }
+        let next = match target {
+            Target::Unicast { via: Some(via), .. } if parsed.family == Family::V4 => via,
+            _ => parsed.src,
+        };
+        self.source_for(egress, next)
+    }
+
+    fn error_allowed(&mut self, parsed: &Parsed, prefix_len: u8, message: Message) -> bool {
+        let limits = self.policy.icmp_limits(parsed.family);
+        if !limits.covers(message.kind)
+            || parsed.family == Family::V4
+                && message.kind == icmp::DEST_UNREACHABLE
+                && message.code == icmp::unreachable::FRAG_NEEDED
+        {
+            return true;
+        }
+        // Linux halves the interval for each 32 bits that the route to the offender leaves open.
+        let interval = match parsed.family {
+            Family::V4 => limits.interval,
+            Family::V6 => limits.interval / (1 << ((128 - u32::from(prefix_len)) >> 5)),
+        };
+        let (per_second, burst) = (self.policy.icmp_per_second, self.policy.icmp_burst);
+        self.limiter.allow_global(per_second, burst, self.now)
+            && self.limiter.allow_peer(parsed.src, interval, self.now)
+    }
+
+    /// At most 576 bytes in all (RFC 1812 section 4.3.2.3), precedence internetwork control
+    /// (section 4.3.2.5).
+    fn error_v4(&mut self, parsed: &Parsed, bytes: &[u8], src: Addr, message: Message) -> Vec<u8> {
+        const MAX_QUOTE: usize = 576 - 20 - 8;
+        let quote = &bytes[..(parsed.len as usize).min(bytes.len()).min(MAX_QUOTE)];
+        let header = Ip {
+            tos: parsed.tos & 0x1e | 0xc0,
+            id: self.next_ip_id(),
+            hop_limit: self.policy.default_ttl,
+            ..Ip::new(src, parsed.src, protocol::ICMP)
+        };
+        builder::icmp(header, message.kind, message.code, message.rest, quote)
+    }
+}
+
+/// At most 1280 bytes in all (RFC 4443 section 2.4 c).
+fn error_v6(parsed: &Parsed, bytes: &[u8], src: Addr, message: Message) -> Vec<u8> {
+    const MAX_QUOTE: usize = 1280 - 40 - 8;
+    let quote = &bytes[..(parsed.len as usize).min(bytes.len()).min(MAX_QUOTE)];
+    let header = Ip::new(src, parsed.src, protocol::ICMPV6);
+    builder::icmp(header, message.kind, message.code, message.rest, quote)
+}
+
+/// Never an error about an error, nor about a later fragment (RFC 1122 section 3.2.2, RFC 4443
+/// section 2.4 e). IPv4 types that nobody knows count as errors.
+fn may_be_answered(parsed: &Parsed) -> bool {
+    match parsed.transport {
+        Transport::LaterFragment => parsed.family == Family::V6 && parsed.protocol != 58,
+        Transport::Icmp { kind, .. } => kind <= icmp::MAX_KNOWN && !icmp::is_error(kind),
+        Transport::Icmpv6 { kind, .. } => !icmpv6::is_error(kind),
+        Transport::Malformed => {
+            !matches!(parsed.protocol, protocol::ICMPV6 | protocol::ICMP)
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn six_at_once_then_one_each_interval() {
+        let mut limiter = Limiter::default();
+        let peer = Addr::from_v4_bytes([192, 168, 0, 2]);
+        let second = Duration::from_secs(1);
+        let burst = (0..10)
+            .filter(|_| limiter.allow_peer(peer, second, Instant::from_secs(5)))
+            .count();
+        assert_eq!(burst, 6);
+        assert!(!limiter.allow_peer(peer, second, Instant::from_millis(5900)));
+        assert!(limiter.allow_peer(peer, second, Instant::from_millis(6000)));
+        assert!(!limiter.allow_peer(peer, second, Instant::from_millis(6100)));
+        let other = Addr::from_v4_bytes([192, 168, 0, 3]);
+        assert!(limiter.allow_peer(other, second, Instant::from_millis(6100)));
+    }
+
+    #[test]
+    fn the_bucket_of_all_refills_with_time() {
+        let mut limiter = Limiter::default();
+        let at = Instant::from_secs(5);
+        assert_eq!((0..100).filter(|_| limiter.allow_global(1000, 50, at)).count(), 50);
+        let later = Instant::from_millis(5020);
+        assert_eq!((0..100).filter(|_| limiter.allow_global(1000, 50, later)).count(), 20);
+    }
+}

@@ -1,0 +1,157 @@
+//! The link layer on the way in: Ethernet, VLAN tags, bridges; then ARP or IP.
+
+use super::counters::Drop;
+use super::interface::{InterfaceId, Kind, PortId};
+use super::packet::{OwnedFrame, Packet};
+use super::{Engine, Fate};
+use crate::io::Frame;
+use std::time::Duration;
+use tidegate_filter::{Link, LinkType};
+use tidegate_packet::{Instant, MacAddr, ethernet, protocol, udp};
+
+/// How long a bridge remembers where a station is (IEEE 802.1D: ageing time).
+const AGEING: Duration = Duration::from_secs(300);
+/// Stations that one bridge remembers at most.
+const MAX_STATIONS: usize = 65_536;
+
+/// Where a bridge's stations are.
+#[derive(Debug, Default)]
+pub struct Stations {
+    ports: std::collections::HashMap<(InterfaceId, MacAddr), (PortId, Instant)>,
+}
+
+impl Stations {
+    fn learn(&mut self, bridge: InterfaceId, mac: MacAddr, port: PortId, now: Instant) {
+        if mac.is_group() || mac.is_zero() {
+            return;
+        }
+        if self.ports.len() >= MAX_STATIONS && !self.ports.contains_key(&(bridge, mac)) {
+            self.ports.retain(|_, (_, seen)| now - *seen < AGEING);
+            if self.ports.len() >= MAX_STATIONS {
+                return;
+            }
+        }
+        self.ports.insert((bridge, mac), (port, now));
+    }
+
+    /// The port behind which a station was seen lately.
+    pub fn find(&self, bridge: InterfaceId, mac: MacAddr, now: Instant) -> Option<PortId> {
+        let (port, seen) = self.ports.get(&(bridge, mac))?;
+        (now - *seen < AGEING).then_some(*port)
+    }
+}
+
+impl Engine {
+    /// From a frame to a packet: what isn't IP for the gateway is dealt with here.
+    pub(crate) fn link_in(&mut self, port: PortId, mut frame: Frame<'_>) -> Result<Fate, Drop> {
+        let header = ethernet::Header::parse(frame.bytes()).ok_or(Drop::LinkRunt)?;
+        let interface = self.interfaces.of_port(port);
+        if self.interfaces.get(interface).kind == Kind::Bridge
+            && let Some(fate) = self.switch(port, interface, &header, &mut frame)?
+        {
+            return Ok(fate);
+        }
+        // A tag with VLAN id 0 carries a priority only (IEEE 802.1Q section 9.6).
+        let tag = frame.meta.vlan.map(|(_, tci)| tci).or(header.vlan);
+        if tag.is_some_and(|tci| tci & 0x0fff != 0) {
+            return Err(Drop::LinkVlan);
+        }
+        let kind = link_type(header.dst, self.interfaces.get(interface).mac)
+            .ok_or(Drop::LinkOtherHost)?;
+        let l3 = frame.meta.start + header.len;
+        match header.ethertype {
+            ethernet::ARP => {
+                let message = frame.slot[l3..frame.meta.end].to_vec();
+                self.arp_in(port, interface, &message)
+            }
+            ethernet::IPV4 | ethernet::IPV6 => {
+                let mut packet = Packet::decode(frame, l3)?;
+                if super::packet::ethertype(&packet.parsed) != header.ethertype {
+                    return Err(Drop::IpVersion);
+                }
+                packet.input = Some(interface);
+                packet.port = Some(port);
+                packet.link = Some(Link { dst: header.dst, src: header.src, kind });
+                if self.diverts_dhcp(interface, &packet) {
+                    return Ok(Fate::Consumed);
+                }
+                self.forward(packet)
+            }
+            _ => Err(Drop::LinkProtocol),
+        }
+    }
+
+    /// A bridge's part: learns, and passes on what is for another port. `None`: the frame is for
+    /// the gateway.
+    fn switch(
+        &mut self,
+        port: PortId,
+        bridge: InterfaceId,
+        header: &ethernet::Header,
+        frame: &mut Frame<'_>,
+    ) -> Result<Option<Fate>, Drop> {
+        self.stations.learn(bridge, header.src, port, self.now);
+        if header.dst == self.interfaces.get(bridge).mac {
+            return Ok(None);
+        }
+        if let Some(egress) = self.stations.find(bridge, header.dst, self.now) {
+            if egress == port {
+                return Err(Drop::BridgeSamePort);
+            }
+            frame.restore_vlan();
+            return Ok(Some(Fate::Transmit(egress)));
+        }
+        // Unknown stations and groups: to every other port; groups to the gateway as well.
+        let group = header.dst.is_group();
+        let vlan = frame.meta.vlan;
+        frame.restore_vlan();
+        let mut copy = OwnedFrame::new(frame.bytes());
+        copy.meta.offload = frame.meta.offload;
+        for egress in self.interfaces.get(bridge).ports.clone() {
+            if egress != port {
+                self.outbox.push((egress, copy.clone()));
+            }
+        }
+        // The tag stands in the frame now; the header was read before.
+        if group && vlan.is_some_and(|(_, tci)| tci & 0x0fff != 0) {
+            return Ok(Some(Fate::Consumed));
+        }
+        if group && vlan.is_some() {
+            // A priority tag: taken out again for the gateway's own copy.
+            let start = frame.meta.start;
+            frame.slot.copy_within(start..start + 12, start + 4);
+            frame.meta.start += 4;
+        }
+        Ok(if group { None } else { Some(Fate::Consumed) })
+    }
+
+    /// Packets for a DHCP client are taken before all rules, as packet-socket clients do on Linux.
+    fn diverts_dhcp(&mut self, interface: InterfaceId, packet: &Packet<'_>) -> bool {
+        let client = packet.parsed.protocol == protocol::UDP
+            && packet.parsed.ports() == Some((67, 68))
+            && self.dhcp_interfaces.contains(&interface);
+        if client {
+            let at = packet.l3 - ethernet::HEADER_LEN;
+            let mut frame = packet.frame.slot[at..packet.frame.meta.end].to_vec();
+            if matches!(packet.frame.meta.offload.checksum, crate::io::Checksum::Partial { .. }) {
+                let l4 = ethernet::HEADER_LEN + usize::from(packet.parsed.l4);
+                tidegate_packet::checksum::complete_partial(&mut frame, l4, udp::CHECKSUM_AT);
+            }
+            self.dhcp_frames.push((interface, frame));
+        }
+        client
+    }
+}
+
+/// To whom a frame is addressed, seen from a station; `None`: to another.
+fn link_type(dst: MacAddr, own: MacAddr) -> Option<LinkType> {
+    if dst == own {
+        Some(LinkType::Unicast)
+    } else if dst.is_broadcast() {
+        Some(LinkType::Broadcast)
+    } else if dst.is_group() {
+        Some(LinkType::Multicast)
+    } else {
+        None
+    }
+}

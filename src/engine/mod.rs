@@ -1,0 +1,364 @@
+//! The engine: what becomes of each packet. No I/O, no clock, no threads: frames, time and
+//! randomness are handed in, frames to send come out, so that a test can be its whole world.
+//!
+//! [`forward`] shows a packet's way from top to bottom; each stage is a file of this folder.
+
+pub mod counters;
+pub mod interface;
+pub mod log;
+pub mod policy;
+pub mod route;
+
+mod clamp_mss;
+mod forward;
+mod fragment;
+mod host;
+mod icmp;
+mod link_in;
+mod link_out;
+mod neighbour;
+mod packet;
+mod reject;
+mod route_in;
+mod rules;
+mod sanity;
+mod translate;
+
+pub use counters::{Counters, Drop, Traffic};
+pub use interface::{Interface, InterfaceId, Interfaces, Kind, LOOPBACK, PortId};
+pub use packet::OwnedFrame;
+pub use route::{Routes, StaticRoute, Target};
+pub use rules::RulesInForce;
+
+use crate::io::Frame;
+use crate::sysctl::Sysctls;
+use policy::Policy;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+use tidegate_filter::Ruleset;
+use tidegate_nat::{Conntrack, Reassembler, Settings};
+use tidegate_packet::{Addr, Family, Instant, MacAddr, ParseError, Prefix};
+
+/// What becomes of a frame that was handed in.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Send it, as it stands now, out of this port.
+    Transmit(PortId),
+    /// It is no longer needed: dropped, answered, copied, or kept for later in a copy.
+    Consumed,
+}
+
+/// What a gateway is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// Interfaces and ports.
+    pub interfaces: Interfaces,
+    /// Routes beyond those to the interfaces' own networks.
+    pub routes: Vec<StaticRoute>,
+    /// The IPv4 rules.
+    pub rules_v4: Ruleset,
+    /// The IPv6 rules.
+    pub rules_v6: Ruleset,
+    /// Kernel parameters.
+    pub sysctls: Sysctls,
+    /// The TUN device of the namespace's own kernel; absent: the built-in host.
+    pub host_port: Option<PortId>,
+    /// Secret for hash keys, ports and identifiers.
+    pub seed: [u8; 32],
+}
+
+/// All of a gateway's state that packets meet.
+#[derive(Debug)]
+pub struct Engine {
+    interfaces: Interfaces,
+    static_routes: Vec<StaticRoute>,
+    routes: Routes,
+    policy: Policy,
+    sysctls: Sysctls,
+    rules: RulesInForce,
+    conntrack: Conntrack,
+    reassembler: Reassembler,
+    neighbours: neighbour::Neighbours,
+    stations: link_in::Stations,
+    limiter: icmp::Limiter,
+    counters: Counters,
+    rng: StdRng,
+    host_port: Option<PortId>,
+    dhcp_interfaces: HashSet<InterfaceId>,
+    dhcp_frames: Vec<(InterfaceId, Vec<u8>)>,
+    /// Packets of the gateway's own that wait for the present packet to end.
+    own: VecDeque<forward::Own>,
+    /// Frames to send besides the one at hand.
+    outbox: Vec<(PortId, OwnedFrame)>,
+    log: Vec<log::Line>,
+    now: Instant,
+    unix_nanos: u64,
+}
+
+impl Engine {
+    /// A gateway with nothing in its tables.
+    pub fn new(setup: Setup) -> Self {
+        let Setup { interfaces, routes, rules_v4, rules_v6, sysctls, host_port, seed } = setup;
+        let policy = Policy::new(&sysctls, &interfaces, [&rules_v4, &rules_v6]);
+        let mut rng = StdRng::from_seed(seed);
+        let key = [rng.next_u64(), rng.next_u64()];
+        Self {
+            routes: Routes::build(&interfaces, &routes),
+            counters: Counters::new(interfaces.port_count()),
+            interfaces,
+            static_routes: routes,
+            policy,
+            conntrack: Conntrack::new(conntrack_settings(&sysctls), key),
+            reassembler: Reassembler::default(),
+            sysctls,
+            rules: RulesInForce::new(rules_v4, rules_v6),
+            neighbours: neighbour::Neighbours::default(),
+            stations: link_in::Stations::default(),
+            limiter: icmp::Limiter::default(),
+            rng,
+            host_port,
+            dhcp_interfaces: HashSet::new(),
+            dhcp_frames: Vec::new(),
+            own: VecDeque::new(),
+            outbox: Vec::new(),
+            log: Vec::new(),
+            now: Instant::ZERO,
+            unix_nanos: 0,
+        }
+    }
+
+    /// Says what time it is: monotonic, and nanoseconds since 1970. Once a burst.
+    #[inline]
+    pub fn set_time(&mut self, now: Instant, unix_nanos: u64) {
+        self.now = now;
+        self.unix_nanos = unix_nanos;
+    }
+
+    /// Takes in a frame that a port has received. Frames besides it that have to be sent are in
+    /// [`Engine::outbox`] afterwards.
+    #[inline]
+    pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+        self.counters.received[usize::from(port.0)].count(frame.bytes().len());
+        let result = if self.host_port == Some(port) {
+            self.from_host(frame)
+        } else {
+            self.link_in(port, frame)
+        };
+        if !self.own.is_empty() {
+            self.send_own();
+        }
+        match result {
+            Ok(fate) => fate,
+            Err(reason) => {
+                self.counters.drop(reason);
+                Fate::Consumed
+            }
+        }
+    }
+
+    /// Does what time has made due. Call it at least every [`TICK`] while [`Engine::is_waiting`],
+    /// and every second otherwise.
+    pub fn tick(&mut self) {
+        self.conntrack.expire(self.now);
+        self.reassembler.expire(self.now);
+        let (mut questions, mut failed) = (Vec::new(), Vec::new());
+        self.neighbours.tick(self.now, &mut questions, &mut failed);
+        for question in questions {
+            self.ask(question.key.0, question.key.1, question.mac);
+        }
+        for (_, mut waiting) in failed {
+            self.counters.drop(Drop::NeighbourFailed);
+            let l3 = waiting.frame.meta.start;
+            if let Ok(packet) = packet::Packet::decode(waiting.frame.frame(), l3) {
+                let message = icmp::Message::host_unreachable(packet.parsed.family);
+                let bytes = packet.bytes().to_vec();
+                self.send_error_about(&packet.parsed, &bytes, waiting.input, message);
+            }
+        }
+        self.send_own();
+    }
+
+    /// Whether something is due soon: a neighbour was asked.
+    pub fn is_waiting(&self) -> bool {
+        self.neighbours.is_asking()
+    }
+
+    /// Frames to be sent besides those handed in.
+    #[inline]
+    pub fn outbox(&mut self) -> &mut Vec<(PortId, OwnedFrame)> {
+        &mut self.outbox
+    }
+
+    /// Whether [`Engine::take_log`] or [`Engine::take_dhcp`] has something.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        !self.log.is_empty() || !self.dhcp_frames.is_empty()
+    }
+
+    /// Lines that LOG rules have made since the last call.
+    pub fn take_log(&mut self) -> Vec<log::Line> {
+        std::mem::take(&mut self.log)
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The counters, for what happens outside: refused and overrun frames.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// The interfaces.
+    pub fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
+    }
+
+    /// The connection table.
+    pub fn conntrack(&self) -> &Conntrack {
+        &self.conntrack
+    }
+
+    /// The rules in force.
+    pub fn rules_in_force(&self) -> &RulesInForce {
+        &self.rules
+    }
+
+    /// Replaces the rules. Connections, neighbours and `recent` lists stay.
+    pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
+        self.rules.replace(v4, v6);
+        self.rebuild();
+    }
+
+    /// Replaces the kernel parameters.
+    pub fn replace_sysctls(&mut self, sysctls: Sysctls) {
+        *self.conntrack.settings_mut() = conntrack_settings(&sysctls);
+        self.sysctls = sysctls;
+        self.rebuild();
+    }
+
+    /// Replaces an interface's addresses and the routes. Connections that were masqueraded to an
+    /// address that is gone are forgotten, as in Linux.
+    pub fn replace_addresses(
+        &mut self,
+        id: InterfaceId,
+        addresses: Vec<Prefix>,
+        routes: Vec<StaticRoute>,
+    ) {
+        let before = self.interfaces.get(id).addresses.clone();
+        self.interfaces.set_addresses(id, addresses);
+        let lost = before.iter().any(|p| !self.interfaces.get(id).has(p.addr()));
+        if lost {
+            self.conntrack.forget_masqueraded(u32::from(id.0));
+        }
+        self.static_routes = routes;
+        self.routes = Routes::build(&self.interfaces, &self.static_routes);
+        self.neighbours.flush(id);
+    }
+
+    /// The routes that were configured.
+    pub fn static_routes(&self) -> &[StaticRoute] {
+        &self.static_routes
+    }
+
+    /// Adds a neighbour that is never asked for.
+    pub fn set_neighbour(&mut self, interface: InterfaceId, addr: Addr, mac: MacAddr) {
+        self.neighbours.set_permanent((interface, addr), mac);
+    }
+
+    /// The neighbours known or asked for.
+    pub fn neighbours(&self) -> impl Iterator<Item = (InterfaceId, Addr, Option<MacAddr>)> {
+        self.neighbours.iter().map(|((id, addr), mac)| (id, addr, mac))
+    }
+
+    /// Diverts DHCP answers on an interface to [`Engine::take_dhcp`].
+    pub fn divert_dhcp(&mut self, interface: InterfaceId) {
+        self.dhcp_interfaces.insert(interface);
+    }
+
+    /// DHCP answers that came in, as whole frames.
+    pub fn take_dhcp(&mut self) -> Vec<(InterfaceId, Vec<u8>)> {
+        std::mem::take(&mut self.dhcp_frames)
+    }
+
+    /// Sends a frame of the gateway's own client out of an interface, past all rules.
+    pub fn send_frame(&mut self, interface: InterfaceId, frame: &[u8]) {
+        self.transmit_on_link(interface, frame, MacAddr::BROADCAST);
+    }
+
+    fn rebuild(&mut self) {
+        let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
+        self.policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+    }
+
+    fn next_ip_id(&mut self) -> u16 {
+        self.rng.next_u32() as u16
+    }
+
+    fn next_fragment_id(&mut self) -> u32 {
+        self.rng.next_u32()
+    }
+}
+
+/// How often [`Engine::tick`] has to be called while the engine waits for something.
+pub const TICK: Duration = Duration::from_millis(50);
+
+impl From<ParseError> for Drop {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Truncated => Self::IpTruncated,
+            ParseError::Version => Self::IpVersion,
+            ParseError::HeaderLength => Self::IpHeaderLength,
+            ParseError::Length => Self::IpLength,
+            ParseError::HeaderChecksum => Self::IpHeaderChecksum,
+            ParseError::ExtensionHeader => Self::Ip6ExtensionHeader,
+        }
+    }
+}
+
+/// The `nf_conntrack_*` parameters in the form that the table wants.
+fn conntrack_settings(sysctls: &Sysctls) -> Settings {
+    let secs = |name: &str, default: Duration| {
+        let value = sysctls.conntrack(name).and_then(|n| u64::try_from(n).ok());
+        value.map_or(default, Duration::from_secs)
+    };
+    let flag = |name: &str, default: bool| sysctls.conntrack(name).map_or(default, |n| n != 0);
+    let base = Settings::default();
+    let tcp = base.tcp;
+    Settings {
+        max: sysctls.conntrack("max").and_then(|n| u32::try_from(n).ok()).unwrap_or(base.max),
+        checksum: flag("checksum", base.checksum),
+        acct: flag("acct", base.acct),
+        generic: secs("generic_timeout", base.generic),
+        icmp: secs("icmp_timeout", base.icmp),
+        icmpv6: secs("icmpv6_timeout", base.icmpv6),
+        udp: secs("udp_timeout", base.udp),
+        udp_stream: secs("udp_timeout_stream", base.udp_stream),
+        gre: secs("gre_timeout", base.gre),
+        gre_stream: secs("gre_timeout_stream", base.gre_stream),
+        sctp_closed: secs("sctp_timeout_closed", base.sctp_closed),
+        sctp_established: secs("sctp_timeout_established", base.sctp_established),
+        tcp: tidegate_nat::TcpTimeouts {
+            syn_sent: secs("tcp_timeout_syn_sent", tcp.syn_sent),
+            syn_recv: secs("tcp_timeout_syn_recv", tcp.syn_recv),
+            established: secs("tcp_timeout_established", tcp.established),
+            fin_wait: secs("tcp_timeout_fin_wait", tcp.fin_wait),
+            close_wait: secs("tcp_timeout_close_wait", tcp.close_wait),
+            last_ack: secs("tcp_timeout_last_ack", tcp.last_ack),
+            time_wait: secs("tcp_timeout_time_wait", tcp.time_wait),
+            close: secs("tcp_timeout_close", tcp.close),
+            max_retrans: secs("tcp_timeout_max_retrans", tcp.max_retrans),
+            unacknowledged: secs("tcp_timeout_unacknowledged", tcp.unacknowledged),
+        },
+        tcp_loose: flag("tcp_loose", base.tcp_loose),
+        tcp_be_liberal: flag("tcp_be_liberal", base.tcp_be_liberal),
+        tcp_max_retrans: sysctls
+            .conntrack("tcp_max_retrans")
+            .and_then(|n| u8::try_from(n).ok())
+            .unwrap_or(base.tcp_max_retrans),
+        tcp_ignore_invalid_rst: flag("tcp_ignore_invalid_rst", base.tcp_ignore_invalid_rst),
+    }
+}

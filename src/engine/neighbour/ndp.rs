@@ -1,0 +1,82 @@
+//! Answers and asks by neighbour discovery (RFC 4861 section 7.2).
+//!
+//! Messages have passed INPUT on their way here, as in Linux: rules that don't let solicitations
+//! in make the gateway unreachable over IPv6.
+
+use super::super::counters::Drop;
+use super::super::interface::InterfaceId;
+use super::super::packet::Packet;
+use super::super::{Engine, Fate};
+use tidegate_packet::ndp::{self, Ndp};
+use tidegate_packet::{Addr, Family, MacAddr};
+
+impl Engine {
+    /// Takes in a solicitation or an advertisement whose checksum is right.
+    pub(crate) fn ndp_in(&mut self, packet: &Packet<'_>) -> Result<Fate, Drop> {
+        let interface = packet.input.ok_or(Drop::HostMalformed)?;
+        // RFC 4861 section 7.1: a router would have decremented the hop limit.
+        if packet.parsed.hop_limit != 255 {
+            return Err(Drop::HostMalformed);
+        }
+        let message = packet.parsed.segment(packet.bytes());
+        match Ndp::parse(message).ok_or(Drop::HostMalformed)? {
+            Ndp::Solicitation { target, source_mac } => {
+                self.solicited(packet, interface, target, source_mac)
+            }
+            Ndp::Advertisement { target, target_mac, solicited, .. } => {
+                if packet.parsed.dst.is_multicast() && solicited {
+                    return Err(Drop::HostMalformed);
+                }
+                let mac = target_mac.ok_or(Drop::HostIgnored)?;
+                let key = (interface, target);
+                let released = self.neighbours.learn(key, mac, solicited, false, self.now);
+                self.release(interface, mac, released);
+                Ok(Fate::Consumed)
+            }
+        }
+    }
+
+    fn solicited(
+        &mut self,
+        packet: &Packet<'_>,
+        interface: InterfaceId,
+        target: Addr,
+        source_mac: Option<MacAddr>,
+    ) -> Result<Fate, Drop> {
+        let from = packet.parsed.src;
+        // Duplicate address detection comes from the unspecified address, without an option.
+        if from.is_unspecified() && source_mac.is_some() {
+            return Err(Drop::HostMalformed);
+        }
+        if !self.interfaces.get(interface).has(target) {
+            return Err(Drop::HostIgnored);
+        }
+        if let (Some(mac), false) = (source_mac, from.is_unspecified()) {
+            let key = (interface, from);
+            let released = self.neighbours.learn(key, mac, false, true, self.now);
+            self.release(interface, mac, released);
+        }
+        let dst = if from.is_unspecified() { ALL_NODES } else { from };
+        let answer = Ndp::Advertisement {
+            target,
+            target_mac: Some(self.interfaces.get(interface).mac),
+            router: self.policy.forwarding(Family::V6, interface),
+            solicited: !from.is_unspecified(),
+            overrides: true,
+        };
+        self.originate_on(interface, answer.to_packet(target, dst));
+        Ok(Fate::Consumed)
+    }
+
+    /// Asks who has `target`, its solicited-node group or, for a probe, the one who had it.
+    pub(crate) fn ndp_ask(&mut self, interface: InterfaceId, target: Addr, probe: bool) {
+        let from = self.interfaces.get(interface);
+        let Some(src) = from.source_address(target) else { return };
+        let question = Ndp::Solicitation { target, source_mac: Some(from.mac) };
+        let dst = if probe { target } else { ndp::solicited_node(target) };
+        self.originate_on(interface, question.to_packet(src, dst));
+    }
+}
+
+/// `ff02::1`.
+const ALL_NODES: Addr = Addr::from_v6_bytes([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);

@@ -1,0 +1,152 @@
+//! A packet on its way through the engine.
+
+use super::interface::{InterfaceId, PortId};
+use crate::io::{Checksum, Frame, HEADROOM, Meta, Offload};
+use tidegate_filter::Link;
+use tidegate_nat::Tracked;
+use tidegate_packet::checksum::Field;
+use tidegate_packet::{Family, ParseError, Parsed, ethernet, ipv6, protocol, udp};
+
+/// A packet, edited in place in the memory it arrived in.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// The memory and what the device said.
+    pub frame: Frame<'a>,
+    /// Where the IP header stands in the slot.
+    pub l3: usize,
+    /// The decoded headers, kept in step with the bytes.
+    pub parsed: Parsed,
+    /// The interface it came in by; absent for the gateway's own.
+    pub input: Option<InterfaceId>,
+    /// The port it came in by.
+    pub port: Option<PortId>,
+    /// The link layer it arrived with.
+    pub link: Option<Link>,
+    /// Its mark.
+    pub mark: u32,
+    /// Its place in a connection, once tracked.
+    pub tracked: Option<Tracked>,
+    /// It was put together from fragments with payloads of these sizes, in order.
+    pub fragments: Option<Box<[u16]>>,
+}
+
+impl<'a> Packet<'a> {
+    /// Decodes the packet that starts at `l3` in the slot and cuts link padding off.
+    pub fn decode(frame: Frame<'a>, l3: usize) -> Result<Self, ParseError> {
+        let parsed = Parsed::parse(&frame.slot[l3..frame.meta.end])?;
+        frame.meta.end = l3 + parsed.len as usize;
+        Ok(Self {
+            frame,
+            l3,
+            parsed,
+            input: None,
+            port: None,
+            link: None,
+            mark: 0,
+            tracked: None,
+            fragments: None,
+        })
+    }
+
+    /// From the IP header to the end.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.frame.slot[self.l3..self.frame.meta.end]
+    }
+
+    /// From the IP header to the end, to be edited.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.frame.slot[self.l3..self.frame.meta.end]
+    }
+
+    /// What kind of value the transport checksum field holds.
+    #[inline]
+    pub fn checksum_field(&self) -> Field {
+        match self.frame.meta.offload.checksum {
+            Checksum::Partial { .. } => Field::Partial,
+            Checksum::Unverified | Checksum::Valid => Field::Complete,
+        }
+    }
+
+    /// The longest IP packet that this one puts on the wire: for a super-packet its segments.
+    pub fn wire_len(&self) -> u32 {
+        match (self.frame.meta.offload.gso, &self.fragments) {
+            (Some(gso), _) => self.segment_header_len() as u32 + u32::from(gso.size),
+            (None, Some(sizes)) => {
+                let longest = sizes.iter().copied().max().unwrap_or(0);
+                self.fragment_header_len() as u32 + u32::from(longest)
+            }
+            (None, None) => self.parsed.len,
+        }
+    }
+
+    /// Length of the headers that every fragment repeats (IPv6: with the fragment header).
+    pub fn fragment_header_len(&self) -> usize {
+        match self.parsed.family {
+            Family::V4 => usize::from(self.parsed.l4),
+            Family::V6 => usize::from(self.parsed.l4) + ipv6::FRAGMENT_LEN,
+        }
+    }
+
+    /// Length of the headers that every segment of a super-packet repeats.
+    fn segment_header_len(&self) -> usize {
+        let l4 = usize::from(self.parsed.l4);
+        let transport = match self.parsed.protocol {
+            protocol::TCP => {
+                usize::from(self.bytes().get(l4 + 12).map_or(5, |b| b >> 4)) * 4
+            }
+            _ => udp::HEADER_LEN,
+        };
+        l4 + transport
+    }
+
+    /// A copy that owns its memory.
+    pub fn to_owned_frame(&self) -> OwnedFrame {
+        let mut slot = vec![0; HEADROOM];
+        slot.extend_from_slice(self.bytes());
+        let end = slot.len();
+        let meta = Meta { start: HEADROOM, end, offload: self.frame.meta.offload, vlan: None };
+        OwnedFrame { slot, meta }
+    }
+}
+
+/// A frame in memory of its own: made by the gateway, or kept for later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedFrame {
+    /// The memory, with [`HEADROOM`] in front.
+    pub slot: Vec<u8>,
+    /// Where the frame stands.
+    pub meta: Meta,
+}
+
+impl OwnedFrame {
+    /// Around bytes, with headroom in front.
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut slot = vec![0; HEADROOM];
+        slot.extend_from_slice(bytes);
+        let end = slot.len();
+        Self {
+            slot,
+            meta: Meta { start: HEADROOM, end, offload: Offload::default(), vlan: None },
+        }
+    }
+
+    /// As a frame to be edited.
+    pub fn frame(&mut self) -> Frame<'_> {
+        Frame { slot: &mut self.slot, meta: &mut self.meta }
+    }
+
+    /// The frame's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.slot[self.meta.start..self.meta.end]
+    }
+}
+
+/// EtherType of a packet's family.
+pub fn ethertype(parsed: &Parsed) -> u16 {
+    match parsed.family {
+        Family::V4 => ethernet::IPV4,
+        Family::V6 => ethernet::IPV6,
+    }
+}

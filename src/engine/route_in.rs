@@ -1,0 +1,202 @@
+//! Routing decisions: where a packet that came in goes, and where one of our own goes
+//! (Linux's `ip_route_input_slow` and `ip6_route_input`).
+
+use super::Engine;
+use super::counters::Drop;
+use super::icmp::Message;
+use super::interface::{InterfaceId, LOOPBACK};
+use super::link_out::Hop;
+use super::packet::Packet;
+use super::route::{SourceCheck, Target};
+use tidegate_filter::LinkType;
+use tidegate_packet::{Addr, Family, icmp};
+
+/// Where a packet that came in goes.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// To the gateway itself.
+    Local,
+    /// Out again.
+    Onward(Hop),
+}
+
+impl Engine {
+    /// Decides where a packet goes, after destination translation.
+    pub(crate) fn route_in(&mut self, packet: &Packet<'_>) -> Result<Destination, Drop> {
+        let Some(input) = packet.input else { return Err(Drop::NoRoute) };
+        match packet.parsed.family {
+            Family::V4 => self.route_in_v4(packet, input),
+            Family::V6 => self.route_in_v6(packet, input),
+        }
+    }
+
+    fn route_in_v4(
+        &mut self,
+        packet: &Packet<'_>,
+        input: InterfaceId,
+    ) -> Result<Destination, Drop> {
+        let (src, dst) = (packet.parsed.src, packet.parsed.dst);
+        self.ip_options(packet)?;
+        let checks = self.policy.interface(input);
+        let local_only = input != LOOPBACK && !checks.route_localnet;
+        // RFC 1812 section 5.3.7.
+        if dst.is_multicast() {
+            let joined = self.interfaces.get(input).joined(dst);
+            return if joined { self.local_after_source(src, input) } else { Err(Drop::MulticastNotJoined) };
+        }
+        if src.is_multicast() || src.is_limited_broadcast() {
+            return Err(Drop::MartianSource);
+        }
+        if dst.is_limited_broadcast() || src.is_unspecified() && dst.is_unspecified() {
+            return self.local_after_source(src, input);
+        }
+        if src.is_unspecified() {
+            return Err(Drop::MartianSource);
+        }
+        if dst.is_unspecified() || local_only && dst.is_loopback() {
+            return Err(Drop::MartianDestination);
+        }
+        if local_only && src.is_loopback() {
+            return Err(Drop::MartianSource);
+        }
+        let found = self.routes.lookup(dst, Some(input)).map(|f| f.target);
+        match found {
+            Some(Target::Local(_) | Target::Broadcast(_)) => self.local_after_source(src, input),
+            _ if !self.policy.forwarding(Family::V4, input) => Err(Drop::ForwardingOff),
+            Some(Target::Unicast { egress, via }) => {
+                let turns_back = egress == input && checks.send_redirects;
+                self.check_source(src, input, turns_back)?;
+                if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) {
+                    return Err(Drop::NotForwardable);
+                }
+                Ok(onward(egress, via, dst))
+            }
+            refused => self.refuse_route(packet, refused),
+        }
+    }
+
+    fn local_after_source(&self, src: Addr, input: InterfaceId) -> Result<Destination, Drop> {
+        if !src.is_unspecified() && input != LOOPBACK {
+            self.check_source(src, input, false)?;
+        }
+        Ok(Destination::Local)
+    }
+
+    fn check_source(&self, src: Addr, input: InterfaceId, turns_back: bool) -> Result<(), Drop> {
+        if input == LOOPBACK {
+            return Ok(());
+        }
+        let rp_filter = self.policy.interface(input).rp_filter;
+        match self.routes.check_source(src, input, rp_filter, turns_back) {
+            SourceCheck::Fine => Ok(()),
+            SourceCheck::Martian => Err(Drop::MartianSource),
+            SourceCheck::ReversePath => Err(Drop::ReversePath),
+        }
+    }
+
+    fn route_in_v6(
+        &mut self,
+        packet: &Packet<'_>,
+        input: InterfaceId,
+    ) -> Result<Destination, Drop> {
+        let (src, dst) = (packet.parsed.src, packet.parsed.dst);
+        if dst.is_multicast() {
+            let joined = self.interfaces.get(input).joined(dst);
+            return if joined { Ok(Destination::Local) } else { Err(Drop::MulticastNotJoined) };
+        }
+        // A link-local address is ours only on its own link.
+        if dst.is_v6_link_local() && self.interfaces.get(input).has(dst) {
+            return Ok(Destination::Local);
+        }
+        let found = self.routes.lookup(dst, Some(input)).map(|f| f.target);
+        match found {
+            Some(Target::Local(id)) if !dst.is_v6_link_local() || id == input => {
+                Ok(Destination::Local)
+            }
+            _ if !self.policy.forwarding(Family::V6, input) => Err(Drop::ForwardingOff),
+            Some(Target::Unicast { egress, via }) => {
+                if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) {
+                    return Err(Drop::NotForwardable);
+                }
+                if src.is_unspecified() || src.is_loopback() {
+                    return Err(Drop::Ip6Scope);
+                }
+                if src.is_v6_link_local() && egress != input {
+                    // RFC 4291 section 2.5.6; the answer of RFC 4443 section 3.1 code 2.
+                    let beyond = Message::new(
+                        tidegate_packet::icmpv6::DEST_UNREACHABLE,
+                        tidegate_packet::icmpv6::unreachable::BEYOND_SCOPE,
+                    );
+                    self.send_error(packet, beyond);
+                    return Err(Drop::Ip6Scope);
+                }
+                Ok(onward(egress, via, dst))
+            }
+            refused => self.refuse_route(packet, refused),
+        }
+    }
+
+    /// No route, or one that refuses.
+    fn refuse_route(
+        &mut self,
+        packet: &Packet<'_>,
+        found: Option<Target>,
+    ) -> Result<Destination, Drop> {
+        let family = packet.parsed.family;
+        let input = packet.input.unwrap_or(LOOPBACK);
+        if family == Family::V4 {
+            self.check_source(packet.parsed.src, input, false)?;
+        }
+        let (message, reason) = match found {
+            Some(Target::Blackhole) => return Err(Drop::RouteRefused),
+            Some(Target::Unreachable) => (Message::host_unreachable(family), Drop::RouteRefused),
+            Some(Target::Prohibit) => (Message::prohibited(family), Drop::RouteRefused),
+            _ => (Message::no_route(family), Drop::NoRoute),
+        };
+        self.send_error(packet, message);
+        Err(reason)
+    }
+
+    /// Where a packet of the gateway's own goes. `link` is the interface meant by link-local
+    /// destinations.
+    pub(crate) fn route_out(&self, dst: Addr, link: Option<InterfaceId>) -> Result<Hop, Drop> {
+        if dst.is_limited_broadcast() || dst.is_multicast() {
+            let egress = link.filter(|id| *id != LOOPBACK).ok_or(Drop::NoRoute)?;
+            return Ok(Hop { egress, next: dst, broadcast: false });
+        }
+        match self.routes.lookup(dst, link).map(|f| f.target) {
+            Some(Target::Local(_)) => Ok(Hop { egress: LOOPBACK, next: dst, broadcast: false }),
+            Some(Target::Broadcast(egress)) => Ok(Hop { egress, next: dst, broadcast: true }),
+            Some(Target::Unicast { egress, via }) => {
+                Ok(Hop { egress, next: via.unwrap_or(dst), broadcast: false })
+            }
+            Some(Target::Blackhole | Target::Unreachable | Target::Prohibit) => {
+                Err(Drop::RouteRefused)
+            }
+            None => Err(Drop::NoRoute),
+        }
+    }
+
+    /// Tells a sender that the next hop is on its own link (RFC 1812 section 5.2.7.2). The packet
+    /// is forwarded all the same.
+    pub(crate) fn redirect(&mut self, packet: &Packet<'_>, hop: Hop) {
+        if packet.parsed.family != Family::V4
+            || !self.policy.interface(hop.egress).send_redirects
+            || !self
+                .interfaces
+                .get(hop.egress)
+                .addresses
+                .iter()
+                .any(|p| p.contains(packet.parsed.src))
+        {
+            return;
+        }
+        let message =
+            Message { kind: icmp::REDIRECT, code: 1, rest: hop.next.v4_bytes() };
+        self.send_error(packet, message);
+    }
+}
+
+fn onward(egress: InterfaceId, via: Option<Addr>, dst: Addr) -> Destination {
+    Destination::Onward(Hop { egress, next: via.unwrap_or(dst), broadcast: false })
+}

@@ -1,0 +1,286 @@
+//! A packet meets the chains of a table.
+
+use super::counters::Drop;
+use super::interface::{InterfaceId, Interfaces};
+use super::packet::Packet;
+use super::route::{Routes, Target};
+use super::{Engine, clamp_mss};
+use tidegate_filter as filter;
+use tidegate_filter::{Hook, LogRecord, MssClamp, Query, Ruleset, TableName, Verdict};
+use tidegate_nat as nat;
+use tidegate_packet::{Addr, Family};
+
+impl Engine {
+    /// Runs one table's chain at a hook. Marks and edits are made on the packet; an error is its
+    /// end, and a rejected packet's answer has been queued.
+    #[inline]
+    pub(crate) fn rules(
+        &mut self,
+        table: TableName,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Result<(), Drop> {
+        if !self.rules.of(packet.parsed.family).has_rules(table, hook) {
+            return Ok(());
+        }
+        match self.evaluate(table, hook, packet, output) {
+            Verdict::Accept => Ok(()),
+            Verdict::Drop => Err(Drop::RuleDrop),
+            Verdict::Reject(with) => {
+                self.reject(packet, with);
+                Err(Drop::RuleReject)
+            }
+            // Validation lets nat targets into the nat table only, which `translate` runs.
+            Verdict::Nat(_) => Ok(()),
+        }
+    }
+
+    /// The verdict of one table's chain, with its edits made.
+    pub(crate) fn evaluate(
+        &mut self,
+        table: TableName,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Verdict {
+        let mut edits = Edits { log: &mut self.log, mark: None, notrack: false, mss: None };
+        let family = packet.parsed.family;
+        let connection =
+            connection_view(&self.conntrack, packet.tracked.as_ref(), self.now);
+        let view = RoutingView { interfaces: &self.interfaces, routes: &self.routes };
+        let query = Query {
+            packet: &packet.parsed,
+            bytes: packet.bytes(),
+            input: packet.input.map(|id| self.interfaces.get(id).name.as_str()),
+            output: output.map(|id| self.interfaces.get(id).name.as_str()),
+            port: packet.port.map(|port| self.interfaces.port_name(port)),
+            link: packet.link,
+            state: state_of(packet.tracked.as_ref()),
+            connection: connection.as_ref(),
+            mark: packet.mark,
+            now: self.now,
+            unix_nanos: self.unix_nanos,
+            gateway: &view,
+        };
+        let RulesInForce { rulesets, counters, memory } = &mut self.rules;
+        let n = family as usize;
+        let verdict =
+            rulesets[n].evaluate(table, hook, &query, &mut counters[n], memory, &mut edits);
+        let Edits { mark, notrack, mss, .. } = edits;
+        if let Some(mark) = mark {
+            packet.mark = mark;
+        }
+        if notrack {
+            packet.tracked = Some(nat::Tracked::untracked());
+        }
+        if let Some(clamp) = mss {
+            let mtu = self.smallest_mtu(packet, output);
+            clamp_mss::clamp(packet, clamp, mtu);
+        }
+        verdict
+    }
+
+    /// Whether a source NAT rule would take this packet if it started a connection.
+    pub(crate) fn source_nat_covers(
+        &self,
+        packet: &Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> bool {
+        let view = RoutingView { interfaces: &self.interfaces, routes: &self.routes };
+        let query = Query {
+            packet: &packet.parsed,
+            bytes: packet.bytes(),
+            input: packet.input.map(|id| self.interfaces.get(id).name.as_str()),
+            output: output.map(|id| self.interfaces.get(id).name.as_str()),
+            port: None,
+            link: packet.link,
+            state: filter::CtState::New,
+            connection: None,
+            mark: packet.mark,
+            now: self.now,
+            unix_nanos: self.unix_nanos,
+            gateway: &view,
+        };
+        self.rules.of(packet.parsed.family).covers_source(&query, &self.rules.memory)
+    }
+
+    /// The smaller MTU of a packet's two ways, for `TCPMSS --clamp-mss-to-pmtu`.
+    fn smallest_mtu(&self, packet: &Packet<'_>, output: Option<InterfaceId>) -> u32 {
+        let back = match self.routes.lookup(packet.parsed.src, packet.input).map(|f| f.target) {
+            Some(Target::Unicast { egress, .. }) => Some(egress),
+            _ => None,
+        };
+        [output, back]
+            .into_iter()
+            .flatten()
+            .map(|id| self.interfaces.get(id).mtu)
+            .min()
+            .unwrap_or(1500)
+    }
+}
+
+/// The rulesets in force and what they remember.
+#[derive(Debug)]
+pub struct RulesInForce {
+    rulesets: [Ruleset; 2],
+    counters: [filter::Counters; 2],
+    memory: filter::Memory,
+}
+
+impl RulesInForce {
+    /// These rulesets, with the counters they were loaded with.
+    pub fn new(v4: Ruleset, v6: Ruleset) -> Self {
+        let counters = [v4.new_counters(), v6.new_counters()];
+        let rulesets = [v4, v6];
+        let this = Self { rulesets, counters, memory: filter::Memory::new() };
+        this.memory.adopt(&[&this.rulesets[0], &this.rulesets[1]]);
+        this
+    }
+
+    /// Replaces both rulesets and their counters; `recent` lists that are still named stay.
+    pub fn replace(&mut self, v4: Ruleset, v6: Ruleset) {
+        self.counters = [v4.new_counters(), v6.new_counters()];
+        self.rulesets = [v4, v6];
+        self.memory.adopt(&[&self.rulesets[0], &self.rulesets[1]]);
+    }
+
+    /// A family's ruleset.
+    #[inline]
+    pub fn of(&self, family: Family) -> &Ruleset {
+        &self.rulesets[family as usize]
+    }
+
+    /// A family's counters.
+    #[inline]
+    pub fn counters(&self, family: Family) -> &filter::Counters {
+        &self.counters[family as usize]
+    }
+}
+
+/// Collects what targets ask for.
+struct Edits<'a> {
+    log: &'a mut Vec<super::log::Line>,
+    mark: Option<u32>,
+    notrack: bool,
+    mss: Option<MssClamp>,
+}
+
+impl filter::Effects for Edits<'_> {
+    fn log(&mut self, record: LogRecord<'_>) {
+        // A flood of packets must not become a flood of memory; the sink limits the rate besides.
+        if self.log.len() < super::log::MAX_WAITING {
+            self.log.push(super::log::Line::of(&record));
+        }
+    }
+
+    fn set_mark(&mut self, mark: u32) {
+        self.mark = Some(mark);
+    }
+
+    fn notrack(&mut self) {
+        self.notrack = true;
+    }
+
+    fn clamp_mss(&mut self, clamp: MssClamp) {
+        self.mss = Some(clamp);
+    }
+}
+
+/// A packet's state as rules see it. One that was never tracked is INVALID to them, as in Linux a
+/// packet without a connection is.
+fn state_of(tracked: Option<&nat::Tracked>) -> filter::CtState {
+    match tracked.map(nat::Tracked::state) {
+        Some(nat::State::New) => filter::CtState::New,
+        Some(nat::State::Established) => filter::CtState::Established,
+        Some(nat::State::Related) => filter::CtState::Related,
+        Some(nat::State::Untracked) => filter::CtState::Untracked,
+        Some(nat::State::Invalid(_)) | None => filter::CtState::Invalid,
+    }
+}
+
+/// A packet's connection as rules see it.
+fn connection_view(
+    conntrack: &nat::Conntrack,
+    tracked: Option<&nat::Tracked>,
+    now: tidegate_packet::Instant,
+) -> Option<filter::Connection> {
+    let tracked = tracked?;
+    let conn = conntrack.view(tracked)?;
+    let status = conn.status();
+    let flow = |t: &nat::Tuple| filter::Flow {
+        src: t.src,
+        dst: t.dst,
+        sport: t.sport,
+        dport: t.dport,
+        protocol: t.protocol,
+    };
+    Some(filter::Connection {
+        original: flow(conn.original()),
+        reply: flow(conn.reply()),
+        direction: match tracked.direction() {
+            nat::Direction::Original => filter::Direction::Original,
+            nat::Direction::Reply => filter::Direction::Reply,
+        },
+        seen_reply: status.has(nat::Status::SEEN_REPLY),
+        assured: status.has(nat::Status::ASSURED),
+        confirmed: status.has(nat::Status::CONFIRMED),
+        expected: status.has(nat::Status::EXPECTED),
+        snat: status.has(nat::Status::SNAT),
+        dnat: status.has(nat::Status::DNAT),
+        mark: conn.mark(),
+        expires: conn.time_left(now).as_secs() as u32,
+        accounting: conn.accounting().map(|c| (c.packets, c.bytes)),
+    })
+}
+
+/// Answers rules' questions about routes and addresses.
+pub(crate) struct RoutingView<'a> {
+    pub interfaces: &'a Interfaces,
+    pub routes: &'a Routes,
+}
+
+impl filter::Gateway for RoutingView<'_> {
+    /// netfilter's rpfilter: a unicast route back (or, with `--accept-local`, a local one) that
+    /// leaves by the interface the packet came in by, or by any with `--loose`.
+    fn reverse_path(&self, question: filter::ReversePath<'_>) -> bool {
+        let Some(input) = self.interfaces.by_name(question.input) else { return false };
+        if input == super::interface::LOOPBACK {
+            return true;
+        }
+        match self.routes.lookup(question.src, Some(input)).map(|f| f.target) {
+            Some(Target::Unicast { egress, .. }) => question.loose || egress == input,
+            Some(Target::Local(_)) => question.accept_local,
+            _ => false,
+        }
+    }
+
+    fn addr_type(&self, addr: Addr, interface: Option<&str>) -> filter::AddrType {
+        use filter::AddrType;
+        if addr.is_multicast() {
+            return AddrType::Multicast;
+        }
+        if addr.is_limited_broadcast() || addr == Addr::UNSPECIFIED_V4 {
+            return AddrType::Broadcast;
+        }
+        let wanted = match interface {
+            Some(name) => match self.interfaces.by_name(name) {
+                Some(id) => Some(id),
+                None => return AddrType::Unreachable,
+            },
+            None => None,
+        };
+        let here = |id: InterfaceId| wanted.is_none_or(|w| w == id);
+        match self.routes.lookup(addr, wanted).map(|f| f.target) {
+            Some(Target::Local(id)) if here(id) => AddrType::Local,
+            Some(Target::Broadcast(id)) if here(id) => AddrType::Broadcast,
+            Some(Target::Unicast { egress, .. }) if here(egress) => AddrType::Unicast,
+            Some(Target::Local(_) | Target::Broadcast(_) | Target::Unicast { .. }) => {
+                AddrType::Unicast
+            }
+            Some(Target::Blackhole) => AddrType::Blackhole,
+            Some(Target::Prohibit) => AddrType::Prohibit,
+            Some(Target::Unreachable) | None => AddrType::Unreachable,
+        }
+    }
+}

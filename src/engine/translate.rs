@@ -1,0 +1,153 @@
+//! Connection tracking and translation at their places on a packet's way.
+
+use super::Engine;
+use super::counters::Drop;
+use super::interface::{InterfaceId, LOOPBACK};
+use super::packet::Packet;
+use crate::io::Checksum;
+use tidegate_filter::{Hook, NatAction, NatRange, TableName, Verdict};
+use tidegate_nat::{Manip, Range, State};
+use tidegate_packet::{Addr, Prefix};
+
+impl Engine {
+    /// conntrack at PREROUTING and OUTPUT. Packets that already have a connection (the gateway's
+    /// answers, what comes in again by loopback) and untracked ones keep it.
+    pub(crate) fn track(&mut self, packet: &mut Packet<'_>) {
+        if packet.tracked.is_some() || !self.policy.tracks(packet.parsed.family) {
+            return;
+        }
+        let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
+        let tracked = self.conntrack.track(&packet.parsed, packet.bytes(), verify, self.now);
+        packet.tracked = Some(tracked);
+    }
+
+    /// The nat table's place at a hook: decides a new connection's translation and rewrites the
+    /// packet. A family without nat rules has no translation, as Linux without the nat table.
+    pub(crate) fn translate(
+        &mut self,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Result<(), Drop> {
+        let family = packet.parsed.family;
+        if !self.policy.translates(family) {
+            return Ok(());
+        }
+        let Some(mut tracked) = packet.tracked.take() else { return Ok(()) };
+        let manip = match hook {
+            Hook::Prerouting | Hook::Output => Manip::Destination,
+            Hook::Input | Hook::Postrouting | Hook::Forward => Manip::Source,
+        };
+        if matches!(tracked.state(), State::Invalid(_) | State::Untracked) {
+            packet.tracked = Some(tracked);
+            return self.guard_bypass(hook, packet, output);
+        }
+        if hook == Hook::Postrouting
+            && let Some(egress) = output
+            && !self.conntrack.check_egress(&tracked, u32::from(egress.0))
+        {
+            return Err(Drop::NatImpossible);
+        }
+        if self.conntrack.needs_nat(&tracked, manip) {
+            packet.tracked = Some(tracked);
+            let range = self.ask_nat_table(hook, packet, output)?;
+            let Some(taken) = packet.tracked.take() else { return Ok(()) };
+            tracked = taken;
+            let rng = &mut self.rng;
+            self.conntrack
+                .set_nat(&mut tracked, manip, range.0.as_ref(), self.now, &mut || {
+                    rand::Rng::next_u32(rng)
+                })
+                .map_err(|_| Drop::NatExhausted)?;
+            if let Some(egress) = range.1 {
+                self.conntrack.set_masqueraded(&mut tracked, u32::from(egress.0));
+            }
+        }
+        let field = packet.checksum_field();
+        let bytes = &mut packet.frame.slot[packet.l3..packet.frame.meta.end];
+        let done = self.conntrack.translate(&tracked, manip, &mut packet.parsed, bytes, field);
+        packet.tracked = Some(tracked);
+        done.map_err(|_| Drop::NatImpossible)
+    }
+
+    /// What the nat table says about a new connection: a range, and for MASQUERADE the egress.
+    fn ask_nat_table(
+        &mut self,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Result<(Option<Range>, Option<InterfaceId>), Drop> {
+        if !self.rules.of(packet.parsed.family).has_rules(TableName::Nat, hook) {
+            return Ok((None, None));
+        }
+        let action = match self.evaluate(TableName::Nat, hook, packet, output) {
+            Verdict::Accept => return Ok((None, None)),
+            Verdict::Drop | Verdict::Reject(_) => return Err(Drop::RuleDrop),
+            Verdict::Nat(action) => action,
+        };
+        Ok(match action {
+            NatAction::Source(range) | NatAction::Destination(range) => (Some(plain(range)), None),
+            NatAction::Netmap { network, len } => {
+                let netmap = Prefix::new(network, len);
+                (Some(Range { netmap, ..Range::default() }), None)
+            }
+            NatAction::Masquerade(range) => {
+                let egress = output.ok_or(Drop::NatImpossible)?;
+                let addr = self.masquerade_address(packet, egress)?;
+                let range = Range { addrs: Some((addr, addr)), ..plain(range) };
+                (Some(range), Some(egress))
+            }
+            NatAction::Redirect(range) => {
+                let addr = self.redirect_address(packet)?;
+                (Some(Range { addrs: Some((addr, addr)), ..plain(range) }), None)
+            }
+        })
+    }
+
+    /// The egress's address towards the packet's next hop.
+    fn masquerade_address(
+        &self,
+        packet: &Packet<'_>,
+        egress: InterfaceId,
+    ) -> Result<Addr, Drop> {
+        let dst = packet.parsed.dst;
+        let next = self.route_out(dst, Some(egress)).map_or(dst, |hop| hop.next);
+        let towards = if next.is_v6_link_local() { dst } else { next };
+        self.interfaces.get(egress).source_address(towards).ok_or(Drop::NatImpossible)
+    }
+
+    /// The ingress's first address; loopback for the gateway's own packets.
+    fn redirect_address(&self, packet: &Packet<'_>) -> Result<Addr, Drop> {
+        let input = packet.input.unwrap_or(LOOPBACK);
+        self.interfaces.get(input).primary(packet.parsed.family).ok_or(Drop::NatImpossible)
+    }
+
+    /// A packet outside every connection can't be translated. Where a source NAT rule covers it,
+    /// it would carry an inside address out of the uplink; the kernel lets that happen.
+    fn guard_bypass(
+        &self,
+        hook: Hook,
+        packet: &Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Result<(), Drop> {
+        let leaks = hook == Hook::Postrouting
+            && !self.policy.invalid_bypasses_nat
+            && packet.input.is_some()
+            && self.source_nat_covers(packet, output);
+        if leaks { Err(Drop::NatBypass) } else { Ok(()) }
+    }
+
+    /// Puts a new connection into the table, once nothing can stop its first packet any more.
+    pub(crate) fn confirm(&mut self, packet: &mut Packet<'_>) -> Result<(), Drop> {
+        let Some(tracked) = &mut packet.tracked else { return Ok(()) };
+        self.conntrack
+            .confirm(tracked, self.now)
+            .map(|_| ())
+            .map_err(|_| Drop::ConnectionTable)
+    }
+}
+
+fn plain(range: NatRange) -> Range {
+    let NatRange { addrs, ports, base_port, random, random_fully, persistent } = range;
+    Range { addrs, ports, base_port, random, random_fully, persistent, netmap: None }
+}

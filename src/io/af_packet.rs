@@ -1,0 +1,297 @@
+//! Frames of an existing interface through packet sockets (packet(7)): received in a `TPACKET_V2`
+//! ring, edited there, sent with `sendmmsg` straight from there.
+//!
+//! Each frame comes and goes with a `virtio_net_hdr`, so super-packets stay whole and partial
+//! checksums stay partial. Receiving and sending use a socket each: the sender is bound to no
+//! protocol, so the kernel never queues anything to it.
+//!
+//! Size of the ring. A slot must hold the longest super-packet (64 KiB and its headers), so small
+//! frames waste most of theirs, and the kernel walks through all slots in turn: a long ring is a
+//! large working set. [`DEFAULT_SLOTS`] is a compromise that was measured (`examples/plumb.rs`).
+//! Slots are 64 KiB and 17 cache lines apart ([`SLOT_LEN`]): at a multiple of 4 KiB the headers of
+//! all slots would compete for the same few cache sets.
+
+use super::ring::{Layout, Ring, SLOT_HEADER, Taken};
+use super::sys::{self, PacketStatistics};
+use super::transmit::PacketTransmit;
+use super::{BURST, Checksum, Frame, HEADROOM, Meta, Outgoing, Receive, vnet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Slots of a ring unless [`Options::slots`] says otherwise.
+pub const DEFAULT_SLOTS: usize = 248;
+
+/// Bytes from one slot to the next: the kernel's headers, our headroom, a super-packet of 65,536
+/// bytes with its link header and tags; then filled up to an odd number of cache lines.
+const SLOT_LEN: usize = 65_536 + 17 * 64;
+
+/// A block is what the kernel allocates in one piece if it can, here one huge page: 31 slots.
+const BLOCK_LEN: usize = 2 << 20;
+
+/// `PACKET_RESERVE`: the kernel puts the network header at `align16(52 + 16) + reserve + 10`. With
+/// 38 that is byte 128 of the slot, the beginning of a cache line, and in front of the frame there
+/// are 52 bytes of ours and 10 of the virtio header (free once it is read).
+const RESERVE: libc::c_int = 38;
+const _: () = assert!(RESERVE as usize >= HEADROOM);
+
+/// Bytes that a socket may have queued in the kernel before `sendmmsg` says `EAGAIN`: a burst of
+/// super-packets. The kernel charges nearly twice a packet's length.
+const SEND_BUFFER: libc::c_int = 16 << 20;
+
+/// How a packet device is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Take frames to other link addresses too: needed by the ports of a bridge.
+    pub promiscuous: bool,
+    /// Share the interface's frames with all rings of this group, by a hash over the flow that is
+    /// the same in both directions (`PACKET_FANOUT_HASH`). The number must not be in use by other
+    /// programs in the namespace.
+    pub fanout: Option<u16>,
+    /// Slots of the ring, rounded up to whole blocks.
+    pub slots: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { promiscuous: false, fanout: None, slots: DEFAULT_SLOTS }
+    }
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub struct PacketReceive {
+    socket: OwnedFd,
+    ring: Ring,
+    burst: Vec<(usize, Meta)>,
+    discards: u64,
+    name: String,
+    index: libc::c_int,
+    gone: bool,
+}
+
+/// Opens an interface of the calling thread's namespace. Needs `CAP_NET_RAW` over it.
+pub fn open(name: &str, options: &Options) -> io::Result<(PacketReceive, PacketTransmit)> {
+    Ok((PacketReceive::open(name, options)?, PacketTransmit::open(name, SEND_BUFFER)?))
+}
+
+impl PacketReceive {
+    fn open(name: &str, options: &Options) -> io::Result<Self> {
+        let socket = sys::packet_socket()?;
+        let fd = socket.as_fd();
+        let index = sys::interface_index(fd, name)?;
+        let option = |name, value: libc::c_int| sys::set_option(fd, libc::SOL_PACKET, name, &value);
+        option(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as libc::c_int)?;
+        option(libc::PACKET_VNET_HDR, 1)?;
+        option(libc::PACKET_RESERVE, RESERVE)?;
+        option(libc::PACKET_IGNORE_OUTGOING, 1)?;
+        let layout = Layout::new(options.slots, SLOT_LEN, BLOCK_LEN);
+        let request = libc::tpacket_req {
+            tp_block_size: BLOCK_LEN as libc::c_uint,
+            tp_block_nr: layout.blocks as libc::c_uint,
+            tp_frame_size: SLOT_LEN as libc::c_uint,
+            tp_frame_nr: layout.slots() as libc::c_uint,
+        };
+        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
+        let ring = Ring::map(fd, layout)?;
+        // Nothing arrives before this, so no frame comes that the options above don't apply to.
+        sys::bind_packet(fd, index, libc::ETH_P_ALL as u16)?;
+        if options.promiscuous {
+            let membership = libc::packet_mreq {
+                mr_ifindex: index,
+                mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+                mr_alen: 0,
+                mr_address: [0; 8],
+            };
+            sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)?;
+        }
+        let mut device = Self {
+            socket,
+            ring,
+            burst: Vec::with_capacity(BURST),
+            discards: 0,
+            name: name.to_owned(),
+            index,
+            gone: false,
+        };
+        if let Some(group) = options.fanout {
+            device.join_fanout(group)?;
+        }
+        Ok(device)
+    }
+
+    /// A socket can only join a group once it is bound, and until then it gets every frame. Those
+    /// the group's other members have as well, so they are thrown away.
+    fn join_fanout(&mut self, group: u16) -> io::Result<()> {
+        let value = libc::c_int::from(group) | (libc::PACKET_FANOUT_HASH << 16) as libc::c_int;
+        sys::set_option(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
+        while self.ring.take().is_some() {}
+        self.ring.release();
+        Ok(())
+    }
+
+    /// What an idle socket has to report: the kernel leaves `ENETDOWN` when the link goes down or
+    /// away. Reading it clears it, without which poll(2) would return at once for ever.
+    fn pending_error(&mut self) -> io::Result<()> {
+        if self.gone {
+            return Err(self.gone_error());
+        }
+        let fd = self.socket.as_fd();
+        match sys::get_option::<libc::c_int>(fd, libc::SOL_SOCKET, libc::SO_ERROR)? {
+            0 => Ok(()),
+            libc::ENETDOWN => match sys::interface_name(fd, self.index) {
+                Ok(_) => Err(io::Error::from_raw_os_error(libc::ENETDOWN)),
+                Err(_) => {
+                    self.gone = true;
+                    Err(self.gone_error())
+                }
+            },
+            other => Err(io::Error::from_raw_os_error(other)),
+        }
+    }
+
+    fn gone_error(&self) -> io::Error {
+        super::gone(&self.name)
+    }
+}
+
+/// Reads what the kernel says of a frame. `None` if it can't be handed over.
+#[inline]
+fn read(slot: &[u8], taken: &Taken) -> Option<Meta> {
+    let (start, end) = (taken.start, taken.start.checked_add(taken.captured)?);
+    if taken.captured != taken.len || end > slot.len() || start < HEADROOM {
+        return None;
+    }
+    let header = slot.get(start.checked_sub(vnet::LEN)?..start)?.try_into().ok()?;
+    let mut offload = vnet::parse(header, taken.captured).ok()?;
+    let valid = taken.status & libc::TP_STATUS_CSUM_VALID != 0;
+    if valid && offload.checksum == Checksum::Unverified {
+        offload.checksum = Checksum::Valid;
+    }
+    let vlan = (taken.status & libc::TP_STATUS_VLAN_VALID != 0).then(|| {
+        // Kernels before 3.14 don't say which kind of tag it was.
+        let told = taken.status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+        let tpid = if told { taken.vlan_tpid } else { libc::ETH_P_8021Q as u16 };
+        (tpid, taken.vlan_tci)
+    });
+    Some(Meta { start, end, offload, vlan })
+}
+
+impl Receive for PacketReceive {
+    fn receive(&mut self) -> io::Result<usize> {
+        while self.burst.len() < BURST {
+            let Some(taken) = self.ring.take() else { break };
+            match read(self.ring.slot(taken.slot), &taken) {
+                Some(meta) => self.burst.push((taken.slot, meta)),
+                None => self.discards += 1,
+            }
+        }
+        if self.burst.is_empty() {
+            self.ring.release();
+            self.pending_error()?;
+        }
+        Ok(self.burst.len())
+    }
+
+    fn frame(&mut self, index: usize) -> Frame<'_> {
+        let (slot, meta) = &mut self.burst[index];
+        Frame { slot: self.ring.slot_mut(*slot), meta }
+    }
+
+    fn sent(&self, index: usize) -> Outgoing<'_> {
+        let (slot, meta) = &self.burst[index];
+        Outgoing { bytes: &self.ring.slot(*slot)[meta.start..meta.end], offload: meta.offload }
+    }
+
+    fn release(&mut self) {
+        self.burst.clear();
+        self.ring.release();
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+
+    fn overruns(&mut self) -> u64 {
+        // Asking resets the kernel's count (packet(7), PACKET_STATISTICS).
+        let option = libc::PACKET_STATISTICS;
+        sys::get_option::<PacketStatistics>(self.socket.as_fd(), libc::SOL_PACKET, option)
+            .map_or(0, |statistics| statistics.drops.into())
+    }
+
+    fn discards(&mut self) -> u64 {
+        std::mem::take(&mut self.discards)
+    }
+}
+
+// The headroom that the trait promises is what lies between the kernel's slot header and the
+// frame, for every length of link header up to 16 bytes.
+const _: () =
+    assert!((SLOT_HEADER + 16).next_multiple_of(16) + RESERVE as usize + vnet::LEN == 128);
+const _: () = assert!(128 - 16 - SLOT_HEADER >= HEADROOM);
+// The kernel wants slots aligned and whole blocks of pages.
+const _: () = assert!(SLOT_LEN.is_multiple_of(libc::TPACKET_ALIGNMENT));
+const _: () = assert!(SLOT_LEN >= 128 + 65_536 + 18 && (SLOT_LEN / 64) % 2 == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAKEN: Taken = Taken {
+        slot: 0,
+        status: libc::TP_STATUS_USER,
+        len: 100,
+        captured: 100,
+        start: 62,
+        vlan_tci: 7,
+        vlan_tpid: 0x88a8,
+    };
+
+    fn status(more: u32) -> Taken {
+        Taken { status: TAKEN.status | more, ..TAKEN }
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_read() {
+        let rows = [
+            ("plain", TAKEN, Checksum::Unverified, None),
+            ("verified", status(libc::TP_STATUS_CSUM_VALID), Checksum::Valid, None),
+            (
+                "tag of an old kernel",
+                status(libc::TP_STATUS_VLAN_VALID),
+                Checksum::Unverified,
+                Some((0x8100, 7)),
+            ),
+            (
+                "service tag",
+                status(libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_VLAN_TPID_VALID),
+                Checksum::Unverified,
+                Some((0x88a8, 7)),
+            ),
+        ];
+        for (what, taken, checksum, vlan) in rows {
+            let want = Meta {
+                start: 62,
+                end: 162,
+                offload: super::super::Offload { checksum, gso: None },
+                vlan,
+            };
+            assert_eq!(read(&[0; 1000], &taken), Some(want), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_whole_is_not_handed_over() {
+        let mut unknown_gso = [0; 1000];
+        unknown_gso[62 - vnet::LEN + 1] = 3;
+        let rows = [
+            ("cut short", Taken { len: 101, ..TAKEN }, [0; 1000]),
+            ("beyond the slot", Taken { start: 950, ..TAKEN }, [0; 1000]),
+            ("in front of the slot", Taken { start: usize::MAX - 3, ..TAKEN }, [0; 1000]),
+            ("no headroom", Taken { start: HEADROOM - 1, ..TAKEN }, [0; 1000]),
+            ("unknown segmentation", TAKEN, unknown_gso),
+        ];
+        for (what, taken, slot) in rows {
+            assert_eq!(read(&slot, &taken), None, "{what}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The kernel's view of links: reading and changing it, and taking interfaces over from it.
+
+mod adopt;
+pub mod netlink;
+mod record;
+
+pub use adopt::{AdoptError, Adopted, adopt, recover};

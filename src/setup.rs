@@ -1,0 +1,316 @@
+//! From a configuration to a gateway: takes interfaces over, opens devices, builds the engine.
+//!
+//! Everything that can be wrong with texts is found before the first interface is touched.
+
+use crate::config::{Addresses, Config, Kind, PortKind, RouteKind};
+use crate::engine::{
+    self, Engine, Interface, InterfaceId, Interfaces, Setup, StaticRoute, Target,
+};
+use crate::io::{af_packet, ingress, tap};
+use crate::link::netlink::{self, Netlink};
+use crate::link::{self, Adopted};
+use crate::worker::Device;
+use std::io;
+use std::path::Path;
+use tidegate_filter::Ruleset;
+use tidegate_packet::{Family, MacAddr, Prefix};
+
+/// Where what is taken from the kernel is written down.
+pub const RECORDS: &str = "/run/tidegate";
+
+/// Why a gateway can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// An interface can't be taken over.
+    #[error(transparent)]
+    Adopt(#[from] link::AdoptError),
+    /// A device can't be opened.
+    #[error("can't open {name}: {source}")]
+    Device {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The host device can't be given the gateway's addresses.
+    #[error("can't set {name} up: {source}")]
+    Host {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A route leads to no interface.
+    #[error("route to {to}: next hop {via} is on no interface's network")]
+    Route {
+        /// Its destinations.
+        to: Prefix,
+        /// Its next hop.
+        via: String,
+    },
+}
+
+/// A gateway ready to run.
+pub struct Gateway {
+    /// The engine.
+    pub engine: Engine,
+    /// Devices for each worker, by port number.
+    pub workers: Vec<Vec<Device>>,
+    /// What must live as long as the gateway runs.
+    pub held: Held,
+}
+
+/// Guards that give things back when they are dropped.
+#[derive(Default)]
+pub struct Held {
+    /// Interfaces of the kernel.
+    pub adopted: Vec<Adopted>,
+    holds: Vec<ingress::Hold>,
+    refused: Option<ingress::Unavailable>,
+}
+
+impl Held {
+    /// Why the kernel can't be kept from handling packets too, if it can't.
+    pub fn kernel_not_held(&self) -> Option<&ingress::Unavailable> {
+        self.refused.as_ref()
+    }
+}
+
+/// Devices as they are opened, port by port.
+struct Opening<'a> {
+    config: &'a Config,
+    workers: Vec<Vec<Device>>,
+    held: Held,
+    ports: u16,
+}
+
+/// Builds a gateway from a configuration and its rules.
+pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Gateway, SetupError> {
+    let mut opening = Opening {
+        config,
+        workers: (0..config.workers).map(|_| Vec::new()).collect(),
+        held: Held::default(),
+        ports: 0,
+    };
+    let mut interfaces = Interfaces::new();
+    let mut adopted_routes = Vec::new();
+    for wanted in &config.interfaces {
+        opening.interface(wanted, &mut interfaces, &mut adopted_routes)?;
+    }
+    let host_port = match &config.host {
+        Some(host) => {
+            opening.tap(&host.device, tap::Layer::Tun)?;
+            carry_addresses(&host.device, &interfaces, config)
+                .map_err(|source| SetupError::Host { name: host.device.clone(), source })?;
+            Some(interfaces.add_host_port(&host.device))
+        }
+        None => None,
+    };
+    let mut routes = static_routes(config, &interfaces)?;
+    routes.extend(adopted_routes);
+    let engine = Engine::new(Setup {
+        interfaces,
+        routes,
+        rules_v4: v4,
+        rules_v6: v6,
+        sysctls: config.sysctls.clone(),
+        host_port,
+        seed: rand::random(),
+    });
+    Ok(Gateway { engine, workers: opening.workers, held: opening.held })
+}
+
+impl Opening<'_> {
+    fn interface(
+        &mut self,
+        wanted: &crate::config::Interface,
+        interfaces: &mut Interfaces,
+        routes: &mut Vec<StaticRoute>,
+    ) -> Result<(), SetupError> {
+        let id = InterfaceId(interfaces.iter().count() as u16);
+        let (found, ports) = match &wanted.kind {
+            Kind::AfPacket => (self.af_packet(&wanted.name, false)?, vec![wanted.name.as_str()]),
+            Kind::Tap => (self.tap(&wanted.name, tap::Layer::Tap)?, vec![wanted.name.as_str()]),
+            Kind::Bridge(ports) => {
+                let mut first = None;
+                for port in ports {
+                    let opened = match port.kind {
+                        PortKind::AfPacket => self.af_packet(&port.name, true)?,
+                        PortKind::Tap => self.tap(&port.name, tap::Layer::Tap)?,
+                    };
+                    let first = first.get_or_insert(opened);
+                    first.mtu = first.mtu.min(opened.mtu);
+                }
+                let found = first.unwrap_or(Found { mac: MacAddr::default(), mtu: 1500 });
+                (found, ports.iter().map(|p| p.name.as_str()).collect())
+            }
+        };
+        let mut interface = Interface::new(
+            &wanted.name,
+            wanted.mac.unwrap_or(found.mac),
+            wanted.mtu.unwrap_or(found.mtu),
+        );
+        if matches!(wanted.kind, Kind::Bridge(_)) {
+            interface.kind = engine::Kind::Bridge;
+        }
+        match (&wanted.addresses, self.held.adopted.last()) {
+            (Addresses::Adopt, Some(adopted)) => {
+                interface.addresses = adopted.addresses().iter().map(|a| a.prefix).collect();
+                routes.extend(adopted.routes().iter().map(|r| adopted_route(r, id)));
+            }
+            (given, _) => interface.addresses = given.prefixes().to_vec(),
+        }
+        interfaces.add(interface, &ports);
+        Ok(())
+    }
+
+    /// Takes an interface over from the kernel and opens it once for each worker.
+    fn af_packet(&mut self, name: &str, promiscuous: bool) -> Result<Found, SetupError> {
+        let adopted = link::adopt(name, Path::new(RECORDS))?;
+        let link = adopted.link().clone();
+        self.held.adopted.push(adopted);
+        let port = self.next_port();
+        // The group's number must be unique in the namespace: the process id makes it likely.
+        let group = (std::process::id() as u16).wrapping_mul(31).wrapping_add(port);
+        let fanout = (self.workers.len() > 1).then_some(group);
+        let device = |source| SetupError::Device { name: name.to_owned(), source };
+        // A gateway with another link address than the device's must hear frames for it.
+        let options = af_packet::Options {
+            promiscuous: promiscuous || self.has_own_mac(name),
+            fanout,
+            ..af_packet::Options::default()
+        };
+        for worker in &mut self.workers {
+            let (receive, transmit) = af_packet::open(name, &options).map_err(device)?;
+            worker.push(Device { receive: Box::new(receive), transmit: Box::new(transmit) });
+        }
+        match ingress::hold(link.index, ingress::Method::Best) {
+            Ok(hold) => self.held.holds.push(hold),
+            Err(refused) => self.held.refused = Some(refused),
+        }
+        Ok(Found { mac: link.mac.unwrap_or_else(random_mac), mtu: link.mtu })
+    }
+
+    fn has_own_mac(&self, name: &str) -> bool {
+        self.config.interface(name).is_some_and(|i| i.mac.is_some())
+    }
+
+    /// Opens a TAP or TUN device, one queue for each worker, and brings it up.
+    fn tap(&mut self, name: &str, layer: tap::Layer) -> Result<Found, SetupError> {
+        let device = |source| SetupError::Device { name: name.to_owned(), source };
+        self.next_port();
+        let options = tap::Options { layer, multi_queue: self.workers.len() > 1 };
+        for worker in &mut self.workers {
+            let (receive, transmit) = tap::open(name, options).map_err(device)?;
+            worker.push(Device { receive: Box::new(receive), transmit: Box::new(transmit) });
+        }
+        let mut netlink = Netlink::open().map_err(device)?;
+        let link = netlink.require_link(name).map_err(device)?;
+        netlink.set_up(link.index, true).map_err(device)?;
+        // The device's own address is that of the station behind it; ours must be another.
+        Ok(Found { mac: random_mac(), mtu: link.mtu })
+    }
+
+    fn next_port(&mut self) -> u16 {
+        let port = self.ports;
+        self.ports += 1;
+        port
+    }
+}
+
+/// What a device told about itself.
+#[derive(Copy, Clone)]
+struct Found {
+    mac: MacAddr,
+    mtu: u32,
+}
+
+/// A locally administered address (IEEE 802, section 8.4).
+fn random_mac() -> MacAddr {
+    let mut mac: [u8; 6] = rand::random();
+    mac[0] = mac[0] & 0xfc | 0x02;
+    MacAddr(mac)
+}
+
+fn adopted_route(route: &netlink::Route, egress: InterfaceId) -> StaticRoute {
+    let target = Target::Unicast { egress, via: route.via };
+    StaticRoute { to: route.to, target, metric: route.metric, leased: false }
+}
+
+/// The configuration's routes, with their interfaces found.
+pub fn static_routes(
+    config: &Config,
+    interfaces: &Interfaces,
+) -> Result<Vec<StaticRoute>, SetupError> {
+    let mut routes = Vec::new();
+    for route in &config.routes {
+        let target = match route.kind {
+            RouteKind::Blackhole => Target::Blackhole,
+            RouteKind::Unreachable => Target::Unreachable,
+            RouteKind::Prohibit => Target::Prohibit,
+            RouteKind::Unicast => match egress_of(route, interfaces) {
+                Some(egress) => Target::Unicast { egress, via: route.via },
+                // The next hop may be on a network that DHCP has yet to bring.
+                None if config.interfaces.iter().any(|i| i.addresses.dhcp()) => continue,
+                None => {
+                    let via = route.via.map(|v| v.to_string()).unwrap_or_default();
+                    return Err(SetupError::Route { to: route.to, via });
+                }
+            },
+        };
+        routes.push(StaticRoute { to: route.to, target, metric: route.metric, leased: false });
+    }
+    Ok(routes)
+}
+
+fn egress_of(route: &crate::config::Route, interfaces: &Interfaces) -> Option<InterfaceId> {
+    if let Some(name) = &route.dev {
+        return interfaces.by_name(name);
+    }
+    let via = route.via?;
+    let found = interfaces.iter().find(|(_, i)| i.addresses.iter().any(|p| p.contains(via)));
+    found.map(|(id, _)| id)
+}
+
+/// Gives the host device the gateway's addresses, the uplinks' first so that the kernel prefers
+/// them as a source, and makes it the way to everywhere.
+pub fn carry_addresses(device: &str, interfaces: &Interfaces, config: &Config) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    let link = netlink.require_link(device)?;
+    let is_uplink = |name: &str| config.uplinks().any(|i| i.name == name);
+    let mut carriers: Vec<_> = interfaces.iter().filter(|(_, i)| i.name != "lo").collect();
+    carriers.sort_by_key(|(_, i)| !is_uplink(&i.name));
+    let wanted: Vec<Prefix> = carriers
+        .iter()
+        .flat_map(|(_, i)| i.addresses.iter().copied())
+        .filter(|p| !p.addr().is_v6_link_local())
+        .collect();
+    for stale in netlink.addresses()?.iter().filter(|a| a.index == link.index) {
+        if !wanted.contains(&stale.prefix) && !stale.prefix.addr().is_v6_link_local() {
+            netlink.delete_address(link.index, stale.prefix)?;
+        }
+    }
+    for prefix in wanted {
+        exists_already(netlink.add_address(link.index, prefix))?;
+    }
+    netlink.set_up(link.index, true)?;
+    for family in [Family::V4, Family::V6] {
+        let everywhere = Prefix::new(tidegate_packet::Addr::unspecified(family), 0);
+        let Some(everywhere) = everywhere else { continue };
+        // Without IPv6 in the kernel there is nothing to route there.
+        if let Err(error) = exists_already(netlink.add_route(everywhere, None, Some(link.index), None)) {
+            tracing::warn!(device, ?family, %error, "no default route through the host device");
+        }
+    }
+    Ok(())
+}
+
+fn exists_already(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+

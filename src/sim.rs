@@ -1,0 +1,234 @@
+//! A gateway in memory: no devices, no privileges, a clock that the caller moves.
+//!
+//! The same engine as behind real devices, so what holds here holds there. Tests put hosts around
+//! it, the kernel oracle plays its cases on it, `replay` and `explain` run captures through it.
+
+use crate::engine::{
+    Engine, Fate, Interface, InterfaceId, Interfaces, OwnedFrame, PortId, Setup, StaticRoute, TICK,
+    Target,
+};
+use crate::io::channel::Flying;
+use crate::diagnostic::{Report, Source, Style};
+use crate::sysctl::{Assignments, Sysctls};
+use std::time::Duration;
+use tidegate_filter as filter;
+use tidegate_packet::{Addr, Family, Instant, MacAddr, Prefix};
+
+/// An interface of a simulated gateway.
+#[derive(Clone, Debug)]
+pub struct SimInterface {
+    /// Its name.
+    pub name: String,
+    /// Its link address.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<Prefix>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Names of its ports if it is a bridge.
+    pub ports: Vec<String>,
+}
+
+impl SimInterface {
+    /// An Ethernet interface with an MTU of 1500.
+    pub fn new(name: impl Into<String>, mac: MacAddr, addresses: &[Prefix]) -> Self {
+        let addresses = addresses.to_vec();
+        Self { name: name.into(), mac, addresses, mtu: 1500, ports: Vec::new() }
+    }
+}
+
+/// A route of a simulated gateway.
+#[derive(Clone, Debug)]
+pub struct SimRoute {
+    /// Destinations.
+    pub to: Prefix,
+    /// Next hop; absent: on the link.
+    pub via: Option<Addr>,
+    /// Egress; absent: the interface whose network has the next hop.
+    pub dev: Option<String>,
+}
+
+/// What a simulated gateway is made of.
+#[derive(Clone, Debug, Default)]
+pub struct SimConfig {
+    /// Its interfaces.
+    pub interfaces: Vec<SimInterface>,
+    /// Its routes.
+    pub routes: Vec<SimRoute>,
+    /// Neighbours that needn't be asked for: interface, address, link address.
+    pub neighbours: Vec<(String, Addr, MacAddr)>,
+    /// IPv4 rules as `iptables-save` text; empty: none.
+    pub rules_v4: String,
+    /// IPv6 rules.
+    pub rules_v6: String,
+    /// Kernel parameters as sysctl.d text.
+    pub sysctls: String,
+}
+
+/// Why a simulated gateway can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    /// Rules that don't load.
+    #[error("{family:?} rules: {}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Rules {
+        /// Whose rules.
+        family: Family,
+        /// What is wrong with them.
+        errors: Vec<filter::Diagnostic>,
+    },
+    /// Kernel parameters that don't parse.
+    #[error("sysctls: {0}")]
+    Sysctls(String),
+    /// A name that no interface has.
+    #[error("no interface {0}")]
+    Interface(String),
+    /// A next hop on no interface's network.
+    #[error("next hop {0} is on no interface's network")]
+    NextHop(Addr),
+}
+
+/// A gateway in memory.
+#[derive(Debug)]
+pub struct Sim {
+    engine: Engine,
+    now: Instant,
+    unix_nanos: u64,
+    sent: Vec<(PortId, Flying)>,
+}
+
+impl Sim {
+    /// Builds one; its clock stands at one hour, on 2026-01-01 UTC.
+    pub fn new(config: &SimConfig) -> Result<Self, SimError> {
+        let mut interfaces = Interfaces::new();
+        for wanted in &config.interfaces {
+            let mut interface = Interface::new(&wanted.name, wanted.mac, wanted.mtu);
+            interface.addresses.clone_from(&wanted.addresses);
+            if wanted.ports.is_empty() {
+                interfaces.add(interface, &[&wanted.name]);
+            } else {
+                interface.kind = crate::engine::Kind::Bridge;
+                let ports: Vec<_> = wanted.ports.iter().map(String::as_str).collect();
+                interfaces.add(interface, &ports);
+            }
+        }
+        let routes = config.routes.iter().map(|r| route(&interfaces, r)).collect::<Result<_, _>>()?;
+        let sysctls = sysctls(&config.sysctls)?;
+        let mut engine = Engine::new(Setup {
+            routes,
+            rules_v4: load(&config.rules_v4, Family::V4)?,
+            rules_v6: load(&config.rules_v6, Family::V6)?,
+            sysctls,
+            host_port: None,
+            seed: [7; 32],
+            interfaces,
+        });
+        for (name, addr, mac) in &config.neighbours {
+            let id = engine.interfaces().by_name(name);
+            let id = id.ok_or_else(|| SimError::Interface(name.clone()))?;
+            engine.set_neighbour(id, *addr, *mac);
+        }
+        let (now, unix_nanos) = (Instant::from_secs(3600), 1_767_225_600_000_000_000);
+        engine.set_time(now, unix_nanos);
+        Ok(Self { engine, now, unix_nanos, sent: Vec::new() })
+    }
+
+    /// A frame arrives on a port (an interface's own name, or a bridge's port).
+    pub fn inject(&mut self, port: &str, frame: impl Into<Flying>) -> Result<(), SimError> {
+        let port = self
+            .engine
+            .interfaces()
+            .port_by_name(port)
+            .ok_or_else(|| SimError::Interface(port.to_owned()))?;
+        let Flying { bytes, offload } = frame.into();
+        let mut owned = OwnedFrame::new(&bytes);
+        owned.meta.offload = offload;
+        if let Fate::Transmit(egress) = self.engine.input(port, owned.frame()) {
+            self.engine.outbox().push((egress, owned));
+        }
+        self.gather();
+        Ok(())
+    }
+
+    /// Moves the clock, timers going off on the way.
+    pub fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        while self.now < end {
+            let step = TICK.min(end - self.now);
+            self.now = self.now + step;
+            self.unix_nanos += u64::try_from(step.as_nanos()).unwrap_or(0);
+            self.engine.set_time(self.now, self.unix_nanos);
+            self.engine.tick();
+            self.gather();
+        }
+    }
+
+    /// What the gateway has sent since the last call: port and frame, in order.
+    pub fn collect(&mut self) -> Vec<(String, Flying)> {
+        let sent = std::mem::take(&mut self.sent);
+        let name = |port| self.engine.interfaces().port_name(port).to_owned();
+        sent.into_iter().map(|(port, frame)| (name(port), frame)).collect()
+    }
+
+    /// The time that its clock shows.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The engine, to look at its tables and counters.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The engine, to change its rules.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    fn gather(&mut self) {
+        let out = std::mem::take(self.engine.outbox());
+        self.sent.extend(out.into_iter().map(|(port, frame)| {
+            let flying = Flying { bytes: frame.bytes().to_vec(), offload: frame.meta.offload };
+            (port, flying)
+        }));
+    }
+}
+
+fn load(text: &str, family: Family) -> Result<filter::Ruleset, SimError> {
+    if text.is_empty() {
+        return Ok(filter::Ruleset::empty(family));
+    }
+    filter::load(filter::Source { name: "rules", text }, family)
+        .map(|loaded| loaded.ruleset)
+        .map_err(|errors| SimError::Rules { family, errors })
+}
+
+fn sysctls(text: &str) -> Result<Sysctls, SimError> {
+    let mut report = Report::default();
+    let mut assignments = Assignments::default();
+    assignments.read(&Source::new("sysctls", text), &mut report);
+    match report.has_errors() {
+        true => Err(SimError::Sysctls(report.render(Style::PLAIN))),
+        false => Ok(assignments.sysctls),
+    }
+}
+
+fn route(interfaces: &Interfaces, wanted: &SimRoute) -> Result<StaticRoute, SimError> {
+    let egress: Option<InterfaceId> = match (&wanted.dev, wanted.via) {
+        (Some(name), _) => Some(
+            interfaces.by_name(name).ok_or_else(|| SimError::Interface(name.clone()))?,
+        ),
+        (None, Some(via)) => Some(
+            interfaces
+                .iter()
+                .find(|(_, i)| i.addresses.iter().any(|p| p.contains(via)))
+                .map(|(id, _)| id)
+                .ok_or(SimError::NextHop(via))?,
+        ),
+        (None, None) => None,
+    };
+    let target = match egress {
+        Some(egress) => Target::Unicast { egress, via: wanted.via },
+        None => Target::Blackhole,
+    };
+    Ok(StaticRoute { to: wanted.to, target, metric: 0, leased: false })
+}
