@@ -24,6 +24,7 @@ mod hash;
 mod icmp;
 mod icmp_error;
 mod ports;
+pub mod refragment;
 mod rewrite;
 pub mod settings;
 mod table;
@@ -34,8 +35,9 @@ pub mod tuple;
 mod udp;
 
 pub use conn::{Connection, Counters, Direction, Status};
-pub use fragment::{FragmentDrop, FragmentSettings, Reassembler, Whole};
+pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
 pub use ports::{Exhausted, Range};
+pub use refragment::refragment;
 pub use settings::{Settings, TcpTimeouts};
 pub use table::{ConfirmDrop, Confirmed, ConnId, Conntrack, InvalidReason, State, Tracked};
 pub use tcp::TcpState;
