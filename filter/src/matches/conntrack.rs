@@ -204,8 +204,9 @@ impl Match for Conntrack {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         let query = context.query;
         let in_state = |wanted: States| {
-            let nat =
-                query.connection.map_or(0, |c| u8::from(c.snat) * SNAT | u8::from(c.dnat) * DNAT);
+            let nat = query
+                .connection
+                .map_or(0, |c| (u8::from(c.snat) * SNAT) | (u8::from(c.dnat) * DNAT));
             wanted.has(query.state) || wanted.0 & nat != 0
         };
         if !holds(self.states, in_state) {
