@@ -1,25 +1,402 @@
-//! Reassembly.
-use tidegate_packet::{Instant, Parsed};
+//! Reassembly of fragments before tracking, so that every piece meets the same rules.
+//!
+//! Terms: a *piece* is one fragment, a *queue* collects the pieces of one datagram, a *whole* is
+//! the datagram put together, with the memory of how it came ([`Pieces`]) so that
+//! [`crate::refragment`] can send it on in the same pieces. Queues are bounded in bytes and live
+//! for a fixed time from their first piece; what is over either bound is dropped without a word
+//! (only an end host reports a reassembly timeout, RFC 1122 section 3.3.2).
 
-/// Placeholder until reassembly lands.
-#[derive(Debug, Default)]
-pub struct Reassembler;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
-/// A whole datagram.
-#[derive(Debug)]
-pub struct Whole {
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// Payload sizes of its fragments.
-    pub sizes: Vec<u16>,
+use tidegate_packet::{Addr, Fragment, Instant, Parsed, ipv4, ipv6, protocol};
+
+/// `net.ipv4.ipfrag_*` and `net.netfilter.nf_conntrack_frag6_*`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct FragmentSettings {
+    /// Bytes that all queues together may hold (`ipfrag_high_thresh`).
+    pub max_bytes: usize,
+    /// Life of a queue (`ipfrag_time`; 60 s for IPv6 in the kernel).
+    pub timeout: Duration,
 }
 
+impl FragmentSettings {
+    /// The kernel's defaults for IPv4.
+    pub const V4: Self = Self { max_bytes: 4 << 20, timeout: Duration::from_secs(30) };
+    /// The kernel's defaults for IPv6.
+    pub const V6: Self = Self { max_bytes: 4 << 20, timeout: Duration::from_secs(60) };
+}
+
+/// How a datagram came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pieces {
+    /// Payload bytes of each piece, in the datagram's order.
+    pub sizes: Vec<u16>,
+    /// Length of the longest piece, IP header included.
+    pub largest: u16,
+    /// The longest piece asked not to be fragmented further (the whole has the bit set then).
+    pub dont_fragment: bool,
+    /// IPv6: where the fragment header stood, and so where it goes again.
+    pub(crate) header_at: u16,
+    /// IPv6: the byte that named it.
+    pub(crate) named_at: u16,
+}
+
+impl Pieces {
+    /// Whether the datagram can't be sent on and frag-needed or packet-too-big has to be answered:
+    /// a piece doesn't fit and must not be cut.
+    pub fn too_big(&self, mtu: usize) -> bool {
+        self.dont_fragment && usize::from(self.largest) > mtu
+    }
+}
+
+/// What became of a piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Kept; more are missing.
+    Kept,
+    /// The last one missing: the datagram, and how it came.
+    Whole(Vec<u8>, Pieces),
+    /// Dropped.
+    Dropped(FragmentDrop),
+}
+
+/// Why a piece was dropped. Each is a drop reason.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum FragmentDrop {
+    /// It holds nothing that wasn't there already.
+    #[error("duplicate fragment")]
+    Duplicate,
+    /// It overlaps others in part; its datagram is given up (RFC 5722).
+    #[error("overlapping fragment")]
+    Overlap,
+    /// Its length or place is impossible; its datagram is given up.
+    #[error("malformed fragment")]
+    Malformed,
+    /// Pieces with and without ECN in one datagram (RFC 3168 section 5.3); it is given up.
+    #[error("fragments with contradicting ECN")]
+    Ecn,
+    /// No room for more.
+    #[error("fragment queues full")]
+    Full,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    src: Addr,
+    dst: Addr,
+    id: u32,
+    /// IPv4 only: RFC 8200 section 4.5 leaves it out.
+    protocol: u8,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    serial: u64,
+    /// By offset; no two overlap.
+    pieces: BTreeMap<u32, Vec<u8>>,
+    /// Everything before the payload of the first piece, the IPv6 fragment header left out.
+    head: Option<Vec<u8>>,
+    /// Where the datagram ends, once known.
+    end: Option<u32>,
+    /// Where the known part ends.
+    reach: u32,
+    received: u32,
+    largest: u16,
+    largest_unsplittable: u16,
+    ecn: u8,
+    header_at: u16,
+    named_at: u16,
+    cost: usize,
+}
+
+/// Collects pieces. One for each family, as each has its own bounds.
+#[derive(Debug)]
+pub struct Reassembler {
+    settings: FragmentSettings,
+    queues: BTreeMap<Key, Queue>,
+    /// Queues by age; all live equally long.
+    order: VecDeque<(Instant, Key, u64)>,
+    serial: u64,
+    bytes: usize,
+}
+
+/// What a piece or a queue costs besides its bytes.
+const OVERHEAD: usize = 128;
+/// The longest IP packet.
+const MAX_LEN: u32 = 65_535;
+
 impl Reassembler {
-    /// Nothing yet.
-    pub fn push(&mut self, _: &Parsed, _: &[u8], _: u32, _: Instant) -> Result<Option<Whole>, ()> {
-        Ok(None)
+    /// Without queues.
+    pub fn new(settings: FragmentSettings) -> Self {
+        let (queues, order) = (BTreeMap::new(), VecDeque::new());
+        Self { settings, queues, order, serial: 0, bytes: 0 }
     }
 
-    /// Nothing yet.
-    pub fn expire(&mut self, _: Instant) {}
+    /// The bounds, to be changed.
+    pub fn settings_mut(&mut self) -> &mut FragmentSettings {
+        &mut self.settings
+    }
+
+    /// Queues under way.
+    pub fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Whether no queue is under way.
+    pub fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    /// Gives up the queues whose time is over and says how many there were.
+    pub fn expire(&mut self, now: Instant) -> usize {
+        let mut ended = 0;
+        while let Some(&(deadline, key, serial)) = self.order.front() {
+            let live = self.queues.get(&key).is_some_and(|q| q.serial == serial);
+            if live && deadline > now {
+                break;
+            }
+            self.order.pop_front();
+            if live {
+                self.give_up(&key);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// When [`Reassembler::expire`] should be called next.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.order.front().map(|(deadline, ..)| *deadline)
+    }
+
+    /// Takes a packet with [`Parsed::fragment`]. `bytes` starts at its IP header.
+    pub fn push(&mut self, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
+        self.expire(now);
+        let Some(fragment) = packet.fragment else {
+            return Pushed::Dropped(FragmentDrop::Malformed);
+        };
+        let v4 = packet.src.is_v4();
+        // Behind an IPv6 fragment header with an offset the protocol isn't known.
+        let protocol = if v4 { packet.protocol } else { 0 };
+        let key = Key { src: packet.src, dst: packet.dst, id: fragment.id, protocol };
+        if !self.queues.contains_key(&key) && !self.open(key, now) {
+            return Pushed::Dropped(FragmentDrop::Full);
+        }
+        let piece = Piece::new(packet, bytes, fragment);
+        let Some(queue) = self.queues.get_mut(&key) else {
+            return Pushed::Dropped(FragmentDrop::Full);
+        };
+        let before = queue.cost;
+        if self.bytes + piece.payload.len() + OVERHEAD > self.settings.max_bytes {
+            return Pushed::Dropped(FragmentDrop::Full);
+        }
+        match queue.add(&piece) {
+            Ok(()) => {}
+            Err(FragmentDrop::Duplicate) => return Pushed::Dropped(FragmentDrop::Duplicate),
+            Err(why) => {
+                self.give_up(&key);
+                return Pushed::Dropped(why);
+            }
+        }
+        self.bytes += queue.cost - before;
+        if queue.end != Some(queue.received) || queue.head.is_none() {
+            return Pushed::Kept;
+        }
+        let whole = self.give_up(&key).map_or(Err(FragmentDrop::Malformed), Queue::join);
+        match whole {
+            Ok((bytes, pieces)) => Pushed::Whole(bytes, pieces),
+            Err(why) => Pushed::Dropped(why),
+        }
+    }
+
+    fn open(&mut self, key: Key, now: Instant) -> bool {
+        if self.bytes + OVERHEAD > self.settings.max_bytes {
+            return false;
+        }
+        self.serial += 1;
+        let queue = Queue { serial: self.serial, cost: OVERHEAD, ..Queue::default() };
+        self.bytes += queue.cost;
+        self.queues.insert(key, queue);
+        self.order.push_back((now + self.settings.timeout, key, self.serial));
+        true
+    }
+
+    fn give_up(&mut self, key: &Key) -> Option<Queue> {
+        let queue = self.queues.remove(key)?;
+        self.bytes -= queue.cost;
+        Some(queue)
+    }
+}
+
+/// A fragment taken apart.
+struct Piece<'a> {
+    head: &'a [u8],
+    /// IPv6: the fragment header's next-header value, for the byte that named it.
+    next: u8,
+    payload: &'a [u8],
+    fragment: Fragment,
+    v4: bool,
+    len: u16,
+    dont_fragment: bool,
+    tos: u8,
+    named_at: u16,
+}
+
+impl<'a> Piece<'a> {
+    fn new(packet: &Parsed, bytes: &'a [u8], fragment: Fragment) -> Self {
+        let v4 = packet.src.is_v4();
+        let bytes = &bytes[..packet.len as usize];
+        let (head_len, payload_at) = if v4 {
+            (usize::from(packet.l4), usize::from(packet.l4))
+        } else {
+            let at = usize::from(fragment.header_at);
+            (at, at + ipv6::FRAGMENT_LEN)
+        };
+        let (mut named_at, mut next) = (6, 0);
+        if !v4 {
+            next = bytes[head_len];
+            for extension in ipv6::Extensions::new(bytes) {
+                if extension.kind == protocol::FRAGMENT {
+                    break;
+                }
+                named_at = extension.at as u16;
+            }
+        }
+        let mut payload = &bytes[payload_at..];
+        // Linux takes IPv4 pieces that break the eight-byte grid up to the last point on it.
+        if v4 && fragment.more {
+            payload = &payload[..payload.len() & !7];
+        }
+        Self {
+            head: &bytes[..head_len],
+            next,
+            payload,
+            fragment,
+            v4,
+            len: packet.len.min(MAX_LEN) as u16,
+            dont_fragment: v4 && packet.dont_fragment,
+            tos: packet.tos,
+            named_at,
+        }
+    }
+}
+
+impl Queue {
+    fn add(&mut self, piece: &Piece<'_>) -> Result<(), FragmentDrop> {
+        let start = u32::from(piece.fragment.offset);
+        let end = start + piece.payload.len() as u32;
+        // RFC 8200 section 4.5: all but the last are a multiple of eight long.
+        let off_grid = piece.fragment.more && piece.payload.len() % 8 != 0;
+        let head = piece.head.len() as u32;
+        if start == end || off_grid || head + end > MAX_LEN {
+            return Err(FragmentDrop::Malformed);
+        }
+        match self.end {
+            Some(known) if end > known => return Err(FragmentDrop::Malformed),
+            Some(known) if !piece.fragment.more && end != known => {
+                return Err(FragmentDrop::Malformed);
+            }
+            None if !piece.fragment.more && end < self.reach => {
+                return Err(FragmentDrop::Malformed);
+            }
+            _ => {}
+        }
+        self.overlap(start, end)?;
+        if !piece.fragment.more {
+            self.end = Some(end);
+        }
+        self.reach = self.reach.max(end);
+        self.received += end - start;
+        self.ecn |= 1 << (piece.tos & 3);
+        self.largest = self.largest.max(piece.len);
+        if piece.dont_fragment {
+            self.largest_unsplittable = self.largest_unsplittable.max(piece.len);
+        }
+        if start == 0 {
+            let mut head = piece.head.to_vec();
+            if !piece.v4 {
+                head[usize::from(piece.named_at)] = piece.next;
+            }
+            self.cost += head.len();
+            self.head = Some(head);
+            self.header_at = piece.fragment.header_at;
+            self.named_at = piece.named_at;
+        }
+        self.cost += piece.payload.len() + OVERHEAD;
+        self.pieces.insert(start, piece.payload.to_vec());
+        Ok(())
+    }
+
+    /// A piece inside what is there is ignored, one that overlaps it in part is an attack.
+    fn overlap(&self, start: u32, end: u32) -> Result<(), FragmentDrop> {
+        // How far the received data reach without a gap from a point at or before `start`.
+        let mut covered = 0;
+        let mut touches = false;
+        for (&at, payload) in self.pieces.range(..end) {
+            let until = at + payload.len() as u32;
+            if until > start {
+                touches = true;
+                if at <= start.max(covered) {
+                    covered = until;
+                }
+            }
+        }
+        match (touches, covered >= end) {
+            (false, _) => Ok(()),
+            (true, true) => Err(FragmentDrop::Duplicate),
+            (true, false) => Err(FragmentDrop::Overlap),
+        }
+    }
+
+    /// Puts the datagram together.
+    fn join(self) -> Result<(Vec<u8>, Pieces), FragmentDrop> {
+        let mut bytes = self.head.ok_or(FragmentDrop::Malformed)?;
+        let v4 = bytes[0] >> 4 == 4;
+        let head_len = bytes.len();
+        bytes.reserve(self.received as usize);
+        let mut sizes = Vec::with_capacity(self.pieces.len());
+        for payload in self.pieces.values() {
+            sizes.push(payload.len() as u16);
+            bytes.extend_from_slice(payload);
+        }
+        // The first piece's header may be longer than that of the piece that fixed the end.
+        if bytes.len() > MAX_LEN as usize {
+            return Err(FragmentDrop::Malformed);
+        }
+        let ce = congestion(self.ecn)?;
+        let dont_fragment = self.largest_unsplittable == self.largest;
+        if v4 {
+            let len = bytes.len() as u16;
+            bytes[2..4].copy_from_slice(&len.to_be_bytes());
+            bytes[6] = u8::from(dont_fragment) << 6;
+            bytes[7] = 0;
+            bytes[1] |= ce;
+            ipv4::write_checksum(&mut bytes);
+        } else {
+            let len = (head_len - ipv6::HEADER_LEN) + self.received as usize;
+            bytes[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+            bytes[1] |= ce << 4;
+        }
+        let pieces = Pieces {
+            sizes,
+            largest: self.largest,
+            // RFC 8200 section 5: routers never fragment, so a piece is as large as it may be.
+            dont_fragment: dont_fragment || !v4,
+            header_at: self.header_at,
+            named_at: self.named_at,
+        };
+        Ok((bytes, pieces))
+    }
+}
+
+/// RFC 3168 section 5.3: the whole has met congestion if a piece has. The argument has a bit for
+/// each ECN codepoint seen; the answer is what is to be added to the first piece's.
+fn congestion(seen: u8) -> Result<u8, FragmentDrop> {
+    const NOT_ECT: u8 = 1;
+    const CE: u8 = 1 << 3;
+    if seen & NOT_ECT != 0 && seen != NOT_ECT {
+        return Err(FragmentDrop::Ecn);
+    }
+    Ok(if seen & CE != 0 { 3 } else { 0 })
 }

@@ -6,7 +6,22 @@
 use tidegate_packet::{Instant, protocol};
 
 use crate::conn::{Connection, Status};
+use crate::rewrite::crc32c;
 use crate::settings::Settings;
+use crate::table::InvalidReason;
+
+/// SCTP's checksum (RFC 9260 section 6.8), which a packet from the wire must have.
+pub(crate) fn check_sctp(segment: &[u8], verify: bool) -> Result<(), InvalidReason> {
+    let (Some(head), Some(sum), Some(rest)) =
+        (segment.get(..8), segment.get(8..12), segment.get(12..))
+    else {
+        return Err(InvalidReason::Malformed);
+    };
+    if verify && crc32c([head, &[0; 4], rest].into_iter().flatten()).to_le_bytes() != *sum {
+        return Err(InvalidReason::Checksum);
+    }
+    Ok(())
+}
 
 /// Prolongs the connection; GRE and SCTP become assured when both sides have spoken.
 pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {

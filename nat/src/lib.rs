@@ -18,12 +18,13 @@
 
 pub mod conn;
 mod expiry;
-
+pub mod fragment;
 mod generic;
 mod hash;
 mod icmp;
 mod icmp_error;
 mod ports;
+pub mod refragment;
 mod rewrite;
 pub mod settings;
 mod table;
@@ -33,10 +34,10 @@ mod translate;
 pub mod tuple;
 mod udp;
 
-mod fragment;
-pub use fragment::Reassembler;
 pub use conn::{Connection, Counters, Direction, Status};
+pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
 pub use ports::{Exhausted, Range};
+pub use refragment::refragment;
 pub use settings::{Settings, TcpTimeouts};
 pub use table::{ConfirmDrop, Confirmed, ConnId, Conntrack, InvalidReason, State, Tracked};
 pub use tcp::TcpState;

@@ -173,7 +173,7 @@ pub(crate) fn refresh_icmp(bytes: &mut [u8], place: Place, src: Addr, dst: Addr)
 }
 
 /// CRC-32C (Castagnoli), reflected, as SCTP uses it.
-pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0u32; 256];
         let mut i = 0;
@@ -189,7 +189,7 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(!0, |crc, &b| TABLE[usize::from(crc as u8 ^ b)] ^ crc >> 8)
+    !bytes.into_iter().fold(!0, |crc, &b| TABLE[usize::from(crc as u8 ^ b)] ^ crc >> 8)
 }
 
 #[cfg(test)]

@@ -91,8 +91,6 @@ fn ipv4() {
 fn ipv6() {
     check(V6, |manip| match manip {
         Manip::Source => to_range("2001:db8:1::20", "2001:db8:1::3:29"),
-        Manip::Destination => {
-            to_range("2001:db8:2::", "2001:db8:2:ffff:ffff:ffff:ffff:ffff")
-        }
+        Manip::Destination => to_range("2001:db8:2::", "2001:db8:2:ffff:ffff:ffff:ffff:ffff"),
     });
 }

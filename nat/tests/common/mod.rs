@@ -3,10 +3,17 @@
 
 use std::time::Duration;
 
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tidegate_nat::{Conntrack, Manip, Range, Settings, Tracked};
 use tidegate_packet::builder::Ip;
 use tidegate_packet::checksum::Field;
 use tidegate_packet::{Addr, Instant, Parsed};
+
+/// A property test's settings: always the same cases.
+pub fn proptest(cases: u32) -> ProptestConfig {
+    let rng_seed = RngSeed::Fixed(7);
+    ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 pub fn addr(text: &str) -> Addr {
     text.parse().unwrap()
