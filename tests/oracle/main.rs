@@ -93,7 +93,11 @@ fn run(case: &Case, oracle: Oracle) -> Result<(), String> {
     }
     let mut report = unexpected(case, "the kernel", &wanted);
     if oracle != Oracle::Golden && std::env::var_os("TIDEGATE_BLESS").is_some() {
-        golden::write(case, &wanted)?;
+        // What differs only in numbers that the kernel draws is left as it is.
+        let recorded = golden::read(case);
+        if recorded.map_or(true, |r| !compare(case, Names("old", "new"), &r, &wanted).is_empty()) {
+            golden::write(case, &wanted)?;
+        }
     }
     if oracle == Oracle::Itself {
         let again = kernel::transcript(case, false)?;
