@@ -25,7 +25,7 @@ pub(crate) fn ruleset(
     family: Family,
 ) -> Result<(Ruleset, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
-    let mut warnings = Vec::new();
+    let mut warnings = ast.warnings.clone();
     let mut tables: Vec<Draftbook> = Vec::new();
     for table in &ast.tables {
         let book = Draftbook::read(table, family, &mut problems, &mut warnings);
@@ -111,6 +111,17 @@ impl Draftbook {
             }
             ItemAst::Flush(None) => {
                 self.chains.iter_mut().for_each(|c| c.rules.clear());
+                Ok(())
+            }
+            ItemAst::Zero(name) => {
+                if let Some(name) = name {
+                    self.chain(name)?;
+                }
+                let named = |c: &&mut ChainDraft| name.as_ref().is_none_or(|n| n.text == c.name);
+                for chain in self.chains.iter_mut().filter(named) {
+                    chain.count = Count::default();
+                    chain.rules.iter_mut().for_each(|rule| rule.count = Count::default());
+                }
                 Ok(())
             }
             ItemAst::DeleteChain(name) => self.delete_chain(name.as_ref()),

@@ -201,6 +201,26 @@ fn the_ipv6_corpus_reads_as_ip6tables_reads_it() {
     corpus("v6.txt", Family::V6);
 }
 
+/// Whole files, with `%%` between them: what stands around the rules.
+#[test]
+fn odd_files_are_taken_or_refused_as_iptables_does() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/files.txt");
+    let text = std::fs::read_to_string(path).unwrap();
+    let texts: Vec<_> = text.split("%%\n").map(|t| t.replace("<no newline>\n", "")).collect();
+    let Some(unshare) = oracle() else { return };
+    let answers = ask(unshare, Family::V4, &texts, &[]);
+    let mut wrong = Vec::new();
+    for (text, theirs) in texts.iter().zip(&answers) {
+        let ours = save(text, Family::V4);
+        let found = match text.starts_with("# deny\n") {
+            true => (theirs.is_none() || ours.is_ok()).then(|| "is not denied alone here".into()),
+            false => difference(theirs.as_ref(), &ours),
+        };
+        wrong.extend(found.map(|d| format!("---\n{text}    {d}")));
+    }
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), texts.len(), wrong.join("\n"));
+}
+
 /// Tables in the order a fresh namespace lists them, and the comment lines, byte for byte.
 #[test]
 fn a_whole_file_is_saved_byte_for_byte() {

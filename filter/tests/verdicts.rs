@@ -196,6 +196,23 @@ fn walks_and_what_they_count() {
     }
 }
 
+/// Chains may nest deeper than the walk has room for at hand.
+#[test]
+fn deep_nesting_returns_all_the_way() {
+    let depth = 40;
+    let mut text = String::from("*filter\n");
+    for n in 0..depth {
+        text += &format!(":C{n} -\n");
+    }
+    for n in 1..depth {
+        text += &format!("-A C{} -j C{n}\n-A C{} -j MARK --set-xmark 1/0\n", n - 1, n - 1);
+    }
+    text += "-A FORWARD -j C0\n-A FORWARD -m mark --mark 1 -j DROP\nCOMMIT\n";
+    let (verdict, _, seen) = walk(&rules(&text), Hook::Forward, &udp(A, B, 1, 2));
+    // Every chain but the last flips the mark's bit on the way back: an odd number of flips.
+    assert_eq!((verdict, seen.len()), (Verdict::Drop, depth - 1));
+}
+
 #[test]
 fn effects_are_told_and_later_rules_see_the_mark() {
     let packet = tcp(A, B, 1, 2, flags::SYN);
