@@ -80,6 +80,15 @@ fn base_matches_and_ports() {
         ("-m mac ! --mac-source 00:00:00:00:00:01", &syn, false),
         ("-m physdev --physdev-in tap0", &syn, false),
         ("-m physdev ! --physdev-in tap0", &syn, true),
+        ("-m string --algo bm --hex-string |0016|", &syn, true),
+        ("-m string --algo kmp --hex-string |0016| --to 22", &syn, false),
+        ("-m string --algo kmp --hex-string |0016| --from 23", &syn, false),
+        ("-m string --algo kmp --hex-string |0016| --from 22 --to 24", &syn, true),
+        ("-m string --algo bm --string X", &dns, false),
+        ("-m string --algo bm --string X --icase", &dns, true),
+        ("-m string --algo bm ! --string x", &dns, false),
+        ("-p tcp -m tcpmss --mss 536:65535", &syn, false),
+        ("-p tcp -m tcpmss ! --mss 536:65535", &syn, true),
         ("-m comment --comment \"takes all\"", &syn, true),
     ] {
         assert_eq!(takes(rule, packet), want, "{rule}");
@@ -334,6 +343,22 @@ fn recent_as_the_page_uses_it() {
     assert_eq!(over_time(remove, &[(0, &a), (1, &a), (2, &a)]), [false, true, false]);
     let negated = "-A FORWARD -m recent ! --rcheck --name x -j DROP";
     assert_eq!(over_time(negated, &[(0, &a)]), [true]);
+}
+
+/// An entry keeps 32 stamps, or the power of two that the largest `--hitcount` needs. (The figures
+/// are the kernel's, for seventy packets at once.)
+#[test]
+fn recent_keeps_as_many_stamps_as_the_kernel() {
+    let a = udp(A, B, 1, 2);
+    let times = vec![(1, &a[..]); 70];
+    for (hitcount, want) in [(20, 51), (32, 39), (33, 38)] {
+        let lines = format!(
+            "-A FORWARD -m recent --set --name a\n\
+             -A FORWARD -m recent --rcheck --hitcount {hitcount} --name a -j DROP"
+        );
+        let hits = over_time(&lines, &times).into_iter().filter(|hit| *hit).count();
+        assert_eq!(hits, want, "{hitcount}");
+    }
 }
 
 /// A list holds a hundred addresses; the one not seen for longest gives way.
