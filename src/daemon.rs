@@ -5,9 +5,7 @@ use crate::control::{Handler, InterfaceStatus, Reserved, Status};
 use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
 use crate::diagnostic::{Diagnostic, Report, Style};
 use crate::engine::log::Line;
-use crate::engine::{
-    Counters, Engine, Interface, InterfaceId, StaticRoute, Target, Traffic,
-};
+use crate::engine::{Counters, Engine, Interface, InterfaceId, StaticRoute, Target, Traffic};
 use crate::rules::{self, Rulesets};
 use crate::setup::{self, Held, SetupError};
 use crate::worker::{Clock, News, Worker, lock, unix_nanos};
@@ -151,14 +149,16 @@ fn start_workers(
         };
         let (poll, waker) = worker.poll()?;
         let wake = wake.clone();
-        let thread = std::thread::Builder::new().name(format!("worker{number}")).spawn(move || {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(poll)));
-            let result = match ended {
-                Ok(result) => result.map_err(|e| e.to_string()),
-                Err(_) => Err("panic".to_owned()),
-            };
-            let _ = wake.send(Wake::WorkerEnded(result));
-        })?;
+        let thread =
+            std::thread::Builder::new().name(format!("worker{number}")).spawn(move || {
+                let ended =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(poll)));
+                let result = match ended {
+                    Ok(result) => result.map_err(|e| e.to_string()),
+                    Err(_) => Err("panic".to_owned()),
+                };
+                let _ = wake.send(Wake::WorkerEnded(result));
+            })?;
         threads.push((thread, Arc::new(waker)));
     }
     Ok(Workers { stop, threads })
@@ -315,12 +315,8 @@ impl Manager {
         let Some(wanted) = self.config.interface(&name) else { return };
         let mut addresses = wanted.addresses.prefixes().to_vec();
         let metric = wanted.dhcp_metric;
-        let mut routes: Vec<StaticRoute> = engine
-            .static_routes()
-            .iter()
-            .copied()
-            .filter(|r| !is_leased(r, id))
-            .collect();
+        let mut routes: Vec<StaticRoute> =
+            engine.static_routes().iter().copied().filter(|r| !is_leased(r, id)).collect();
         match lease {
             Some(lease) => {
                 tracing::info!(interface = name, address = %lease.address, router = ?lease.router, "DHCP lease");
@@ -425,10 +421,7 @@ impl Control {
         let total = |traffic: &[Traffic]| {
             interface.ports.iter().map(|p| traffic[usize::from(p.0)]).fold(
                 Traffic::default(),
-                |sum, t| Traffic {
-                    packets: sum.packets + t.packets,
-                    bytes: sum.bytes + t.bytes,
-                },
+                |sum, t| Traffic { packets: sum.packets + t.packets, bytes: sum.bytes + t.bytes },
             )
         };
         let (received, sent) = (total(&counters.received), total(&counters.sent));

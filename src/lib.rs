@@ -1,5 +1,6 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod ctime;

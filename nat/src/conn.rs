@@ -145,6 +145,9 @@ pub(crate) struct Rare {
     pub(crate) accounting: [Counters; 2],
 }
 
+/// No interface has this number.
+const NOT_MASQUERADED: u32 = u32::MAX;
+
 /// A tracked connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -155,7 +158,7 @@ pub struct Connection {
     /// the time begins when the first packet leaves.
     pub(crate) deadline: Instant,
     pub(crate) mark: u32,
-    /// The egress interface if it was masqueraded, else zero.
+    /// The egress interface, if it was masqueraded; [`NOT_MASQUERADED`] else.
     pub(crate) masqueraded: u32,
     /// Neighbours in the chain of translated connections with the same original source.
     pub(crate) same_source: [u32; 2],
@@ -170,7 +173,7 @@ impl Connection {
             status: Status::default(),
             deadline: Instant::ZERO,
             mark: 0,
-            masqueraded: 0,
+            masqueraded: NOT_MASQUERADED,
             same_source: [crate::table::NONE; 2],
             rare: acct.then(Box::default),
             proto,
@@ -209,7 +212,7 @@ impl Connection {
 
     /// The egress interface it was masqueraded for.
     pub fn masqueraded(&self) -> Option<u32> {
-        (self.masqueraded != 0).then_some(self.masqueraded)
+        (self.masqueraded != NOT_MASQUERADED).then_some(self.masqueraded)
     }
 
     /// Packets and bytes, original then reply; zero unless [`crate::Settings::acct`] was set when

@@ -18,7 +18,6 @@
 
 pub mod conn;
 mod expiry;
-
 pub mod fragment;
 mod generic;
 mod hash;

@@ -435,10 +435,8 @@ impl Conntrack {
     /// over. Removes it and answers `false`; the packet must be dropped then.
     pub fn check_egress(&mut self, tracked: &Tracked, interface: u32) -> bool {
         let Some(conn) = self.view(tracked) else { return true };
-        if tracked.direction == Direction::Reply
-            || conn.masqueraded == 0
-            || conn.masqueraded == interface
-        {
+        let moved = conn.masqueraded().is_some_and(|egress| egress != interface);
+        if tracked.direction == Direction::Reply || !moved {
             return true;
         }
         if let Entry::Known(id) = tracked.entry {
@@ -568,7 +566,7 @@ impl Conntrack {
 
     /// Removes what was masqueraded for an interface whose address has changed.
     pub fn forget_masqueraded(&mut self, interface: u32) -> usize {
-        self.delete_if(|conn| conn.masqueraded == interface)
+        self.delete_if(|conn| conn.masqueraded() == Some(interface))
     }
 
     #[inline]

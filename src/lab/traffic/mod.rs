@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub mod bulk;
 mod errors;
+pub mod flood;
 pub mod ping;
 pub mod raw;
 pub mod service;
