@@ -222,6 +222,26 @@ fn deep_nesting_returns_all_the_way() {
     assert_eq!((verdict, seen.len()), (Verdict::Drop, depth - 1));
 }
 
+/// The size of a Kubernetes node's rules: loading must not take time quadratic in chains.
+#[test]
+fn thousands_of_chains_load() {
+    let n = 5000;
+    let mut text = String::from("*filter\n");
+    for chain in 0..n {
+        text += &format!(":SVC-{chain} -\n");
+    }
+    for chain in 0..n {
+        text += &format!("-A FORWARD -p tcp --dport {} -j SVC-{chain}\n", chain + 1);
+        text +=
+            &format!("-A SVC-{chain} -s 10.0.0.0/8 -m comment --comment \"n {chain}\" -j DROP\n");
+    }
+    text += "COMMIT\n";
+    let rules = rules(&text);
+    assert_eq!(walk(&rules, Hook::Forward, &tcp(A, B, 1, n, 0)).0, Verdict::Drop);
+    assert_eq!(walk(&rules, Hook::Forward, &tcp(A, B, 1, n + 1, 0)).0, Verdict::Accept);
+    assert_eq!(rules.save(None, style()).lines().count(), 3 * usize::from(n) + 7);
+}
+
 #[test]
 fn effects_are_told_and_later_rules_see_the_mark() {
     let packet = tcp(A, B, 1, 2, flags::SYN);
