@@ -281,7 +281,7 @@ impl Queue {
         let start = u32::from(piece.fragment.offset);
         let end = start + piece.payload.len() as u32;
         // RFC 8200 section 4.5: all but the last are a multiple of eight long.
-        let off_grid = piece.fragment.more && piece.payload.len() % 8 != 0;
+        let off_grid = piece.fragment.more && !piece.payload.len().is_multiple_of(8);
         let head = piece.head.len() as u32;
         if start == end || off_grid || head + end > MAX_LEN {
             return Err(FragmentDrop::Malformed);

@@ -11,8 +11,8 @@ use tidegate_packet::{Instant, Parsed, checksum, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
 use crate::settings::Settings;
-use crate::table::InvalidReason;
 use crate::tcp_window::{Fit, Peer, Segment, before};
+use crate::tracked::InvalidReason;
 
 /// The state of a TCP connection as netfilter names it.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
