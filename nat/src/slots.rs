@@ -151,6 +151,13 @@ impl Conntrack {
     }
 }
 
+/// The connection of that name, if it is still there; borrows nothing but the slots.
+#[inline]
+pub(crate) fn conn_of(slots: &mut [Slot], id: ConnId) -> Option<&mut Connection> {
+    let slot = slots.get_mut(id.slot as usize)?;
+    if slot.generation == id.generation { slot.conn.as_mut() } else { None }
+}
+
 #[inline]
 fn tuple_at(slots: &[Slot], entry: u32) -> Option<&Tuple> {
     let conn = slots.get(entry as usize / 2)?.conn.as_ref()?;
@@ -162,4 +169,49 @@ fn same_source_at(slots: &[Slot], slot: u32, tuple: &Tuple) -> bool {
         let t = &conn.tuples[0];
         (t.src, t.sport, t.protocol) == (tuple.src, tuple.sport, tuple.protocol)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::Proto;
+    use crate::settings::Settings;
+
+    fn conn(port: u16) -> Connection {
+        let [a, b, c] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|a| a.parse().unwrap());
+        let original = Tuple { src: a, dst: b, sport: 1, dport: port, protocol: 17 };
+        let reply = Tuple { src: b, dst: c, sport: port, dport: 1, protocol: 17 };
+        let mut conn = Connection::new(original, reply, Proto::Plain, false);
+        conn.status.set(Status::SNAT.with(Status::CONFIRMED));
+        conn
+    }
+
+    /// With the index, the chains and the wheel about 220 bytes a connection.
+    #[test]
+    fn sizes() {
+        assert_eq!(size_of::<Tuple>(), 38);
+        assert!(size_of::<Slot>() <= 184, "{}", size_of::<Slot>());
+    }
+
+    /// Newest first, whichever goes.
+    #[test]
+    fn chains_of_one_source() {
+        for gone in 0..4usize {
+            let mut table = Conntrack::new(Settings::default(), [1, 1]);
+            let ids: Vec<ConnId> = (0..4).map(|port| table.insert(conn(port))).collect();
+            let chain = |table: &Conntrack| -> Vec<u16> {
+                table.same_source(conn(0).original()).map(|c| c.tuples[0].dport).collect()
+            };
+            assert_eq!(chain(&table), [3, 2, 1, 0]);
+            table.remove(ids[gone].slot);
+            let mut want = vec![3, 2, 1, 0];
+            want.remove(3 - gone);
+            assert_eq!(chain(&table), want);
+            table.insert(conn(9));
+            want.insert(0, 9);
+            assert_eq!(chain(&table), want);
+            table.flush();
+            assert!(chain(&table).is_empty() && table.index.is_empty() && table.sources.is_empty());
+        }
+    }
 }

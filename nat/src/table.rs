@@ -7,7 +7,7 @@ use crate::conn::{Connection, Direction, Proto, Status};
 use crate::expiry::Wheel;
 use crate::hash::HashKey;
 use crate::settings::Settings;
-use crate::slots::Slot;
+use crate::slots::{Slot, conn_of};
 use crate::tcp::{self, TcpVerdict};
 use crate::tracked::{ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Role, State, Tracked};
 use crate::{Manip, Tuple, generic, icmp, icmp_error, udp};
@@ -106,8 +106,8 @@ impl Conntrack {
         segment: &[u8],
         now: Instant,
     ) -> Result<Option<Tracked>, InvalidReason> {
-        let settings = self.settings;
-        let Some(conn) = self.get_mut(id) else { return Ok(None) };
+        let settings = &self.settings;
+        let Some(conn) = conn_of(&mut self.slots, id) else { return Ok(None) };
         let state = match direction {
             Direction::Reply => State::Established,
             Direction::Original if conn.status.has(Status::SEEN_REPLY) => State::Established,
@@ -119,7 +119,7 @@ impl Conntrack {
         let mut over = false;
         match packet.transport {
             Transport::Tcp { .. } => {
-                match tcp::packet(conn, direction, segment, &settings, now) {
+                match tcp::packet(conn, direction, segment, settings, now) {
                     Ok(TcpVerdict::Pass) => {}
                     Ok(TcpVerdict::Over) => over = true,
                     Ok(TcpVerdict::Reopen) => {
@@ -136,11 +136,11 @@ impl Conntrack {
                     }
                 }
             }
-            Transport::Udp { .. } => udp::packet(conn, &settings, now),
+            Transport::Udp { .. } => udp::packet(conn, settings, now),
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
-                icmp::packet(conn, &settings, now);
+                icmp::packet(conn, settings, now);
             }
-            _ => generic::packet(conn, &settings, now),
+            _ => generic::packet(conn, settings, now),
         }
         conn.count(direction, packet.len);
         if direction == Direction::Reply {
@@ -226,7 +226,7 @@ impl Conntrack {
         match &mut tracked.entry {
             Entry::None => None,
             Entry::Own(conn) => Some(conn),
-            Entry::Known(id) => self.get_mut(*id),
+            Entry::Known(id) => conn_of(&mut self.slots, *id),
         }
     }
 
@@ -355,12 +355,6 @@ impl Conntrack {
     pub fn get(&self, id: ConnId) -> Option<&Connection> {
         let slot = self.slots.get(id.slot as usize)?;
         if slot.generation == id.generation { slot.conn.as_ref() } else { None }
-    }
-
-    #[inline]
-    fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
-        let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation == id.generation { slot.conn.as_mut() } else { None }
     }
 
     /// The connection that a packet with this tuple belongs to, and its direction.
