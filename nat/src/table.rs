@@ -195,10 +195,12 @@ impl Conntrack {
 
     /// The tracking of a packet that the gateway makes in answer to `question` (a reset, an
     /// unreachable): it is RELATED and goes the other way, is translated as the connection is,
-    /// and neither consults the nat table nor puts anything into the connection table.
+    /// and neither consults the nat table nor puts anything into the connection table. Where the
+    /// question has no connection, an untracked one included, the answer is INVALID, as it would
+    /// be if Linux looked for one.
     pub fn attach_reply(&self, question: &Tracked) -> Tracked {
         let state = match question.entry {
-            Entry::None => question.state,
+            Entry::None => State::Invalid(InvalidReason::Answer),
             _ => State::Related,
         };
         Tracked {

@@ -201,7 +201,8 @@ fn untracked_packets_have_no_connection() {
     assert!(!gw.table.needs_nat(&tracked, tidegate_nat::Manip::Source));
     assert!(gw.table.confirm(&mut tracked, gw.now).is_ok());
     assert!(gw.table.is_empty());
-    assert_eq!(gw.table.attach_reply(&tracked).state(), State::Untracked);
+    let answer = gw.table.attach_reply(&tracked);
+    assert_eq!(answer.state(), State::Invalid(InvalidReason::Answer));
 }
 
 #[test]
