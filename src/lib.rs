@@ -1,7 +1,10 @@
 //! Tidegate: a userspace router, NAT gateway and stateful firewall that runs iptables rules.
 
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod ctime;
+pub mod daemon;
 pub mod dhcp;
 pub mod diagnostic;
 pub mod engine;

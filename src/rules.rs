@@ -50,10 +50,7 @@ fn load_family(config: &Config, family: Family) -> Result<(Ruleset, Vec<Diagnost
 }
 
 /// Loads one text.
-pub fn parse(
-    source: &Arc<Source>,
-    family: Family,
-) -> Result<(Ruleset, Vec<Diagnostic>), Report> {
+pub fn parse(source: &Arc<Source>, family: Family) -> Result<(Ruleset, Vec<Diagnostic>), Report> {
     let text = filter::Source { name: &source.name, text: &source.text };
     let convert = |list: Vec<filter::Diagnostic>, severity| {
         list.into_iter().map(|d| diagnostic(source, d, severity)).collect()

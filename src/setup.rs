@@ -3,9 +3,7 @@
 //! Everything that can be wrong with texts is found before the first interface is touched.
 
 use crate::config::{Addresses, Config, Kind, PortKind, RouteKind};
-use crate::engine::{
-    self, Engine, Interface, InterfaceId, Interfaces, Setup, StaticRoute, Target,
-};
+use crate::engine::{self, Engine, Interface, InterfaceId, Interfaces, Setup, StaticRoute, Target};
 use crate::io::{af_packet, ingress, tap};
 use crate::link::netlink::{self, Netlink};
 use crate::link::{self, Adopted};
@@ -300,7 +298,9 @@ pub fn carry_addresses(device: &str, interfaces: &Interfaces, config: &Config) -
         let everywhere = Prefix::new(tidegate_packet::Addr::unspecified(family), 0);
         let Some(everywhere) = everywhere else { continue };
         // Without IPv6 in the kernel there is nothing to route there.
-        if let Err(error) = exists_already(netlink.add_route(everywhere, None, Some(link.index), None)) {
+        if let Err(error) =
+            exists_already(netlink.add_route(everywhere, None, Some(link.index), None))
+        {
             tracing::warn!(device, ?family, %error, "no default route through the host device");
         }
     }
@@ -313,4 +313,3 @@ fn exists_already(result: io::Result<()>) -> io::Result<()> {
         other => other,
     }
 }
-

@@ -3,12 +3,12 @@
 //! The same engine as behind real devices, so what holds here holds there. Tests put hosts around
 //! it, the kernel oracle plays its cases on it, `replay` and `explain` run captures through it.
 
+use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{
     Engine, Fate, Interface, InterfaceId, Interfaces, OwnedFrame, PortId, Setup, StaticRoute, TICK,
     Target,
 };
 use crate::io::channel::Flying;
-use crate::diagnostic::{Report, Source, Style};
 use crate::sysctl::{Assignments, Sysctls};
 use std::time::Duration;
 use tidegate_filter as filter;
@@ -111,7 +111,8 @@ impl Sim {
                 interfaces.add(interface, &ports);
             }
         }
-        let routes = config.routes.iter().map(|r| route(&interfaces, r)).collect::<Result<_, _>>()?;
+        let routes =
+            config.routes.iter().map(|r| route(&interfaces, r)).collect::<Result<_, _>>()?;
         let sysctls = sysctls(&config.sysctls)?;
         let mut engine = Engine::new(Setup {
             routes,
@@ -214,9 +215,9 @@ fn sysctls(text: &str) -> Result<Sysctls, SimError> {
 
 fn route(interfaces: &Interfaces, wanted: &SimRoute) -> Result<StaticRoute, SimError> {
     let egress: Option<InterfaceId> = match (&wanted.dev, wanted.via) {
-        (Some(name), _) => Some(
-            interfaces.by_name(name).ok_or_else(|| SimError::Interface(name.clone()))?,
-        ),
+        (Some(name), _) => {
+            Some(interfaces.by_name(name).ok_or_else(|| SimError::Interface(name.clone()))?)
+        }
         (None, Some(via)) => Some(
             interfaces
                 .iter()

@@ -97,7 +97,8 @@ fn udp_is_masqueraded_and_its_answer_comes_back() {
 #[test]
 fn a_port_forward_reaches_the_web_server() {
     let mut sim = gateway();
-    let syn = Tcp { sport: 5000, dport: 8000, seq: 1, flags: tcp::SYN, window: 1000, ..Tcp::default() };
+    let syn =
+        Tcp { sport: 5000, dport: 8000, seq: 1, flags: tcp::SYN, window: 1000, ..Tcp::default() };
     let out = pass(
         &mut sim,
         "ppp0",
@@ -112,7 +113,8 @@ fn a_port_forward_reaches_the_web_server() {
 #[test]
 fn a_closed_port_is_refused_with_a_reset() {
     let mut sim = gateway();
-    let syn = Tcp { sport: 5000, dport: 81, seq: 7, flags: tcp::SYN, window: 1000, ..Tcp::default() };
+    let syn =
+        Tcp { sport: 5000, dport: 81, seq: 7, flags: tcp::SYN, window: 1000, ..Tcp::default() };
     let out = pass(
         &mut sim,
         "eth0",
@@ -142,7 +144,8 @@ fn a_packet_nobody_asked_for_is_refused_with_host_unreachable() {
 #[test]
 fn the_gateway_answers_pings_and_arp() {
     let mut sim = gateway();
-    let ping = builder::echo(Ip::new(addr("192.168.0.2"), addr("192.168.0.1"), 1), true, 7, 1, b"hi");
+    let ping =
+        builder::echo(Ip::new(addr("192.168.0.2"), addr("192.168.0.1"), 1), true, 7, 1, b"hi");
     let out = pass(&mut sim, "eth0", &ping);
     let p = Parsed::parse(&out[0].1).unwrap();
     assert_eq!(p.icmp(), Some((icmp::ECHO_REPLY, 0)));

@@ -1,6 +1,7 @@
 //! Values as they stand in rules: numbers, ports, addresses, masks.
 
 use std::fmt::{self, Write as _};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use tidegate_packet::{Addr, Family};
@@ -97,7 +98,10 @@ impl Word {
     pub fn address(&self, family: Family) -> Outcome<Addr> {
         let found = match family {
             Family::V4 => self.text.parse::<std::net::Ipv4Addr>().ok().map(Addr::from),
-            Family::V6 => self.text.parse::<std::net::Ipv6Addr>().ok().map(Addr::from),
+            // An IPv4-mapped address stands for IPv4 in this program and is never on the wire.
+            Family::V6 => {
+                self.text.parse::<std::net::Ipv6Addr>().ok().map(Addr::from).filter(|a| !a.is_v4())
+            }
         };
         found.ok_or_else(|| {
             let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
@@ -123,12 +127,15 @@ impl Word {
         let word = self.part(addr);
         let addr = match (family, addr) {
             (Family::V4, "localhost") => Addr::from_v4_bytes([127, 0, 0, 1]),
-            (Family::V6, "localhost") => Addr::from_bits(1),
             (Family::V4, short) => match short_v4(short) {
                 Some(addr) => addr,
                 None => word.address(family)?,
             },
-            (Family::V6, _) => word.address(family)?,
+            (Family::V6, text) => match text.parse::<std::net::Ipv6Addr>() {
+                // Mapped addresses too: rules that drop ::ffff:0:0/96 are common.
+                Ok(addr) => addr.into(),
+                Err(_) => word.address(family)?,
+            },
         };
         Ok(Network { family, addr: Addr::from_bits(addr.bits() & mask), mask })
     }
@@ -204,6 +211,14 @@ impl Network {
         (addr.bits() ^ self.addr.bits()) & self.mask == 0
     }
 
+    /// The address as its family writes it, IPv4-mapped ones in an IPv6 rule included.
+    pub fn shown(&self) -> IpAddr {
+        match self.family {
+            Family::V4 => self.addr.to_ip(),
+            Family::V6 => IpAddr::V6(self.addr.octets().into()),
+        }
+    }
+
     /// The prefix length, if the mask is contiguous.
     pub fn prefix_len(&self) -> Option<u8> {
         prefix_len(self.mask, self.family)
@@ -227,13 +242,13 @@ pub(crate) fn mask_addr(mask: u128, family: Family) -> Addr {
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.prefix_len() {
-            Some(len) => write!(f, "{}/{len}", self.addr),
-            None => write!(f, "{}/{}", self.addr, mask_addr(self.mask, self.family)),
+            Some(len) => write!(f, "{}/{len}", self.shown()),
+            None => write!(f, "{}/{}", self.shown(), mask_addr(self.mask, self.family)),
         }
     }
 }
 
-/// Appends ` text`, in quotes if it holds anything but letters, digits, `_`, `-` and `.`… as
+/// Appends ` text`, in quotes if it holds anything but letters, digits, `_` and `-`, as
 /// iptables-save does.
 pub(crate) fn save_string(out: &mut String, text: &str) {
     let simple = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

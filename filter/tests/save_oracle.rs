@@ -27,7 +27,7 @@ fn namespace() -> Option<&'static [&'static str]> {
     let works = |args: &&[&str]| {
         let script = "iptables-legacy-save >/dev/null && command -v ip6tables-legacy-restore";
         let status = Command::new("unshare")
-            .args(**args)
+            .args(*args)
             .args(["sh", "-c", script])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -52,6 +52,14 @@ fn oracle() -> Option<&'static [&'static str]> {
     found
 }
 
+/// Every table empty, every policy ACCEPT: iptables-restore keeps a policy that isn't mentioned.
+const RESET: &str = "\
+*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
+*mangle\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
+*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
+*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
+*security\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
+
 /// Loads each text in a namespace of its own state and gives back what is saved, or `None` if it
 /// was refused.
 fn ask(unshare: &[&str], family: Family, texts: &[String], sets: &[String]) -> Vec<Option<String>> {
@@ -62,14 +70,14 @@ fn ask(unshare: &[&str], family: Family, texts: &[String], sets: &[String]) -> V
         let _ = writeln!(script, "ipset create {set} hash:net family {kind}");
     }
     let save = program(family);
+    std::fs::write(folder.join("reset"), RESET).unwrap();
     for (n, text) in texts.iter().enumerate() {
         std::fs::write(folder.join(format!("{n}.in")), text).unwrap();
         // Tables that others registered would be saved too: only those of the text count.
         let _ = writeln!(
             script,
             "if {save}-restore < {n}.in >/dev/null 2>&1; then {save}-save > {n}.out; fi\n\
-             for t in raw mangle nat filter security; do\n\
-             printf '*%s\\nCOMMIT\\n' $t | {save}-restore; done"
+             {save}-restore < reset"
         );
     }
     std::fs::write(folder.join("run.sh"), script).unwrap();

@@ -1,8 +1,8 @@
 //! Reassembly of fragments before tracking, so that every piece meets the same rules.
 //!
 //! Terms: a *piece* is one fragment, a *queue* collects the pieces of one datagram, a *whole* is
-//! the datagram put together, with the memory of how it came so that it can be sent on in the same
-//! pieces. Queues are bounded in bytes and live
+//! the datagram put together, with the memory of how it came ([`Pieces`]) so that
+//! [`crate::refragment`] can send it on in the same pieces. Queues are bounded in bytes and live
 //! for a fixed time from their first piece; what is over either bound is dropped without a word
 //! (only an end host reports a reassembly timeout, RFC 1122 section 3.3.2).
 
@@ -17,30 +17,49 @@ use tidegate_packet::{Addr, Fragment, Instant, Parsed, ipv4, ipv6, protocol};
 pub struct FragmentSettings {
     /// Bytes that all queues together may hold (`ipfrag_high_thresh`).
     pub max_bytes: usize,
-    /// Life of an IPv4 queue (`ipfrag_time`).
-    pub timeout_v4: Duration,
-    /// Life of an IPv6 queue (`nf_conntrack_frag6_timeout`).
-    pub timeout_v6: Duration,
+    /// Life of a queue (`ipfrag_time`; 60 s for IPv6 in the kernel).
+    pub timeout: Duration,
 }
 
-impl Default for FragmentSettings {
-    fn default() -> Self {
-        Self {
-            max_bytes: 4 << 20,
-            timeout_v4: Duration::from_secs(30),
-            timeout_v6: Duration::from_secs(60),
-        }
+impl FragmentSettings {
+    /// The kernel's defaults for IPv4.
+    pub const V4: Self = Self { max_bytes: 4 << 20, timeout: Duration::from_secs(30) };
+    /// The kernel's defaults for IPv6.
+    pub const V6: Self = Self { max_bytes: 4 << 20, timeout: Duration::from_secs(60) };
+}
+
+/// How a datagram came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pieces {
+    /// Payload bytes of each piece, in the datagram's order.
+    pub sizes: Vec<u16>,
+    /// Length of the longest piece, IP header included.
+    pub largest: u16,
+    /// The longest piece asked not to be fragmented further (the whole has the bit set then).
+    pub dont_fragment: bool,
+    /// IPv6: where the fragment header stood, and so where it goes again.
+    pub(crate) header_at: u16,
+    /// IPv6: the byte that named it.
+    pub(crate) named_at: u16,
+}
+
+impl Pieces {
+    /// Whether the datagram can't be sent on and frag-needed or packet-too-big has to be answered:
+    /// a piece doesn't fit and must not be cut.
+    pub fn too_big(&self, mtu: usize) -> bool {
+        self.dont_fragment && usize::from(self.largest) > mtu
     }
 }
 
-/// A datagram put together.
+/// What became of a piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Whole {
-    /// From the IP header on, as if it had never been cut: TTL and TOS are the first piece's, the
-    /// don't-fragment bit is set if the longest piece had it.
-    pub bytes: Vec<u8>,
-    /// Payload bytes of each piece, in the datagram's order.
-    pub sizes: Vec<u16>,
+pub enum Pushed {
+    /// Kept; more are missing.
+    Kept,
+    /// The last one missing: the datagram, and how it came.
+    Whole(Vec<u8>, Pieces),
+    /// Dropped.
+    Dropped(FragmentDrop),
 }
 
 /// Why a piece was dropped. Each is a drop reason.
@@ -70,8 +89,6 @@ struct Key {
     id: u32,
     /// IPv4 only: RFC 8200 section 4.5 leaves it out.
     protocol: u8,
-    /// The interface, where addresses mean something on their own link only.
-    link: u32,
 }
 
 #[derive(Debug, Default)]
@@ -91,16 +108,18 @@ struct Queue {
     largest: u16,
     largest_unsplittable: u16,
     ecn: u8,
+    header_at: u16,
+    named_at: u16,
     cost: usize,
 }
 
-/// Collects pieces.
-#[derive(Debug, Default)]
+/// Collects pieces. One for each family, as each has its own bounds.
+#[derive(Debug)]
 pub struct Reassembler {
     settings: FragmentSettings,
     queues: BTreeMap<Key, Queue>,
-    /// IPv4's and IPv6's queues by age; all of a family live equally long.
-    order: [VecDeque<(Instant, Key, u64)>; 2],
+    /// Queues by age; all live equally long.
+    order: VecDeque<(Instant, Key, u64)>,
     serial: u64,
     bytes: usize,
 }
@@ -113,7 +132,8 @@ const MAX_LEN: u32 = 65_535;
 impl Reassembler {
     /// Without queues.
     pub fn new(settings: FragmentSettings) -> Self {
-        Self { settings, ..Self::default() }
+        let (queues, order) = (BTreeMap::new(), VecDeque::new());
+        Self { settings, queues, order, serial: 0, bytes: 0 }
     }
 
     /// The bounds, to be changed.
@@ -134,17 +154,15 @@ impl Reassembler {
     /// Gives up the queues whose time is over and says how many there were.
     pub fn expire(&mut self, now: Instant) -> usize {
         let mut ended = 0;
-        for family in 0..2 {
-            while let Some(&(deadline, key, serial)) = self.order[family].front() {
-                let live = self.queues.get(&key).is_some_and(|q| q.serial == serial);
-                if live && deadline > now {
-                    break;
-                }
-                self.order[family].pop_front();
-                if live {
-                    self.give_up(&key);
-                    ended += 1;
-                }
+        while let Some(&(deadline, key, serial)) = self.order.front() {
+            let live = self.queues.get(&key).is_some_and(|q| q.serial == serial);
+            if live && deadline > now {
+                break;
+            }
+            self.order.pop_front();
+            if live {
+                self.give_up(&key);
+                ended += 1;
             }
         }
         ended
@@ -152,64 +170,59 @@ impl Reassembler {
 
     /// When [`Reassembler::expire`] should be called next.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.order.iter().filter_map(|o| o.front()).map(|(deadline, ..)| *deadline).min()
+        self.order.front().map(|(deadline, ..)| *deadline)
     }
 
-    /// Takes a packet with [`Parsed::fragment`]; the last missing piece gives the whole. `bytes`
-    /// starts at its IP header, `input` is the interface it came in by.
-    pub fn push(
-        &mut self,
-        packet: &Parsed,
-        bytes: &[u8],
-        input: u32,
-        now: Instant,
-    ) -> Result<Option<Whole>, FragmentDrop> {
+    /// Takes a packet with [`Parsed::fragment`]. `bytes` starts at its IP header.
+    pub fn push(&mut self, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
         self.expire(now);
-        let fragment = packet.fragment.ok_or(FragmentDrop::Malformed)?;
-        let v4 = packet.src.is_v4();
-        let Parsed { src, dst, .. } = *packet;
-        let on_link = dst.is_v6_link_local() || dst.is_multicast();
-        let key = Key {
-            src,
-            dst,
-            id: fragment.id,
-            // Behind an IPv6 fragment header with an offset the protocol isn't known.
-            protocol: if v4 { packet.protocol } else { 0 },
-            link: if !v4 && on_link { input } else { 0 },
+        let Some(fragment) = packet.fragment else {
+            return Pushed::Dropped(FragmentDrop::Malformed);
         };
+        let v4 = packet.src.is_v4();
+        // Behind an IPv6 fragment header with an offset the protocol isn't known.
+        let protocol = if v4 { packet.protocol } else { 0 };
+        let key = Key { src: packet.src, dst: packet.dst, id: fragment.id, protocol };
+        if !self.queues.contains_key(&key) && !self.open(key, now) {
+            return Pushed::Dropped(FragmentDrop::Full);
+        }
         let piece = Piece::new(packet, bytes, fragment);
-        if self.bytes + piece.cost() + OVERHEAD > self.settings.max_bytes {
-            return Err(FragmentDrop::Full);
-        }
-        if !self.queues.contains_key(&key) {
-            self.open(key, now);
-        }
-        let Some(queue) = self.queues.get_mut(&key) else { return Ok(None) };
+        let Some(queue) = self.queues.get_mut(&key) else {
+            return Pushed::Dropped(FragmentDrop::Full);
+        };
         let before = queue.cost;
+        if self.bytes + piece.payload.len() + OVERHEAD > self.settings.max_bytes {
+            return Pushed::Dropped(FragmentDrop::Full);
+        }
         match queue.add(&piece) {
-            Ok(()) => self.bytes += queue.cost - before,
-            Err(FragmentDrop::Duplicate) => return Err(FragmentDrop::Duplicate),
+            Ok(()) => {}
+            Err(FragmentDrop::Duplicate) => return Pushed::Dropped(FragmentDrop::Duplicate),
             Err(why) => {
                 self.give_up(&key);
-                return Err(why);
+                return Pushed::Dropped(why);
             }
         }
+        self.bytes += queue.cost - before;
         if queue.end != Some(queue.received) || queue.head.is_none() {
-            return Ok(None);
+            return Pushed::Kept;
         }
-        self.give_up(&key).map(Queue::join).transpose()
+        let whole = self.give_up(&key).map_or(Err(FragmentDrop::Malformed), Queue::join);
+        match whole {
+            Ok((bytes, pieces)) => Pushed::Whole(bytes, pieces),
+            Err(why) => Pushed::Dropped(why),
+        }
     }
 
-    fn open(&mut self, key: Key, now: Instant) {
+    fn open(&mut self, key: Key, now: Instant) -> bool {
+        if self.bytes + OVERHEAD > self.settings.max_bytes {
+            return false;
+        }
         self.serial += 1;
         let queue = Queue { serial: self.serial, cost: OVERHEAD, ..Queue::default() };
         self.bytes += queue.cost;
         self.queues.insert(key, queue);
-        let (family, timeout) = match key.src.is_v4() {
-            true => (0, self.settings.timeout_v4),
-            false => (1, self.settings.timeout_v6),
-        };
-        self.order[family].push_back((now + timeout, key, self.serial));
+        self.order.push_back((now + self.settings.timeout, key, self.serial));
+        true
     }
 
     fn give_up(&mut self, key: &Key) -> Option<Queue> {
@@ -230,7 +243,7 @@ struct Piece<'a> {
     len: u16,
     dont_fragment: bool,
     tos: u8,
-    named_at: usize,
+    named_at: u16,
 }
 
 impl<'a> Piece<'a> {
@@ -250,7 +263,7 @@ impl<'a> Piece<'a> {
                 if extension.kind == protocol::FRAGMENT {
                     break;
                 }
-                named_at = extension.at;
+                named_at = extension.at as u16;
             }
         }
         let mut payload = &bytes[payload_at..];
@@ -269,13 +282,6 @@ impl<'a> Piece<'a> {
             tos: packet.tos,
             named_at,
         }
-    }
-}
-
-impl Piece<'_> {
-    /// What it adds to its queue at most.
-    fn cost(&self) -> usize {
-        self.head.len() + self.payload.len() + OVERHEAD
     }
 }
 
@@ -313,10 +319,12 @@ impl Queue {
         if start == 0 {
             let mut head = piece.head.to_vec();
             if !piece.v4 {
-                head[piece.named_at] = piece.next;
+                head[usize::from(piece.named_at)] = piece.next;
             }
             self.cost += head.len();
             self.head = Some(head);
+            self.header_at = piece.fragment.header_at;
+            self.named_at = piece.named_at;
         }
         self.cost += piece.payload.len() + OVERHEAD;
         self.pieces.insert(start, piece.payload.to_vec());
@@ -350,7 +358,7 @@ impl Queue {
     }
 
     /// Puts the datagram together.
-    fn join(self) -> Result<Whole, FragmentDrop> {
+    fn join(self) -> Result<(Vec<u8>, Pieces), FragmentDrop> {
         let mut bytes = self.head.ok_or(FragmentDrop::Malformed)?;
         let v4 = bytes[0] >> 4 == 4;
         let head_len = bytes.len();
@@ -365,8 +373,8 @@ impl Queue {
             return Err(FragmentDrop::Malformed);
         }
         let ce = congestion(self.ecn)?;
+        let dont_fragment = self.largest_unsplittable == self.largest;
         if v4 {
-            let dont_fragment = self.largest_unsplittable == self.largest;
             let len = bytes.len() as u16;
             bytes[2..4].copy_from_slice(&len.to_be_bytes());
             bytes[6] = u8::from(dont_fragment) << 6;
@@ -378,7 +386,15 @@ impl Queue {
             bytes[4..6].copy_from_slice(&(len as u16).to_be_bytes());
             bytes[1] |= ce << 4;
         }
-        Ok(Whole { bytes, sizes })
+        let pieces = Pieces {
+            sizes,
+            largest: self.largest,
+            // RFC 8200 section 5: routers never fragment, so a piece is as large as it may be.
+            dont_fragment: dont_fragment || !v4,
+            header_at: self.header_at,
+            named_at: self.named_at,
+        };
+        Ok((bytes, pieces))
     }
 }
 

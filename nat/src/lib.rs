@@ -24,6 +24,7 @@ mod hash;
 mod icmp;
 mod icmp_error;
 mod ports;
+pub mod refragment;
 mod rewrite;
 pub mod settings;
 mod slots;
@@ -36,8 +37,9 @@ pub mod tuple;
 mod udp;
 
 pub use conn::{Connection, Counters, Direction, Status};
-pub use fragment::{FragmentDrop, FragmentSettings, Reassembler, Whole};
+pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
 pub use ports::{Exhausted, Range};
+pub use refragment::refragment;
 pub use settings::{Settings, TcpTimeouts};
 pub use table::Conntrack;
 pub use tcp::TcpState;

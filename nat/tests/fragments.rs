@@ -1,4 +1,4 @@
-//! Reassembly.
+//! Reassembly, and the way back into pieces.
 
 mod common;
 
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use common::{addr, ip};
 use proptest::prelude::*;
-use tidegate_nat::{FragmentDrop, FragmentSettings, Reassembler, Whole};
+use tidegate_nat::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler, refragment};
 use tidegate_packet::builder::{self, Ip};
 use tidegate_packet::{Instant, Parsed, ipv4, protocol};
 
 const NOW: Instant = Instant::from_secs(5);
 
 fn reassembler() -> Reassembler {
-    Reassembler::default()
+    Reassembler::new(FragmentSettings::V4)
 }
 
 /// One piece of an IPv4 datagram: payload bytes `from..to` of a counting pattern.
@@ -30,10 +30,8 @@ fn piece(from: usize, to: usize, more: bool, edit: impl Fn(&mut Vec<u8>)) -> Vec
     bytes
 }
 
-type Pushed = Result<Option<Whole>, FragmentDrop>;
-
 fn push(queues: &mut Reassembler, bytes: &[u8]) -> Pushed {
-    queues.push(&Parsed::parse(bytes).unwrap(), bytes, 0, NOW)
+    queues.push(&Parsed::parse(bytes).unwrap(), bytes, NOW)
 }
 
 #[derive(Debug, PartialEq)]
@@ -46,9 +44,9 @@ enum Want {
 impl From<Pushed> for Want {
     fn from(p: Pushed) -> Self {
         match p {
-            Ok(None) => Self::Kept,
-            Ok(Some(whole)) => Self::Whole(whole.bytes.len() - 20),
-            Err(why) => Self::Dropped(why),
+            Pushed::Kept => Self::Kept,
+            Pushed::Whole(bytes, _) => Self::Whole(bytes.len() - 20),
+            Pushed::Dropped(why) => Self::Dropped(why),
         }
     }
 }
@@ -122,14 +120,17 @@ fn sequences() {
 fn headers_of_the_whole() {
     let mut queues = reassembler();
     // The first piece's TTL and TOS count, wherever it comes.
-    push(&mut queues, &piece(16, 20, false, |b| (b[1], b[8]) = (0, 3))).unwrap();
+    push(&mut queues, &piece(16, 20, false, |b| (b[1], b[8]) = (0, 3)));
     let first = piece(0, 16, true, |b| (b[1], b[8]) = (0x20, 9));
-    let Ok(Some(Whole { bytes, sizes })) = push(&mut queues, &first) else { panic!() };
+    let Pushed::Whole(bytes, pieces) = push(&mut queues, &first) else { panic!() };
     let p = Parsed::parse(&bytes).unwrap();
     assert_eq!((p.tos, p.hop_limit, p.len, p.fragment), (0x20, 9, 40, None));
     assert_eq!(&bytes[20..], (0..20).collect::<Vec<u8>>());
-    assert_eq!(sizes, [16, 4]);
+    assert_eq!((&pieces.sizes[..], pieces.largest), (&[16, 4][..], 36));
     assert!(queues.is_empty());
+    let out = refragment(&bytes, &pieces, 1500, 0).unwrap();
+    assert_eq!(out[0], first);
+    assert_eq!(out[1], piece(16, 20, false, |b| (b[1], b[8]) = (0x20, 9)));
 }
 
 #[test]
@@ -143,14 +144,14 @@ fn ecn_of_the_pieces() {
         ([3, 0], None),
     ] {
         let mut queues = reassembler();
-        push(&mut queues, &piece(0, 16, true, |b| b[1] = codepoints[0])).unwrap();
+        push(&mut queues, &piece(0, 16, true, |b| b[1] = codepoints[0]));
         let got = push(&mut queues, &piece(16, 20, false, |b| b[1] = codepoints[1]));
         match want {
             Some(ecn) => {
-                let Ok(Some(Whole { bytes, .. })) = got else { panic!("{codepoints:?}") };
+                let Pushed::Whole(bytes, _) = got else { panic!("{codepoints:?}") };
                 assert_eq!(bytes[1] & 3, ecn);
             }
-            None => assert_eq!(got, Err(FragmentDrop::Ecn)),
+            None => assert_eq!(got, Pushed::Dropped(FragmentDrop::Ecn)),
         }
     }
 }
@@ -161,31 +162,74 @@ fn dont_fragment() {
     for (bits, df) in [([0x40, 0], true), ([0, 0x40], false), ([0x40, 0x40], true), ([0, 0], false)]
     {
         let mut queues = reassembler();
-        push(&mut queues, &piece(0, 16, true, |b| b[6] |= bits[0])).unwrap();
+        push(&mut queues, &piece(0, 16, true, |b| b[6] |= bits[0]));
         let got = push(&mut queues, &piece(16, 20, false, |b| b[6] |= bits[1]));
-        let Ok(Some(Whole { bytes, .. })) = got else { panic!() };
+        let Pushed::Whole(bytes, pieces) = got else { panic!() };
         assert_eq!(Parsed::parse(&bytes).unwrap().dont_fragment, df);
+        assert_eq!((pieces.too_big(36), pieces.too_big(35)), (false, df));
+        // Lost on the way out.
+        for out in refragment(&bytes, &pieces, 36, 0).unwrap() {
+            assert!(!Parsed::parse(&out).unwrap().dont_fragment);
+        }
     }
+}
+
+#[test]
+fn smaller_pieces_for_a_smaller_mtu() {
+    let mut queues = reassembler();
+    push(&mut queues, &piece(0, 64, true, |_| ()));
+    let Pushed::Whole(bytes, pieces) = push(&mut queues, &piece(64, 100, false, |_| ())) else {
+        panic!()
+    };
+    let sizes = |mtu| -> Option<Vec<usize>> {
+        Some(refragment(&bytes, &pieces, mtu, 0)?.iter().map(|p| p.len() - 20).collect())
+    };
+    assert_eq!(sizes(1500), Some(vec![64, 36]));
+    assert_eq!(sizes(84), Some(vec![64, 36]));
+    assert_eq!(sizes(83), Some(vec![56, 44]));
+    assert_eq!(sizes(28), Some(vec![8; 12].into_iter().chain([4]).collect()));
+    assert_eq!(sizes(27), None);
+}
+
+#[test]
+fn options_go_into_later_pieces_if_they_say_so() {
+    let options = [7, 7, 4, 0, 0, 0, 0, 1, 0x82, 3, 9, 0];
+    let header = |more: u8| {
+        move |b: &mut Vec<u8>| {
+            b.splice(20..20, options);
+            b[0] = 0x48;
+            let len = b.len() as u16;
+            b[2..4].copy_from_slice(&len.to_be_bytes());
+            b[6] |= more;
+        }
+    };
+    let mut queues = reassembler();
+    push(&mut queues, &piece(0, 16, true, header(0)));
+    let got = push(&mut queues, &piece(16, 20, false, header(0)));
+    let Pushed::Whole(bytes, pieces) = got else { panic!() };
+    let out = refragment(&bytes, &pieces, 1500, 0).unwrap();
+    assert_eq!(out[0][20..32], options);
+    assert_eq!(out[1][20..32], [1, 1, 1, 1, 1, 1, 1, 1, 0x82, 3, 9, 0]);
 }
 
 #[test]
 fn bounds_in_time_and_bytes() {
     let mut queues = reassembler();
-    push(&mut queues, &piece(0, 16, true, |_| ())).unwrap();
+    push(&mut queues, &piece(0, 16, true, |_| ()));
     assert_eq!(queues.next_expiry(), Some(NOW + Duration::from_secs(30)));
     assert_eq!(queues.expire(NOW + Duration::from_secs(29)), 0);
     assert_eq!(queues.expire(NOW + Duration::from_secs(30)), 1);
     assert!(queues.is_empty());
 
-    let mut queues = Reassembler::new(FragmentSettings { max_bytes: 5000, ..Default::default() });
+    let mut queues = Reassembler::new(FragmentSettings { max_bytes: 5000, ..FragmentSettings::V4 });
     let mut full = 0;
     for id in 0..100 {
         let bytes = piece(0, 400, true, |b| b[5] = id);
-        full += u32::from(push(&mut queues, &bytes) == Err(FragmentDrop::Full));
+        full += u32::from(push(&mut queues, &bytes) == Pushed::Dropped(FragmentDrop::Full));
     }
     assert!(full > 85 && queues.len() < 15);
     assert!(queues.expire(NOW + Duration::from_secs(31)) > 0);
-    assert_eq!(push(&mut queues, &piece(0, 400, true, |_| ())), Ok(None));
+    assert_eq!(push(&mut queues, &piece(0, 400, true, |_| ())), Pushed::Kept);
 }
 
 /// A datagram of either family, cut up by hand. IPv6 gets a hop-by-hop header before the cut and,
@@ -242,15 +286,15 @@ proptest! {
         let mut queues = reassembler();
         let last = shuffled.pop().unwrap();
         for bytes in &shuffled {
-            prop_assert_eq!(push(&mut queues, bytes), Ok(None));
-            prop_assert_eq!(push(&mut queues, bytes), Err(FragmentDrop::Duplicate));
+            prop_assert_eq!(push(&mut queues, bytes), Pushed::Kept);
+            prop_assert_eq!(push(&mut queues, bytes), Pushed::Dropped(FragmentDrop::Duplicate));
         }
-        let Ok(Some(Whole { bytes, sizes })) = push(&mut queues, &last) else { panic!() };
+        let Pushed::Whole(bytes, pieces) = push(&mut queues, &last) else { panic!() };
         prop_assert_eq!(&bytes, &whole);
         prop_assert!(Parsed::parse(&bytes).unwrap().fragment.is_none());
-        let head = if v4 { 20 } else { 56 };
-        let want: Vec<u16> = parts.iter().map(|p| (p.len() - head) as u16).collect();
-        prop_assert_eq!(sizes, want);
+        let out = refragment(&bytes, &pieces, 65535, 9).unwrap();
+        let whole_fits = !v4 && whole.len() <= usize::from(pieces.largest);
+        prop_assert_eq!(out, if whole_fits { vec![whole] } else { parts });
         prop_assert!(queues.is_empty());
     }
 
@@ -262,7 +306,7 @@ proptest! {
         ),
         max_bytes in 0usize..8000,
     ) {
-        let settings = FragmentSettings { max_bytes, ..Default::default() };
+        let settings = FragmentSettings { max_bytes, ..FragmentSettings::V4 };
         let mut queues = Reassembler::new(settings);
         for (n, (at, len, more, id, damage)) in pieces.into_iter().enumerate() {
             let bytes = piece(at * 8, at * 8 + len, more, |b| {
@@ -275,14 +319,31 @@ proptest! {
             });
             let Ok(packet) = Parsed::parse(&bytes) else { continue };
             let now = NOW + Duration::from_secs(n as u64);
-            if let Ok(Some(Whole { bytes, sizes })) = queues.push(&packet, &bytes, 0, now) {
-                prop_assert!(Parsed::parse(&bytes).is_ok_and(|p| p.fragment.is_none()));
-                let payload: usize = sizes.iter().map(|&s| usize::from(s)).sum();
-                prop_assert_eq!(payload + 20, bytes.len());
+            if let Pushed::Whole(bytes, pieces) = queues.push(&packet, &bytes, now) {
+                prop_assert!(Parsed::parse(&bytes).is_ok());
+                for mtu in [0, 30, 68, 1500] {
+                    for out in refragment(&bytes, &pieces, mtu, 1).unwrap_or_default() {
+                        prop_assert!(out.len() <= mtu && Parsed::parse(&out).is_ok());
+                    }
+                }
             }
         }
         queues.expire(NOW + Duration::from_secs(1000));
         prop_assert!(queues.is_empty());
         prop_assert_eq!(queues.next_expiry(), None);
     }
+}
+
+/// Without the memory of how it came there is nothing to cut by.
+#[test]
+fn nothing_to_cut() {
+    let (_, parts) = cut(true, &[0; 40], &[2]);
+    let mut queues = reassembler();
+    push(&mut queues, &parts[0]);
+    let Pushed::Whole(bytes, pieces) = push(&mut queues, &parts[1]) else { panic!() };
+    let none: Option<Vec<Vec<u8>>> = refragment(&[], &pieces, 1500, 0);
+    assert_eq!(none, None);
+    let mut other: Pieces = pieces;
+    other.sizes.truncate(1);
+    assert_eq!(refragment(&bytes, &other, 1500, 0), Some(vec![bytes]));
 }

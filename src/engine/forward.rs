@@ -100,7 +100,7 @@ impl Engine {
             return Err(Drop::HopLimit);
         }
         let mtu = self.interfaces.get(hop.egress).mtu;
-        if packet.wire_len() > mtu && packet.parsed.dont_fragment {
+        if packet.exceeds(mtu) {
             self.send_error(packet, Message::too_big(family, mtu));
             return Err(Drop::TooBig);
         }

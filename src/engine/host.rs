@@ -30,7 +30,7 @@ impl Engine {
         if let Some(port) = self.host_port {
             return Ok(to_host_device(&mut packet, port));
         }
-        if packet.parsed.fragment.is_some() && packet.fragments.is_none() {
+        if packet.parsed.fragment.is_some() && packet.pieces.is_none() {
             return Err(Drop::HostIgnored);
         }
         if !transport_checksum_is_right(&packet) {
@@ -79,8 +79,7 @@ impl Engine {
     /// Echo and timestamp (RFC 1122 sections 3.2.2.6 and 3.2.2.8).
     fn host_icmp(&mut self, packet: &Packet<'_>, kind: u8, code: u8) -> Result<Fate, Drop> {
         let family = Family::V4;
-        let group = packet.parsed.dst.is_multicast()
-            || !self.routes.is_local(packet.parsed.dst);
+        let group = packet.parsed.dst.is_multicast() || !self.routes.is_local(packet.parsed.dst);
         if group && self.policy.echo_ignore_broadcasts(family) {
             return Err(Drop::HostIgnored);
         }
@@ -129,7 +128,9 @@ impl Engine {
             let input = packet.input.ok_or(Drop::HostIgnored)?;
             self.source_for(input, asker).ok_or(Drop::HostIgnored)?
         };
-        if asker.is_unspecified() || packet.link.is_some_and(|l| l.kind == LinkType::Broadcast && asker.is_multicast()) {
+        if asker.is_unspecified()
+            || packet.link.is_some_and(|l| l.kind == LinkType::Broadcast && asker.is_multicast())
+        {
             return Err(Drop::HostIgnored);
         }
         let hop_limit = self.policy.default_ttl;

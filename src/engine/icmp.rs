@@ -45,9 +45,7 @@ impl Message {
                 code: icmp::unreachable::FRAG_NEEDED,
                 rest: [0, 0, (mtu >> 8) as u8, mtu as u8],
             },
-            Family::V6 => {
-                Self { kind: icmpv6::PACKET_TOO_BIG, code: 0, rest: mtu.to_be_bytes() }
-            }
+            Family::V6 => Self { kind: icmpv6::PACKET_TOO_BIG, code: 0, rest: mtu.to_be_bytes() },
         }
     }
 
@@ -147,8 +145,8 @@ impl Engine {
     pub(crate) fn send_error(&mut self, packet: &Packet<'_>, message: Message) {
         // A group on the link or on the network gets no answer (RFC 1122 section 3.2.2); a
         // packet that is too big is the exception of RFC 4443 section 2.4 (e.3).
-        let v6_exception = packet.parsed.family == Family::V6
-            && message.kind == icmpv6::PACKET_TOO_BIG;
+        let v6_exception =
+            packet.parsed.family == Family::V6 && message.kind == icmpv6::PACKET_TOO_BIG;
         let to_group = packet.link.is_some_and(|l| l.kind != LinkType::Unicast)
             || self.is_group(packet.parsed.dst);
         if to_group && !v6_exception {
@@ -161,10 +159,7 @@ impl Engine {
     fn is_group(&self, dst: Addr) -> bool {
         dst.is_multicast()
             || dst.is_limited_broadcast()
-            || matches!(
-                self.routes.lookup(dst, None).map(|f| f.target),
-                Some(Target::Broadcast(_))
-            )
+            || matches!(self.routes.lookup(dst, None).map(|f| f.target), Some(Target::Broadcast(_)))
     }
 
     /// The same for a packet that isn't on its way any more.
@@ -260,9 +255,7 @@ fn may_be_answered(parsed: &Parsed) -> bool {
         Transport::LaterFragment => parsed.family == Family::V6 && parsed.protocol != 58,
         Transport::Icmp { kind, .. } => kind <= icmp::MAX_KNOWN && !icmp::is_error(kind),
         Transport::Icmpv6 { kind, .. } => !icmpv6::is_error(kind),
-        Transport::Malformed => {
-            !matches!(parsed.protocol, protocol::ICMPV6 | protocol::ICMP)
-        }
+        Transport::Malformed => !matches!(parsed.protocol, protocol::ICMPV6 | protocol::ICMP),
         _ => true,
     }
 }
@@ -276,9 +269,8 @@ mod tests {
         let mut limiter = Limiter::default();
         let peer = Addr::from_v4_bytes([192, 168, 0, 2]);
         let second = Duration::from_secs(1);
-        let burst = (0..10)
-            .filter(|_| limiter.allow_peer(peer, second, Instant::from_secs(5)))
-            .count();
+        let burst =
+            (0..10).filter(|_| limiter.allow_peer(peer, second, Instant::from_secs(5))).count();
         assert_eq!(burst, 6);
         assert!(!limiter.allow_peer(peer, second, Instant::from_millis(5900)));
         assert!(limiter.allow_peer(peer, second, Instant::from_millis(6000)));

@@ -95,9 +95,10 @@ impl Interface {
         // ff01::1, ff02::1, ff02::2 and, for a router, ff05::2 and ff01::2.
         let well_known = o[2..15] == [0; 13] && matches!((o[1], o[15]), (1 | 2, 1 | 2) | (5, 2));
         well_known
-            || self.addresses.iter().any(|p| {
-                !p.addr().is_v4() && ndp::solicited_node(p.addr()) == group
-            })
+            || self
+                .addresses
+                .iter()
+                .any(|p| !p.addr().is_v4() && ndp::solicited_node(p.addr()) == group)
     }
 }
 

@@ -56,8 +56,8 @@ impl Engine {
         if tag.is_some_and(|tci| tci & 0x0fff != 0) {
             return Err(Drop::LinkVlan);
         }
-        let kind = link_type(header.dst, self.interfaces.get(interface).mac)
-            .ok_or(Drop::LinkOtherHost)?;
+        let kind =
+            link_type(header.dst, self.interfaces.get(interface).mac).ok_or(Drop::LinkOtherHost)?;
         let l3 = frame.meta.start + header.len;
         match header.ethertype {
             ethernet::ARP => {

@@ -23,7 +23,7 @@ pub struct Hop {
 impl Engine {
     /// Sends a packet that has passed everything else.
     pub(crate) fn link_out(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
-        if packet.wire_len() > self.interfaces.get(hop.egress).mtu || packet.fragments.is_some() {
+        if packet.wire_len() > self.interfaces.get(hop.egress).mtu || packet.pieces.is_some() {
             return self.fragment_out(packet, hop);
         }
         let dst = match self.link_address(hop) {

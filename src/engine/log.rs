@@ -84,7 +84,10 @@ fn write_v6(out: &mut String, record: &LogRecord<'_>) -> std::fmt::Result {
     // The kernel's log spells IPv6 addresses in full.
     let full = |a: tidegate_packet::Addr| {
         let o = a.octets();
-        (0..8).map(|i| format!("{:02x}{:02x}", o[2 * i], o[2 * i + 1])).collect::<Vec<_>>().join(":")
+        (0..8)
+            .map(|i| format!("{:02x}{:02x}", o[2 * i], o[2 * i + 1]))
+            .collect::<Vec<_>>()
+            .join(":")
     };
     let p = record.query.packet;
     write!(out, "SRC={} DST={} ", full(p.src), full(p.dst))?;
@@ -118,7 +121,8 @@ fn write_transport(out: &mut String, record: &LogRecord<'_>) -> std::fmt::Result
         }
         Transport::Udp { sport, dport } => {
             let name = if p.protocol == protocol::UDP { "UDP" } else { "UDPLITE" };
-            let len = tidegate_packet::udp::Header::new_checked(segment).map_or(0, |h| h.len_field());
+            let len =
+                tidegate_packet::udp::Header::new_checked(segment).map_or(0, |h| h.len_field());
             write!(out, "PROTO={name} SPT={sport} DPT={dport} LEN={len} ")
         }
         Transport::Icmp { kind, code, .. } => {
@@ -169,12 +173,7 @@ fn write_tcp(out: &mut String, record: &LogRecord<'_>, segment: &[u8]) -> std::f
 fn write_echo(out: &mut String, message: &[u8], echo: bool) -> std::fmt::Result {
     match message {
         [_, _, _, _, a, b, c, d, ..] if echo => {
-            write!(
-                out,
-                "ID={} SEQ={} ",
-                u16::from_be_bytes([*a, *b]),
-                u16::from_be_bytes([*c, *d])
-            )
+            write!(out, "ID={} SEQ={} ", u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))
         }
         _ => Ok(()),
     }

@@ -38,7 +38,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 use tidegate_filter::Ruleset;
-use tidegate_nat::{Conntrack, Reassembler, Settings};
+use tidegate_nat::{Conntrack, FragmentSettings, Reassembler, Settings};
 use tidegate_packet::{Addr, Family, Instant, MacAddr, ParseError, Prefix};
 
 /// What becomes of a frame that was handed in.
@@ -79,7 +79,7 @@ pub struct Engine {
     sysctls: Sysctls,
     rules: RulesInForce,
     conntrack: Conntrack,
-    reassembler: Reassembler,
+    reassemblers: [Reassembler; 2],
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
     limiter: icmp::Limiter,
@@ -111,7 +111,7 @@ impl Engine {
             static_routes: routes,
             policy,
             conntrack: Conntrack::new(conntrack_settings(&sysctls), key),
-            reassembler: Reassembler::default(),
+            reassemblers: [FragmentSettings::V4, FragmentSettings::V6].map(Reassembler::new),
             sysctls,
             rules: RulesInForce::new(rules_v4, rules_v6),
             neighbours: neighbour::Neighbours::default(),
@@ -162,7 +162,9 @@ impl Engine {
     /// and every second otherwise.
     pub fn tick(&mut self) {
         self.conntrack.expire(self.now);
-        self.reassembler.expire(self.now);
+        for reassembler in &mut self.reassemblers {
+            reassembler.expire(self.now);
+        }
         let (mut questions, mut failed) = (Vec::new(), Vec::new());
         self.neighbours.tick(self.now, &mut questions, &mut failed);
         for question in questions {

@@ -3,9 +3,9 @@
 use super::interface::{InterfaceId, PortId};
 use crate::io::{Checksum, Frame, HEADROOM, Meta, Offload};
 use tidegate_filter::Link;
-use tidegate_nat::Tracked;
+use tidegate_nat::{Pieces, Tracked};
 use tidegate_packet::checksum::Field;
-use tidegate_packet::{Family, ParseError, Parsed, ethernet, ipv6, protocol, udp};
+use tidegate_packet::{Family, ParseError, Parsed, ethernet, protocol, udp};
 
 /// A packet, edited in place in the memory it arrived in.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub struct Packet<'a> {
     pub mark: u32,
     /// Its place in a connection, once tracked.
     pub tracked: Option<Tracked>,
-    /// It was put together from fragments with payloads of these sizes, in order.
-    pub fragments: Option<Box<[u16]>>,
+    /// It was put together from these fragments.
+    pub pieces: Option<Box<Pieces>>,
 }
 
 impl<'a> Packet<'a> {
@@ -44,7 +44,7 @@ impl<'a> Packet<'a> {
             link: None,
             mark: 0,
             tracked: None,
-            fragments: None,
+            pieces: None,
         })
     }
 
@@ -71,21 +71,17 @@ impl<'a> Packet<'a> {
 
     /// The longest IP packet that this one puts on the wire: for a super-packet its segments.
     pub fn wire_len(&self) -> u32 {
-        match (self.frame.meta.offload.gso, &self.fragments) {
-            (Some(gso), _) => self.segment_header_len() as u32 + u32::from(gso.size),
-            (None, Some(sizes)) => {
-                let longest = sizes.iter().copied().max().unwrap_or(0);
-                self.fragment_header_len() as u32 + u32::from(longest)
-            }
-            (None, None) => self.parsed.len,
+        match self.frame.meta.offload.gso {
+            Some(gso) => self.segment_header_len() as u32 + u32::from(gso.size),
+            None => self.parsed.len,
         }
     }
 
-    /// Length of the headers that every fragment repeats (IPv6: with the fragment header).
-    pub fn fragment_header_len(&self) -> usize {
-        match self.parsed.family {
-            Family::V4 => usize::from(self.parsed.l4),
-            Family::V6 => usize::from(self.parsed.l4) + ipv6::FRAGMENT_LEN,
+    /// Whether it can't be sent on with this MTU, and its sender has to be told so.
+    pub fn exceeds(&self, mtu: u32) -> bool {
+        match &self.pieces {
+            Some(pieces) => pieces.too_big(mtu as usize),
+            None => self.wire_len() > mtu && self.parsed.dont_fragment,
         }
     }
 
@@ -93,9 +89,7 @@ impl<'a> Packet<'a> {
     fn segment_header_len(&self) -> usize {
         let l4 = usize::from(self.parsed.l4);
         let transport = match self.parsed.protocol {
-            protocol::TCP => {
-                usize::from(self.bytes().get(l4 + 12).map_or(5, |b| b >> 4)) * 4
-            }
+            protocol::TCP => usize::from(self.bytes().get(l4 + 12).map_or(5, |b| b >> 4)) * 4,
             _ => udp::HEADER_LEN,
         };
         l4 + transport
@@ -126,10 +120,7 @@ impl OwnedFrame {
         let mut slot = vec![0; HEADROOM];
         slot.extend_from_slice(bytes);
         let end = slot.len();
-        Self {
-            slot,
-            meta: Meta { start: HEADROOM, end, offload: Offload::default(), vlan: None },
-        }
+        Self { slot, meta: Meta { start: HEADROOM, end, offload: Offload::default(), vlan: None } }
     }
 
     /// As a frame to be edited.

@@ -52,10 +52,9 @@ impl Engine {
             &[],
         );
         let attach = match origin {
-            Origin::Rule => packet
-                .tracked
-                .as_ref()
-                .map(|question| self.conntrack.attach_reply(question)),
+            Origin::Rule => {
+                packet.tracked.as_ref().map(|question| self.conntrack.attach_reply(question))
+            }
             Origin::Host => None,
         };
         self.originate_attached(answer, packet.input, attach);

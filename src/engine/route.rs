@@ -162,7 +162,9 @@ mod tests {
 
     fn table() -> (Interfaces, Routes) {
         let mut interfaces = Interfaces::new();
-        for (name, addr) in [("eth0", "192.168.0.1/24"), ("eth1", "10.3.0.1/16"), ("ppp0", "203.0.113.1/24")] {
+        for (name, addr) in
+            [("eth0", "192.168.0.1/24"), ("eth1", "10.3.0.1/16"), ("ppp0", "203.0.113.1/24")]
+        {
             let mut i = Interface::new(name, MacAddr([2, 0, 0, 0, 0, 1]), 1500);
             i.addresses.push(addr.parse().unwrap());
             interfaces.add(i, &[name]);
@@ -178,7 +180,12 @@ mod tests {
             via("0.0.0.0/0", "203.0.113.3", 100),
             via("0.0.0.0/0", "203.0.113.2", 0),
             via("10.3.128.0/17", "203.0.113.9", 0),
-            StaticRoute { to: "10.9.0.0/16".parse().unwrap(), target: Target::Blackhole, metric: 0, leased: false },
+            StaticRoute {
+                to: "10.9.0.0/16".parse().unwrap(),
+                target: Target::Blackhole,
+                metric: 0,
+                leased: false,
+            },
         ];
         let routes = Routes::build(&interfaces, &statics);
         (interfaces, routes)

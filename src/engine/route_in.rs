@@ -42,7 +42,11 @@ impl Engine {
         // RFC 1812 section 5.3.7.
         if dst.is_multicast() {
             let joined = self.interfaces.get(input).joined(dst);
-            return if joined { self.local_after_source(src, input) } else { Err(Drop::MulticastNotJoined) };
+            return if joined {
+                self.local_after_source(src, input)
+            } else {
+                Err(Drop::MulticastNotJoined)
+            };
         }
         if src.is_multicast() || src.is_limited_broadcast() {
             return Err(Drop::MartianSource);
@@ -191,8 +195,7 @@ impl Engine {
         {
             return;
         }
-        let message =
-            Message { kind: icmp::REDIRECT, code: 1, rest: hop.next.v4_bytes() };
+        let message = Message { kind: icmp::REDIRECT, code: 1, rest: hop.next.v4_bytes() };
         self.send_error(packet, message);
     }
 }

@@ -46,8 +46,7 @@ impl Engine {
     ) -> Verdict {
         let mut edits = Edits { log: &mut self.log, mark: None, notrack: false, mss: None };
         let family = packet.parsed.family;
-        let connection =
-            connection_view(&self.conntrack, packet.tracked.as_ref(), self.now);
+        let connection = connection_view(&self.conntrack, packet.tracked.as_ref(), self.now);
         let view = RoutingView { interfaces: &self.interfaces, routes: &self.routes };
         let query = Query {
             packet: &packet.parsed,

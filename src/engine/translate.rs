@@ -105,11 +105,7 @@ impl Engine {
     }
 
     /// The egress's address towards the packet's next hop.
-    fn masquerade_address(
-        &self,
-        packet: &Packet<'_>,
-        egress: InterfaceId,
-    ) -> Result<Addr, Drop> {
+    fn masquerade_address(&self, packet: &Packet<'_>, egress: InterfaceId) -> Result<Addr, Drop> {
         let dst = packet.parsed.dst;
         let next = self.route_out(dst, Some(egress)).map_or(dst, |hop| hop.next);
         let towards = if next.is_v6_link_local() { dst } else { next };
@@ -140,10 +136,7 @@ impl Engine {
     /// Puts a new connection into the table, once nothing can stop its first packet any more.
     pub(crate) fn confirm(&mut self, packet: &mut Packet<'_>) -> Result<(), Drop> {
         let Some(tracked) = &mut packet.tracked else { return Ok(()) };
-        self.conntrack
-            .confirm(tracked, self.now)
-            .map(|_| ())
-            .map_err(|_| Drop::ConnectionTable)
+        self.conntrack.confirm(tracked, self.now).map(|_| ()).map_err(|_| Drop::ConnectionTable)
     }
 }
 

@@ -23,8 +23,11 @@ use super::privilege;
 use super::scene::{Devices, Plan, Scene};
 use super::standing::{Directory, Home, Host, State};
 
-/// Exit status when the lab couldn't be built.
-const UNBUILT: u8 = 2;
+/// Exit status when a row differs, and when the lab couldn't be built.
+const FAILED: u8 = 1;
+
+/// Exit status of `exec` when it didn't get as far as the command, as env(1) has it.
+const NOT_ENTERED: u8 = 125;
 
 /// Exit status of a process that Ctrl-C ended (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
@@ -102,7 +105,7 @@ struct Failed {
 
 impl From<LabError> for Failed {
     fn from(error: LabError) -> Self {
-        Self { error, status: UNBUILT }
+        Self { error, status: FAILED }
     }
 }
 
@@ -205,7 +208,7 @@ fn keep_in_background(args: &ShowArgs) -> Done {
         Ok(1) => Ok(ExitCode::from(status[0])),
         _ => {
             let ended = child.wait().doing(what)?;
-            Ok(ExitCode::from(ended.code().and_then(|c| c.try_into().ok()).unwrap_or(UNBUILT)))
+            Ok(ExitCode::from(ended.code().and_then(|c| c.try_into().ok()).unwrap_or(FAILED)))
         }
     }
 }
@@ -240,7 +243,7 @@ fn stand(scene: &Scene, status: u8, interrupted: &AtomicBool) -> Result<()> {
 fn exec(lab: Option<u32>, host: &str, command: &[OsString]) -> Failed {
     let entered = Home::find().and_then(|h| h.pick(lab)?.enter(host));
     if let Err(error) = entered {
-        return error.into();
+        return Failed { error, status: NOT_ENTERED };
     }
     let Some((program, arguments)) = command.split_first() else {
         return LabError::Invalid("no command".into()).into();

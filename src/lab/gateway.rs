@@ -100,12 +100,14 @@ impl Drop for Gateway {
 }
 
 fn start(plan: &Plan, program: &Path, namespace: &Netns) -> Result<Gateway> {
-    if plan.devices == Devices::Tap && !Path::new("/dev/net/tun").exists() {
-        return Err(LabError::Missing(
-            "there is no /dev/net/tun, which TAP devices need (modprobe tun, or give the \
-             container that device)"
-                .into(),
-        ));
+    if plan.devices == Devices::Tap {
+        let tun = "/dev/net/tun";
+        File::options().read(true).write(true).open(tun).map_err(|e| {
+            LabError::Missing(format!(
+                "{tun}, which TAP devices need: {e} (modprobe tun; a container must be given \
+                 that device; an ordinary user needs the right to open it)"
+            ))
+        })?;
     }
     let config = plan.directory.join("gateway.toml");
     let control = plan.directory.join("control.sock");

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::error::{Doing, Result};
+use super::error::{Doing, LabError, Result};
 use super::privilege;
 use crate::link::netlink::Netlink;
 
@@ -84,7 +84,13 @@ impl Netns {
     pub fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = sysctl_path(name);
         // /proc/sys/net shows the namespace of the thread that looks.
-        self.run(|| fs::write(&path, value)).doing(|| format!("writing {value} to {path}"))
+        self.run(|| fs::write(&path, value)).map_err(|e| match e.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => LabError::Missing(format!(
+                "{path} is read-only: a container needs --privileged to set sysctls of its own \
+                 network namespaces"
+            )),
+            _ => LabError::System { what: format!("writing {value} to {path}"), source: e },
+        })
     }
 
     /// The number of the descriptor that keeps the namespace: `/proc/PID/fd/N` leads to it.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tidegate_packet::Family;
+
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
@@ -71,7 +73,7 @@ struct AddrTypes {
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     given.exclusive(&["limit-iface-in", "limit-iface-out"])?;
     let ask = |name| match given.value(name) {
-        Some((word, inverted)) => types(word).map(|types| Some((types, inverted))),
+        Some((word, inverted)) => types(word, given.family).map(|types| Some((types, inverted))),
         None => Ok(None),
     };
     let (source, destination) = (ask("src-type")?, ask("dst-type")?);
@@ -86,9 +88,16 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     Ok(Box::new(AddrTypes { source, destination, limit }))
 }
 
-fn types(word: &Word) -> Outcome<Types> {
+/// Types that IPv6 doesn't have, or that xt_addrtype can't tell there.
+const NOT_IN_V6: [&str; 6] = ["BROADCAST", "BLACKHOLE", "PROHIBIT", "THROW", "NAT", "XRESOLVE"];
+
+fn types(word: &Word, family: Family) -> Outcome<Types> {
     let mut sum = 0;
     for part in word.list() {
+        let lacking = NOT_IN_V6.iter().any(|name| part.text.eq_ignore_ascii_case(name));
+        if family == Family::V6 && lacking {
+            return Err(part.wrong(format!("IPv6 has no `{}` here", part.text)));
+        }
         let at = TYPES.iter().position(|(name, _)| part.text.eq_ignore_ascii_case(name));
         sum |= 1
             << at.ok_or_else(|| {

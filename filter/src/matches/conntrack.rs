@@ -9,7 +9,7 @@ use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
 use crate::parse::command::protocol;
 use crate::query::{Connection, CtState, Direction};
-use crate::values::{Network, Span, mask_addr, save_option};
+use crate::values::{Network, Span, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     options: &[
@@ -204,8 +204,9 @@ impl Match for Conntrack {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         let query = context.query;
         let in_state = |wanted: States| {
-            let nat =
-                query.connection.map_or(0, |c| u8::from(c.snat) * SNAT | u8::from(c.dnat) * DNAT);
+            let nat = query
+                .connection
+                .map_or(0, |c| (u8::from(c.snat) * SNAT) | (u8::from(c.dnat) * DNAT));
             wanted.has(query.state) || wanted.0 & nat != 0
         };
         if !holds(self.states, in_state) {
@@ -263,9 +264,8 @@ impl fmt::Display for Masked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let network = self.0;
         match network.prefix_len() {
-            Some(len) if len == network.family.bits() => write!(f, "{}", network.addr),
-            Some(len) => write!(f, "{}/{len}", network.addr),
-            None => write!(f, "{}/{}", network.addr, mask_addr(network.mask, network.family)),
+            Some(len) if len == network.family.bits() => write!(f, "{}", network.shown()),
+            _ => write!(f, "{network}"),
         }
     }
 }

@@ -18,14 +18,18 @@ pub(crate) fn file(text: &str, family: Family) -> Result<FileAst, Vec<Problem>> 
     let mut ast = FileAst::default();
     let mut problems = Vec::new();
     let mut open: Option<TableAst> = None;
+    let mut lost = false;
     let mut start = 0;
     for line in text.split_inclusive('\n') {
         if let Err(problem) = one_line(line, start, family, &mut open, &mut ast) {
             problems.push(problem);
+            lost |= open.is_none();
+            // After a line outside of any table go on as if in one, so that it is told only once.
+            open.get_or_insert_with(|| TableAst { name: TableName::Filter, items: Vec::new() });
         }
         start += line.len();
     }
-    if let Some(table) = open {
+    if let Some(table) = open.filter(|_| !lost) {
         problems.push(
             Problem::new(text.len()..text.len(), "the file ends inside a table")
                 .help(format!("expected COMMIT to end *{}", table.name.as_str())),

@@ -25,12 +25,8 @@ impl Engine {
         let probe = arp.sender.is_unspecified();
         if !probe && !self.routes.is_local(arp.sender) {
             let solicited = arp.operation == Operation::Reply && ours;
-            let on_link = self
-                .interfaces
-                .get(interface)
-                .addresses
-                .iter()
-                .any(|p| p.contains(arp.sender));
+            let on_link =
+                self.interfaces.get(interface).addresses.iter().any(|p| p.contains(arp.sender));
             let create = ours && on_link && arp.operation == Operation::Request;
             let key = (interface, arp.sender);
             let released = self.neighbours.learn(key, arp.sender_mac, solicited, create, self.now);

@@ -56,7 +56,7 @@ pub(super) fn rows() -> Vec<Row> {
             SECTION,
             "UDP client → narrow, 1500 bytes with DF",
             RELATED,
-            "fragmentation needed (MTU 1400) from 203.0.113.2",
+            "frag needed (MTU 1400) from 203.0.113.2",
             move |s| probe(s, "client", Probe { size: 1472, ..Probe::new(narrow) }),
         ),
     ]

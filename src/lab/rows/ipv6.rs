@@ -115,7 +115,7 @@ fn errors() -> Vec<Row> {
             SECTION,
             "UDP client → narrow, 1500 bytes",
             "FORWARD: RELATED is accepted",
-            "packet too big (MTU 1400) from 2001:db8:1::2",
+            "too big (MTU 1400) from 2001:db8:1::2",
             |s| {
                 let probe = Probe { size: 1452, ..Probe::new(at("2001:db8:4::10", 7)) };
                 s.at("client", || probe.send()).into()

@@ -67,16 +67,16 @@ pub(super) fn rows() -> Vec<Row> {
     }
     rows.push(Row::new(
         SECTION,
-        "UDP from port 40000 of both clients at once",
+        "UDP, both clients from port 40000",
         MASQUERADED,
-        "port kept for one, another for the other",
+        "one keeps the port, one gets another",
         same_udp_port,
     ));
     rows.push(Row::new(
         SECTION,
-        "TCP from port 40000 of both clients at once",
+        "TCP, both clients from port 40000",
         MASQUERADED,
-        "port kept for one, another for the other",
+        "one keeps the port, one gets another",
         same_tcp_port,
     ));
     rows
@@ -103,7 +103,7 @@ fn told_apart(first_kept: bool, second: Asked) -> Seen {
     match second {
         Err(e) => Seen::new(e),
         Ok(second) if first_kept && !second.port_kept() => Seen::new(
-            "port kept for one, another for the other",
+            "one keeps the port, one gets another",
         )
         .figure(format!("{} and {}", SHARED_PORT, second.seen.port())),
         Ok(second) => Seen::new(format!(

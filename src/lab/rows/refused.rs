@@ -84,7 +84,7 @@ fn through_the_gateway() -> Vec<Row> {
         ),
         Row::new(
             SECTION,
-            "UDP from outside with client's address as source",
+            "UDP from outside, client's as source",
             "rp_filter = 1: that source doesn't live behind ppp0",
             "client hears nothing",
             |s| spoofed(s).map_or_else(|e| Seen::new(format!("error: {e}")), Seen::new),

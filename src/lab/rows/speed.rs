@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::scene::{Scene, at};
 use super::super::traffic::bulk::{Bulk, Direction};
+use super::super::traffic::flood::Flood;
 use super::super::traffic::{PATIENCE, tcp};
 use super::{Row, Seen, brief};
 
@@ -33,7 +34,14 @@ pub(super) fn rows() -> Vec<Row> {
         row("bulk TCP client → narrow, MTU 1400", "narrow", narrow, Forward, 1, TIME / 2),
         Row::new(
             SECTION,
-            format!("{ECHOES} requests and responses, TCP client → server"),
+            "60-byte UDP client → server",
+            "fw-interfaces accepts the first, ESTABLISHED the others; all are masqueraded",
+            "server sees 203.0.113.1",
+            flood,
+        ),
+        Row::new(
+            SECTION,
+            format!("{ECHOES} TCP echoes client → server"),
             ESTABLISHED,
             "every one is answered",
             |s| match s.at("client", || tcp::latency(at("198.51.100.10", 7), ECHOES)) {
@@ -44,7 +52,7 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         Row::new(
             SECTION,
-            format!("{CONNECTIONS} connections one after another, client → server"),
+            format!("{CONNECTIONS} TCP connections client → server"),
             "fw-interfaces accepts each; MASQUERADE finds each a port",
             "every one is made",
             |s| s.at("client", connections),
@@ -67,6 +75,22 @@ fn bulk(
             Seen::new(INTACT).figure(format!("{:.2} Gbit/s", done.rate() / 1e9))
         }
         Ok(_) => Seen::new("bytes are lost or in disorder"),
+        Err(e) => Seen::new(e),
+    }
+}
+
+/// Small datagrams; how many get through depends on the machine, whose they seem to be doesn't.
+fn flood(scene: &Scene) -> Seen {
+    let to = at("198.51.100.10", 5002);
+    let (client, server) = (scene.network.host("client"), scene.network.host("server"));
+    let flood = Flood { client, server, listen: to, connect: to, size: 18, time: TIME };
+    match flood.run() {
+        Ok(done) => match done.from {
+            None => Seen::new("nothing arrives"),
+            Some((_, true)) => Seen::new("server sees several senders"),
+            Some((from, false)) => Seen::new(format!("server sees {from}"))
+                .figure(format!("{:.2} million a second", done.rate() / 1e6)),
+        },
         Err(e) => Seen::new(e),
     }
 }

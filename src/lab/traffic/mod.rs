@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub mod bulk;
 mod errors;
+pub mod flood;
 pub mod ping;
 pub mod raw;
 pub mod service;
@@ -75,14 +76,14 @@ impl fmt::Display for IcmpError {
             (true, 3, 1) => "host unreachable",
             (true, 3, 2) => "protocol unreachable",
             (true, 3, 3) | (false, 1, 4) => "port unreachable",
-            (true, 3, 4) => "fragmentation needed",
+            (true, 3, 4) => "frag needed",
             (true, 3, 9) => "net prohibited",
             (true, 3, 10) => "host prohibited",
             (true, 3, 13) | (false, 1, 1) => "admin prohibited",
             (true, 11, 0) => "TTL exceeded",
             (false, 1, 0) => "no route",
             (false, 1, 3) => "address unreachable",
-            (false, 2, _) => "packet too big",
+            (false, 2, _) => "too big",
             (false, 3, 0) => "hop limit exceeded",
             _ => return write!(f, "ICMP {kind}/{code} from {from}"),
         };
@@ -168,10 +169,10 @@ mod tests {
             (Answer::Reset, "reset"),
             (Answer::Silence, "no answer"),
             (error(v4, 3, 1, None), "host unreachable from 203.0.113.1"),
-            (error(v4, 3, 4, Some(1400)), "fragmentation needed (MTU 1400) from 203.0.113.1"),
+            (error(v4, 3, 4, Some(1400)), "frag needed (MTU 1400) from 203.0.113.1"),
             (error(v4, 1, 1, None), "ICMP 1/1 from 203.0.113.1"),
             (error(v6, 1, 1, None), "admin prohibited from 2001:db8::1"),
-            (error(v6, 2, 0, Some(1280)), "packet too big (MTU 1280) from 2001:db8::1"),
+            (error(v6, 2, 0, Some(1280)), "too big (MTU 1280) from 2001:db8::1"),
         ] {
             assert_eq!(answer.to_string(), want);
         }

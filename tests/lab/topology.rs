@@ -1,46 +1,12 @@
-//! Networks of namespaces, with real kernels at all ends. Needs root or user namespaces; where
-//! neither is to be had the tests say so, and fail if `TIDEGATE_FORBID_SKIP` is set.
+//! Hosts of a topology reach each other.
 
-use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use tidegate::lab::privilege;
 use tidegate::lab::topology::{End, Network, Topology};
 
-type Outcome = Result<(), Box<dyn Error>>;
-
-fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let rights = privilege::acquire();
-    let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
-    let tests: [(&str, fn() -> Outcome); 3] = [
-        ("hosts_reach_each_other", hosts_reach_each_other),
-        ("a_bridge_joins_its_ports", a_bridge_joins_its_ports),
-        ("a_moved_interface_works", a_moved_interface_works),
-    ];
-    if let Err(e) = &rights
-        && !forbid
-    {
-        eprintln!("SKIPPED: every test of tests/lab.rs.\n{e}");
-    }
-    let missing = rights.as_ref().err().map(ToString::to_string);
-    let trials = tests
-        .into_iter()
-        .map(|(name, test)| {
-            let missing = missing.clone();
-            Trial::test(name, move || match missing {
-                Some(why) => Err(Failed::from(why)),
-                None => test().map_err(|e| Failed::from(e.to_string())),
-            })
-            .with_ignored_flag(rights.is_err() && !forbid)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
+use super::Outcome;
 
 /// Opens a connection, asks over it and says whom the server saw.
 fn connect(
@@ -48,7 +14,7 @@ fn connect(
     from: &str,
     to: &str,
     address: &str,
-) -> Result<IpAddr, Box<dyn Error>> {
+) -> Result<IpAddr, Box<dyn std::error::Error>> {
     let listener = network.host(to).run(|| TcpListener::bind((address, 80)))?;
     let address = listener.local_addr()?;
     let mut stream =
@@ -62,7 +28,7 @@ fn connect(
     Ok(peer.ip())
 }
 
-fn hosts_reach_each_other() -> Outcome {
+pub fn hosts_reach_each_other() -> Outcome {
     let network = Topology::new()
         .host("client")
         .router("middle")
@@ -94,7 +60,7 @@ fn hosts_reach_each_other() -> Outcome {
     Ok(())
 }
 
-fn a_bridge_joins_its_ports() -> Outcome {
+pub fn a_bridge_joins_its_ports() -> Outcome {
     let network = Topology::new()
         .host("a")
         .host("b")
@@ -108,7 +74,7 @@ fn a_bridge_joins_its_ports() -> Outcome {
     Ok(())
 }
 
-fn a_moved_interface_works() -> Outcome {
+pub fn a_moved_interface_works() -> Outcome {
     let network = Topology::new()
         .host("a")
         .host("b")

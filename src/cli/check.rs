@@ -1,0 +1,85 @@
+//! `tidegate check`: is a rules file right, and how does it read when it is saved?
+
+use super::{DONE, FAILED, FamilyArgs};
+use crate::ctime;
+use crate::diagnostic::{Diagnostic, Source, Style};
+use crate::rules;
+use clap::Args;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tidegate_filter::{SaveStyle, guess_family};
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegate check iptables.rules ip6tables.rules
+  iptables-save | tidegate check -4 -
+
+The family is that of -4 or -6; otherwise it is told by the file's name (ip6tables.rules, rules.v6),
+by the comment that ip6tables-save writes, or by the addresses and protocols in the text, and is
+IPv4 if none of them says.";
+
+/// Parse and validate rules files, and print them as iptables-save would
+///
+/// Rules that are right go to standard output. Everything that is wrong is shown with its file,
+/// line and column, and the exit status is 1. Nothing is applied.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    family: FamilyArgs,
+
+    /// Print nothing of rules that are right
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Rules as iptables-save or ip6tables-save print them; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn main(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+    let style = Style::of_stderr();
+    let stamp = ctime::now();
+    let mut status = DONE;
+    for path in &args.files {
+        let source = match read(path) {
+            Ok(source) => source,
+            Err(error) => {
+                err.write_all(error.render(style).as_bytes())?;
+                status = FAILED;
+                continue;
+            }
+        };
+        let family =
+            args.family.family().unwrap_or_else(|| guess_family(&source.name, &source.text));
+        match rules::parse(&source, family) {
+            Ok((ruleset, warnings)) => {
+                for warning in warnings {
+                    err.write_all(warning.render(style).as_bytes())?;
+                }
+                if !args.quiet {
+                    let save = SaveStyle { stamp: &stamp, rule_counters: false };
+                    out.write_all(ruleset.save(None, save).as_bytes())?;
+                }
+            }
+            Err(report) => {
+                err.write_all(report.render(style).as_bytes())?;
+                status = FAILED;
+            }
+        }
+    }
+    Ok(status)
+}
+
+fn read(path: &Path) -> Result<Arc<Source>, Box<Diagnostic>> {
+    if path != Path::new("-") {
+        return Source::read(path);
+    }
+    let name = "<stdin>".to_owned();
+    let mut bytes = Vec::new();
+    match io::stdin().read_to_end(&mut bytes) {
+        Ok(_) => Source::from_bytes(name, bytes),
+        Err(error) => Err(Box::new(Diagnostic::unplaced(format!("{name}: {error}")))),
+    }
+}

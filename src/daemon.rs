@@ -1,0 +1,440 @@
+//! The running gateway: workers, signals, reloads, leases, logs.
+
+use crate::config::Config;
+use crate::control::{Handler, InterfaceStatus, Reserved, Status};
+use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
+use crate::diagnostic::{Diagnostic, Report, Style};
+use crate::engine::log::Line;
+use crate::engine::{Counters, Engine, Interface, InterfaceId, StaticRoute, Target, Traffic};
+use crate::rules::{self, Rulesets};
+use crate::setup::{self, Held, SetupError};
+use crate::worker::{Clock, News, Worker, lock, unix_nanos};
+use mio::Waker;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tidegate_filter::SaveStyle;
+use tidegate_packet::{Addr, Family, Instant, Prefix};
+
+/// Why a gateway ended, or never began.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A rules file is wrong.
+    #[error("the rules don't load")]
+    Rules(Report),
+    /// An interface or device can't be had.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The control socket can't be made.
+    #[error("control socket {path}: {source}")]
+    Control {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker ended by itself.
+    #[error("a worker ended: {0}")]
+    Worker(String),
+    /// The operating system refused something basic.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What wakes the manager.
+enum Wake {
+    Signal(i32),
+    News,
+    Reload(Sender<Result<Vec<String>, String>>),
+    WorkerEnded(Result<(), String>),
+}
+
+/// Reads the configuration again, for SIGHUP.
+pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
+
+/// Runs a gateway until SIGTERM or SIGINT.
+pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
+    let Rulesets { v4, v6, warnings } = rules::load(&config).map_err(DaemonError::Rules)?;
+    let report = Report { diagnostics: warnings };
+    eprint!("{}", report.render(Style::of_stderr()));
+    let (wake, woken) = mpsc::channel();
+    let control_error = |path: &Path| {
+        let path = path.display().to_string();
+        move |source| DaemonError::Control { path, source }
+    };
+    let path = config.control.clone();
+    let reserved = Reserved::new(&path).map_err(control_error(&path))?;
+    // Before the devices: a signal from now on ends the gateway in order.
+    let signals = watch_signals(wake.clone())?;
+    let gateway = setup::build(&config, v4, v6)?;
+    if let Some(refused) = gateway.held.kernel_not_held() {
+        tracing::info!("the kernel handles what we take as well, which costs speed: {refused}");
+    }
+    let clock = Clock::start();
+    let mut engine = gateway.engine;
+    engine.set_time(clock.now(), unix_nanos());
+    let engine = Arc::new(Mutex::new(engine));
+    let news = News::new({
+        let wake = Mutex::new(wake.clone());
+        Box::new(move || {
+            // The manager is gone only when everything ends.
+            let _ = wake.lock().map(|w| w.send(Wake::News));
+        })
+    });
+    let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
+    let mut manager = Manager {
+        dhcp: HashMap::new(),
+        config,
+        engine: engine.clone(),
+        clock,
+        reload,
+        held: gateway.held,
+        news,
+        waker: workers.threads.first().map(|(_, waker)| waker.clone()),
+    };
+    manager.start_dhcp();
+    let uplinks = manager.config.uplinks().map(|i| i.name.clone()).collect();
+    let handler = Control {
+        engine,
+        wake: Mutex::new(wake),
+        workers: workers.threads.len(),
+        uplinks,
+        started: clock.now(),
+        clock,
+    };
+    let socket = reserved.open(Arc::new(handler)).map_err(control_error(&path))?;
+    tracing::info!(control = %path.display(), "forwarding");
+    let result = manager.run(&woken);
+    drop(socket);
+    workers.stop();
+    signals.close();
+    for adopted in manager.held.adopted.drain(..).rev() {
+        if let Err(error) = adopted.give_back() {
+            tracing::error!("giving back: {error}");
+        }
+    }
+    result
+}
+
+/// Worker threads, and what ends them.
+struct Workers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<(JoinHandle<()>, Arc<Waker>)>,
+}
+
+fn start_workers(
+    devices: Vec<Vec<crate::worker::Device>>,
+    engine: &Arc<Mutex<Engine>>,
+    clock: Clock,
+    news: &Arc<News>,
+    wake: &Sender<Wake>,
+) -> io::Result<Workers> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    for (number, devices) in devices.into_iter().enumerate() {
+        let worker = Worker {
+            engine: engine.clone(),
+            devices,
+            clock,
+            stop: stop.clone(),
+            news: news.clone(),
+        };
+        let (poll, waker) = worker.poll()?;
+        let wake = wake.clone();
+        let thread =
+            std::thread::Builder::new().name(format!("worker{number}")).spawn(move || {
+                let ended =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(poll)));
+                let result = match ended {
+                    Ok(result) => result.map_err(|e| e.to_string()),
+                    Err(_) => Err("panic".to_owned()),
+                };
+                let _ = wake.send(Wake::WorkerEnded(result));
+            })?;
+        threads.push((thread, Arc::new(waker)));
+    }
+    Ok(Workers { stop, threads })
+}
+
+impl Workers {
+    fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        for (thread, waker) in self.threads {
+            if waker.wake().is_ok() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Turns signals into messages, on a thread of their own.
+fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let handle = signals.handle();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if wake.send(Wake::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(handle)
+}
+
+/// What the main thread does while the workers forward.
+struct Manager {
+    config: Config,
+    engine: Arc<Mutex<Engine>>,
+    clock: Clock,
+    reload: Reload,
+    dhcp: HashMap<InterfaceId, (DhcpClient, Option<Lease>)>,
+    held: Held,
+    news: Arc<News>,
+    /// Of the worker that sends what the manager leaves in the engine.
+    waker: Option<Arc<Waker>>,
+}
+
+impl Manager {
+    fn run(&mut self, woken: &Receiver<Wake>) -> Result<(), DaemonError> {
+        loop {
+            self.poll_dhcp();
+            match woken.recv_timeout(self.next_wake()) {
+                Ok(Wake::Signal(SIGHUP)) => {
+                    if let Err(problem) = self.reload() {
+                        eprint!("{}", problem.render(Style::of_stderr()));
+                        tracing::error!("reload failed; the old rules stay in force");
+                    }
+                }
+                Ok(Wake::Signal(_)) => return Ok(()),
+                Ok(Wake::Reload(answer)) => {
+                    let plain = |report: Report| report.render(Style::PLAIN);
+                    let warnings = |w: Vec<Diagnostic>| w.iter().map(ToString::to_string).collect();
+                    let result = self.reload().map(warnings).map_err(plain);
+                    // The client may have gone.
+                    let _ = answer.send(result);
+                }
+                Ok(Wake::News) => {
+                    self.news.taken();
+                    self.take_news();
+                }
+                Ok(Wake::WorkerEnded(Ok(()))) => {
+                    return Err(DaemonError::Worker("it was told to".to_owned()));
+                }
+                Ok(Wake::WorkerEnded(Err(why))) => return Err(DaemonError::Worker(why)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes rules and kernel parameters from the configuration as it is now. Interfaces, routes
+    /// and workers stay as they were.
+    fn reload(&mut self) -> Result<Vec<Diagnostic>, Report> {
+        let fresh = (self.reload)()?;
+        let rulesets = rules::load(&fresh)?;
+        self.config.rules = fresh.rules;
+        self.config.sysctls = fresh.sysctls;
+        let mut engine = lock(&self.engine);
+        engine.replace_sysctls(self.config.sysctls.clone());
+        engine.replace_rules(rulesets.v4, rulesets.v6);
+        drop(engine);
+        tracing::info!("rules reloaded");
+        Ok(rulesets.warnings)
+    }
+
+    /// Log lines and DHCP answers that the workers have left.
+    fn take_news(&mut self) {
+        let (lines, frames) = {
+            let mut engine = lock(&self.engine);
+            (engine.take_log(), engine.take_dhcp())
+        };
+        for line in lines {
+            print_log(&line);
+        }
+        let now = self.clock.now();
+        for (interface, frame) in frames {
+            if let Some((client, _)) = self.dhcp.get_mut(&interface) {
+                client.input(&frame, now);
+            }
+        }
+    }
+
+    fn start_dhcp(&mut self) {
+        let mut engine = lock(&self.engine);
+        for interface in self.config.interfaces.iter().filter(|i| i.addresses.dhcp()) {
+            let Some(id) = engine.interfaces().by_name(&interface.name) else { continue };
+            let mac = engine.interfaces().get(id).mac;
+            engine.divert_dhcp(id);
+            let client = DhcpClient::new(mac, rand::random(), self.clock.now());
+            self.dhcp.insert(id, (client, None));
+        }
+    }
+
+    fn poll_dhcp(&mut self) {
+        let now = self.clock.now();
+        let mut frames = Vec::new();
+        let mut changed = Vec::new();
+        for (id, (client, lease)) in &mut self.dhcp {
+            let mut out = Vec::new();
+            while let Some(event) = client.poll(now, &mut out) {
+                *lease = match event {
+                    DhcpEvent::Configured(lease) => Some(lease),
+                    DhcpEvent::Deconfigured => None,
+                };
+                changed.push(*id);
+            }
+            frames.extend(out.into_iter().map(|frame| (*id, frame)));
+        }
+        if !frames.is_empty() {
+            let mut engine = lock(&self.engine);
+            for (id, frame) in frames {
+                engine.send_frame(id, &frame);
+            }
+            drop(engine);
+            // A worker that can't be woken sends them at its next tick.
+            let _ = self.waker.as_ref().map(|w| w.wake());
+        }
+        for id in changed {
+            self.apply_lease(id);
+        }
+    }
+
+    /// Gives an uplink what its lease says, or takes it away.
+    fn apply_lease(&mut self, id: InterfaceId) {
+        let Some((_, lease)) = self.dhcp.get(&id) else { return };
+        let mut engine = lock(&self.engine);
+        let name = engine.interfaces().get(id).name.clone();
+        let Some(wanted) = self.config.interface(&name) else { return };
+        let mut addresses = wanted.addresses.prefixes().to_vec();
+        let metric = wanted.dhcp_metric;
+        let mut routes: Vec<StaticRoute> =
+            engine.static_routes().iter().copied().filter(|r| !is_leased(r, id)).collect();
+        match lease {
+            Some(lease) => {
+                tracing::info!(interface = name, address = %lease.address, router = ?lease.router, "DHCP lease");
+                addresses.insert(0, lease.address);
+                routes.extend(lease.router.map(|via| leased_route(id, via, metric)));
+            }
+            None => tracing::warn!(interface = name, "DHCP lease lost"),
+        }
+        engine.replace_addresses(id, addresses, routes);
+        if let Ok(configured) = setup::static_routes(&self.config, engine.interfaces()) {
+            let leased: Vec<_> =
+                engine.static_routes().iter().copied().filter(|r| is_leased(r, id)).collect();
+            let addresses = engine.interfaces().get(id).addresses.clone();
+            engine.replace_addresses(id, addresses, [configured, leased].concat());
+        }
+        let interfaces = engine.interfaces().clone();
+        drop(engine);
+        if let Some(host) = &self.config.host
+            && let Err(error) = setup::carry_addresses(&host.device, &interfaces, &self.config)
+        {
+            tracing::error!(device = host.device, %error, "addresses of the host device");
+        }
+        if self.config.rules.ipv4.is_none() {
+            self.refresh_builtin_rules();
+        }
+    }
+
+    /// The built-in rules name the networks behind the interfaces.
+    fn refresh_builtin_rules(&mut self) {
+        if let Ok(rulesets) = rules::load(&self.config) {
+            lock(&self.engine).replace_rules(rulesets.v4, rulesets.v6);
+        }
+    }
+
+    fn next_wake(&mut self) -> Duration {
+        let now = self.clock.now();
+        let due = self.dhcp.values_mut().filter_map(|(client, _)| client.next_poll(now)).min();
+        due.map_or(Duration::from_secs(3600), |at| at - now)
+    }
+}
+
+/// A default route that a lease brought. Configured ones through the same interface have their
+/// own metric, so they are told apart by the mark that only leases set.
+fn is_leased(route: &StaticRoute, id: InterfaceId) -> bool {
+    route.leased && matches!(route.target, Target::Unicast { egress, .. } if egress == id)
+}
+
+fn leased_route(egress: InterfaceId, via: Addr, metric: u32) -> StaticRoute {
+    let to = Prefix::new(Addr::unspecified(Family::V4), 0).unwrap_or(Prefix::host(via));
+    StaticRoute { to, target: Target::Unicast { egress, via: Some(via) }, metric, leased: true }
+}
+
+fn print_log(line: &Line) {
+    // The level in the form that journald understands (sd-daemon(3)).
+    eprintln!("<{}>{}", line.level, line.text);
+}
+
+/// Answers the control socket.
+struct Control {
+    engine: Arc<Mutex<Engine>>,
+    wake: Mutex<Sender<Wake>>,
+    workers: usize,
+    uplinks: Vec<String>,
+    started: Instant,
+    clock: Clock,
+}
+
+impl Handler for Control {
+    fn status(&self) -> Status {
+        let engine = lock(&self.engine);
+        let counters = engine.counters();
+        let interfaces = engine.interfaces().iter().filter(|(_, i)| i.name != "lo");
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: (self.clock.now() - self.started).as_secs(),
+            workers: self.workers,
+            connections: engine.conntrack().len() as u64,
+            interfaces: interfaces.map(|(_, i)| self.interface(i, counters)).collect(),
+            drops: counters.drops().map(|(d, n)| (d.name().to_owned(), n)).collect(),
+        }
+    }
+
+    fn reload(&self) -> Result<Vec<String>, String> {
+        let (answer, answered) = mpsc::channel();
+        let wake = self.wake.lock().map_err(|e| e.to_string())?.clone();
+        wake.send(Wake::Reload(answer)).map_err(|_| "the gateway is ending".to_owned())?;
+        answered.recv().map_err(|_| "the gateway is ending".to_owned())?
+    }
+
+    fn rules(&self, family: Family) -> String {
+        let stamp = crate::ctime::now();
+        let engine = lock(&self.engine);
+        let rules = engine.rules_in_force();
+        let style = SaveStyle { stamp: &stamp, rule_counters: true };
+        rules.of(family).save(Some(rules.counters(family)), style)
+    }
+}
+
+impl Control {
+    fn interface(&self, interface: &Interface, counters: &Counters) -> InterfaceStatus {
+        let total = |traffic: &[Traffic]| {
+            interface.ports.iter().map(|p| traffic[usize::from(p.0)]).fold(
+                Traffic::default(),
+                |sum, t| Traffic { packets: sum.packets + t.packets, bytes: sum.bytes + t.bytes },
+            )
+        };
+        let (received, sent) = (total(&counters.received), total(&counters.sent));
+        InterfaceStatus {
+            name: interface.name.clone(),
+            uplink: self.uplinks.contains(&interface.name),
+            addresses: interface.addresses.iter().map(ToString::to_string).collect(),
+            mac: interface.mac.to_string(),
+            mtu: interface.mtu,
+            rx_packets: received.packets,
+            rx_bytes: received.bytes,
+            tx_packets: sent.packets,
+            tx_bytes: sent.bytes,
+        }
+    }
+}

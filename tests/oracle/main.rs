@@ -1,0 +1,117 @@
+//! The kernel as the oracle: the same rules, the same frames, the same outcome.
+//!
+//! Each case of `tests/corpus/*.case` is a test. Its frames go into a network namespace where the
+//! kernel routes under `iptables-legacy`, and into Tidegate; what comes out is compared field by
+//! field. Where the kernel can't be asked (no iptables, no namespaces), what it did when the case
+//! was recorded (`tests/corpus/golden`) takes its place, and the run says so.
+//!
+//! - `TIDEGATE_SHOW=1` prints what happened in each case.
+//! - `TIDEGATE_BLESS=1` records what the kernel does.
+//! - `TIDEGATE_ORACLE=golden` doesn't ask the kernel; `=self` plays each case in the kernel twice
+//!   and compares these, which shows that a case is fit to be one.
+//! - `TIDEGATE_FORBID_SKIP=1` makes it an error if the kernel can't be asked.
+
+mod case;
+mod compare;
+mod decode;
+mod frame;
+mod golden;
+mod harness;
+mod kernel;
+mod side;
+mod tidegate;
+mod topology;
+
+use case::Case;
+use compare::{Names, compare, show, unexpected};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Whom Tidegate is compared with.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Oracle {
+    /// The kernel of this machine.
+    Kernel,
+    /// The kernel against itself.
+    Itself,
+    /// Recorded frames.
+    Golden,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Most of a case's time is spent waiting for its clock or its namespace.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(4 * cores);
+    let cases = match case::load_all(Path::new("tests/corpus")) {
+        Ok(cases) => cases,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let oracle = match std::env::var("TIDEGATE_ORACLE").as_deref() {
+        _ if arguments.list => Oracle::Golden,
+        Ok("golden") => Oracle::Golden,
+        Ok("self") => Oracle::Itself,
+        _ => Oracle::Kernel,
+    };
+    let oracle = match oracle {
+        Oracle::Golden => oracle,
+        _ => match kernel::become_root().and_then(|()| kernel::available()) {
+            Ok(()) => oracle,
+            Err(why) if std::env::var_os("TIDEGATE_FORBID_SKIP").is_some() => {
+                eprintln!("the kernel can't be asked: {why}");
+                return ExitCode::FAILURE;
+            }
+            Err(why) => {
+                eprintln!("\n*** SKIPPED: the comparison with this machine's kernel ({why})");
+                eprintln!("*** Tidegate is held against recorded frames instead\n");
+                Oracle::Golden
+            }
+        },
+    };
+    let mut trials = harness::trials();
+    trials.extend(cases.into_iter().map(|case| {
+        let kind = if case.settings.differs.is_some() { "differs" } else { "" };
+        let name = case.name.clone();
+        Trial::test(name, move || run(&case, oracle).map_err(Failed::from)).with_kind(kind)
+    }));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Plays one case on both sides and compares.
+fn run(case: &Case, oracle: Oracle) -> Result<(), String> {
+    let showing = std::env::var_os("TIDEGATE_SHOW").is_some();
+    let wanted = match oracle {
+        Oracle::Golden => golden::read(case)?,
+        Oracle::Kernel | Oracle::Itself => kernel::transcript(case, showing)?,
+    };
+    if showing {
+        print!("\n{}", show(case, &wanted));
+    }
+    let mut report = unexpected(case, "the kernel", &wanted);
+    if oracle != Oracle::Golden && std::env::var_os("TIDEGATE_BLESS").is_some() {
+        // What differs only in numbers that the kernel draws is left as it is.
+        let recorded = golden::read(case);
+        if recorded.map_or(true, |r| !compare(case, Names("old", "new"), &r, &wanted).is_empty()) {
+            golden::write(case, &wanted)?;
+        }
+    }
+    if oracle == Oracle::Itself {
+        let again = kernel::transcript(case, false)?;
+        report += &compare(case, Names("kernel", "again"), &wanted, &again);
+    } else {
+        let got = tidegate::transcript(case)?;
+        let differences = compare(case, Names("kernel", "tidegate"), &wanted, &got);
+        match &case.settings.differs {
+            Some(why) if differences.is_empty() => {
+                report += &format!("agrees with the kernel; `differs {why}` has to go\n");
+            }
+            Some(_) => {}
+            None => report += &differences,
+        }
+    }
+    if report.is_empty() { Ok(()) } else { Err(format!("{}\n{report}", case.about)) }
+}

@@ -1,0 +1,61 @@
+//! Tidegate's side: the engine in memory, with a clock that the case moves.
+
+use crate::case::Case;
+use crate::kernel::BASE;
+use crate::side::{Side, Transcript, play};
+use crate::topology::Topology;
+use std::time::Duration;
+use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
+
+struct Tidegate(Sim);
+
+/// Plays a case on Tidegate.
+pub fn transcript(case: &Case) -> Result<Transcript, String> {
+    let topology = Topology::new(&case.settings);
+    let mut side = Tidegate(Sim::new(&config(case, &topology)?).map_err(|e| e.to_string())?);
+    play(case, &topology, &mut side)
+}
+
+fn config(case: &Case, topology: &Topology) -> Result<SimConfig, String> {
+    let wrong = |what: &str| format!("{what} is neither an address nor a prefix");
+    let mut interfaces = Vec::new();
+    for i in &topology.interfaces {
+        let addresses: Result<Vec<_>, _> =
+            i.addresses.iter().map(|a| a.parse().map_err(|_| wrong(a))).collect();
+        let mut interface = SimInterface::new(&i.name, i.mac, &addresses?);
+        interface.mtu = u32::from(i.mtu);
+        interfaces.push(interface);
+    }
+    let mut routes = Vec::new();
+    for r in &topology.routes {
+        routes.push(SimRoute {
+            to: r.to.parse().map_err(|_| wrong(&r.to))?,
+            via: r.via.as_ref().map(|v| v.parse().map_err(|_| wrong(v))).transpose()?,
+            dev: Some(r.dev.clone()),
+        });
+    }
+    let mut neighbours = Vec::new();
+    for n in &topology.neighbours {
+        let addr = n.addr.parse().map_err(|_| wrong(&n.addr))?;
+        neighbours.push((n.interface.clone(), addr, n.mac));
+    }
+    let base = BASE.iter().map(|(name, value)| (*name, *value));
+    let own = case.settings.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let sysctls = base.chain(own).map(|(name, value)| format!("{name} = {value}\n")).collect();
+    let (rules_v4, rules_v6) = (case.settings.rules4.clone(), case.settings.rules6.clone());
+    Ok(SimConfig { interfaces, routes, neighbours, rules_v4, rules_v6, sysctls })
+}
+
+impl Side for Tidegate {
+    fn inject(&mut self, interface: &str, frame: &[u8]) -> Result<(), String> {
+        self.0.inject(interface, frame.to_vec()).map_err(|e| e.to_string())
+    }
+
+    fn collect(&mut self) -> Result<Vec<(String, Vec<u8>)>, String> {
+        Ok(self.0.collect().into_iter().map(|(name, flying)| (name, flying.bytes)).collect())
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.0.advance(time);
+    }
+}
