@@ -2,7 +2,7 @@
 //!
 //! Terms: a *piece* is one fragment, a *queue* collects the pieces of one datagram, a *whole* is
 //! the datagram put together, with the memory of how it came ([`Pieces`]) so that
-//! [`crate::refragment`] can send it on in the same pieces. Queues are bounded in bytes and live
+//! [`crate::refragment()`] can send it on in the same pieces. Queues are bounded in bytes and live
 //! for a fixed time from their first piece; what is over either bound is dropped without a word
 //! (only an end host reports a reassembly timeout, RFC 1122 section 3.3.2).
 
