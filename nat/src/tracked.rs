@@ -145,7 +145,7 @@ impl Tracked {
     }
 }
 
-/// What [`Conntrack::confirm`] did.
+/// What [`crate::Conntrack::confirm`] did.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Confirmed {
     /// The packet has no connection, or its connection was in the table already.
