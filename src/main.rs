@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tidegate::cli::main(std::env::args_os(), |_| Err("DAEMON".into()))
+    tidegate::cli::main(std::env::args_os())
 }

@@ -2,13 +2,17 @@
 //!
 //! Exit status: 0 it was done, 1 it wasn't, 2 the command line itself is wrong.
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_CONTROL, Flags, Loaded};
+use crate::control::client::ClientError;
+use crate::control::{Client, Reply, Request};
+use crate::daemon::{self, DaemonError, Reload};
+use crate::diagnostic::{Report, Style};
 use clap::{Args, Parser, Subcommand};
-use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tidegate_packet::Family;
 
 mod check;
 mod reload;
@@ -26,7 +30,7 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 
 /// Runs the gateway until it is told to stop.
-pub type Daemon = fn(Config) -> Result<(), Box<dyn Error>>;
+type Daemon = fn(Config, Reload) -> Result<(), DaemonError>;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -72,8 +76,8 @@ enum Command {
 }
 
 /// Does what the arguments (the program's name first) say.
-pub fn main(args: impl IntoIterator<Item = OsString>, daemon: Daemon) -> ExitCode {
-    dispatch(args, daemon, &mut io::stdout(), &mut io::stderr())
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    dispatch(args, daemon::run, &mut io::stdout(), &mut io::stderr())
 }
 
 fn dispatch(
@@ -111,7 +115,7 @@ fn dispatch(
     status.into()
 }
 
-/// What describes a gateway. Clap's part of [`crate::config::Flags`].
+/// What describes a gateway. Clap's part of [`Flags`].
 #[derive(Clone, Debug, Args)]
 struct GatewayArgs {
     /// Read the configuration from this file (default: none, flags alone)
@@ -170,12 +174,17 @@ struct GatewayArgs {
 }
 
 impl GatewayArgs {
+    /// The configuration; in case of errors all of them.
+    fn read(&self) -> Result<Loaded, Report> {
+        let Self { config, lan, uplink, rules, rules6, sysctl, workers, control } = self.clone();
+        let flags = Flags { lan, uplink, rules, rules6, sysctl, workers, control };
+        Config::load(config.as_deref(), &flags)
+    }
+
     /// The configuration, or the exit status after everything that is wrong was written to `err`.
-    fn load(self, err: &mut dyn Write) -> io::Result<Result<Config, u8>> {
-        let Self { config, lan, uplink, rules, rules6, sysctl, workers, control } = self;
-        let flags = crate::config::Flags { lan, uplink, rules, rules6, sysctl, workers, control };
-        let style = crate::diagnostic::Style::of_stderr();
-        match Config::load(config.as_deref(), &flags) {
+    fn load(&self, err: &mut dyn Write) -> io::Result<Result<Config, u8>> {
+        let style = Style::of_stderr();
+        match self.read() {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     err.write_all(warning.render(style).as_bytes())?;
@@ -185,9 +194,9 @@ impl GatewayArgs {
             Err(report) => {
                 err.write_all(report.render(style).as_bytes())?;
                 // What is missing altogether is at no place; without a file, flags are missing.
-                let missing =
-                    config.is_none() && report.diagnostics.iter().any(|d| d.place.is_none());
-                Ok(Err(if missing || report.is_usage() { USAGE } else { FAILED }))
+                let nowhere = report.diagnostics.iter().any(|d| d.place.is_none());
+                let usage = report.is_usage() || self.config.is_none() && nowhere;
+                Ok(Err(if usage { USAGE } else { FAILED }))
             }
         }
     }
@@ -206,10 +215,10 @@ struct FamilyArgs {
 }
 
 impl FamilyArgs {
-    fn family(self) -> Option<tidegate_packet::Family> {
+    fn family(self) -> Option<Family> {
         match self {
-            Self { ipv4: true, .. } => Some(tidegate_packet::Family::V4),
-            Self { ipv6: true, .. } => Some(tidegate_packet::Family::V6),
+            Self { ipv4: true, .. } => Some(Family::V4),
+            Self { ipv6: true, .. } => Some(Family::V6),
             _ => None,
         }
     }
@@ -219,22 +228,17 @@ impl FamilyArgs {
 #[derive(Clone, Debug, Args)]
 struct ControlArgs {
     /// Path of the gateway's control socket
-    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_CONTROL)]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL)]
     control: PathBuf,
 }
 
 impl ControlArgs {
     /// One request's reply; why there is none is written to `err`.
-    fn ask(
-        &self,
-        request: crate::control::Request,
-        err: &mut dyn Write,
-    ) -> io::Result<Option<crate::control::Reply>> {
-        let reply = crate::control::Client::connect(&self.control)
-            .and_then(|mut client| client.ask(request));
+    fn ask(&self, request: Request, err: &mut dyn Write) -> io::Result<Option<Reply>> {
+        let reply = Client::connect(&self.control).and_then(|mut client| client.ask(request));
         match reply {
             Ok(reply) => Ok(Some(reply)),
-            Err(crate::control::client::ClientError::Refused(why)) if why.ends_with('\n') => {
+            Err(ClientError::Refused(why)) if why.ends_with('\n') => {
                 err.write_all(why.as_bytes())?;
                 Ok(None)
             }

@@ -27,7 +27,7 @@ pub(super) struct RulesArgs {
 }
 
 pub(super) fn main(args: &RulesArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
-    match args.gateway.clone().load(err)? {
+    match args.gateway.load(err)? {
         Ok(config) => {
             let family = args.family.family().unwrap_or(Family::V4);
             out.write_all(text(family, &Topology::of(&config)).as_bytes())?;

@@ -1,6 +1,8 @@
 //! `tidegate run`: the gateway itself.
 
 use super::{Daemon, FAILED, GatewayArgs};
+use crate::daemon::DaemonError;
+use crate::diagnostic::Style;
 use clap::Args;
 use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
@@ -48,8 +50,20 @@ pub(super) fn main(args: RunArgs, daemon: Daemon, err: &mut dyn Write) -> io::Re
     if args.exit_with_parent {
         crate::lab::gateway::exit_with_parent()?;
     }
-    match daemon(config) {
+    let again = args.gateway;
+    let reload = move || {
+        let loaded = again.read()?;
+        for warning in loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(loaded.config)
+    };
+    match daemon(config, Box::new(reload)) {
         Ok(()) => Ok(super::DONE),
+        Err(DaemonError::Rules(report)) => {
+            err.write_all(report.render(Style::of_stderr()).as_bytes())?;
+            Ok(FAILED)
+        }
         Err(error) => {
             writeln!(err, "error: {error}")?;
             Ok(FAILED)

@@ -4,7 +4,6 @@ use super::*;
 use crate::control::{Handler, InterfaceStatus, Reserved, Status};
 use std::path::Path;
 use std::sync::Arc;
-use tidegate_packet::Family;
 
 const DONE: ExitCode = ExitCode::SUCCESS;
 const FAILED: ExitCode = ExitCode::FAILURE;
@@ -13,7 +12,7 @@ const FAILED: ExitCode = ExitCode::FAILURE;
 fn tidegate(args: &[&str]) -> (ExitCode, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = std::iter::once("tidegate").chain(args.iter().copied()).map(OsString::from);
-    let daemon = |_| Err("this is where the gateway starts".into());
+    let daemon = |_, _| Err(DaemonError::Worker("none was started".into()));
     let status = dispatch(args, daemon, &mut out, &mut err);
     (status, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
@@ -70,7 +69,7 @@ fn a_broken_configuration_ends_with_1_before_anything_starts() {
     let (status, _, err) = tidegate(&["run", "--config", &config]);
     assert_eq!(status, FAILED);
     assert!(err.contains("g.toml:2:1]") && err.contains("did you mean `name`?"), "{err}");
-    assert!(!err.contains("where the gateway starts"));
+    assert!(!err.contains("none was started"));
     let (status, _, err) = tidegate(&["run", "--config", "/nowhere/g.toml"]);
     assert_eq!(status, FAILED);
     assert!(err.starts_with("error: /nowhere/g.toml: No such file"), "{err}");
@@ -79,7 +78,7 @@ fn a_broken_configuration_ends_with_1_before_anything_starts() {
 #[test]
 fn a_good_one_starts_the_gateway() {
     let (status, _, err) = tidegate(&["run", "--lan", "lan0=10.0.0.1/8"]);
-    assert_eq!((status, err.as_str()), (FAILED, "error: this is where the gateway starts\n"));
+    assert_eq!((status, err.as_str()), (FAILED, "error: a worker ended: none was started\n"));
 }
 
 #[test]

@@ -5,28 +5,47 @@
 //! checksums stay partial. Receiving and sending use a socket each: the sender is bound to no
 //! protocol, so the kernel never queues anything to it.
 //!
-//! Size of the ring. A slot must hold the longest super-packet (64 KiB and its headers), so small
-//! frames waste most of theirs, and the kernel walks through all slots in turn: a long ring is a
-//! large working set. [`DEFAULT_SLOTS`] is a compromise that was measured (`examples/plumb.rs`).
-//! Slots are 64 KiB and 17 cache lines apart ([`SLOT_LEN`]): at a multiple of 4 KiB the headers of
-//! all slots would compete for the same few cache sets.
+//! Two ways in. Ordinary frames come in the ring, whose slots are just long enough for them.
+//! What is longer (super-packets, jumbo frames) the kernel queues to the socket as well
+//! (`PACKET_COPY_THRESH`), and it is read from there into one of a few long buffers; the slot keeps
+//! its place in the order. A ring whose slots all hold 64 KiB would do without that, but the kernel
+//! walks through all slots in turn, a page or more of its own for each small frame: measured with
+//! `examples/plumb.rs`, a small frame then costs about twice as much.
+//!
+//! The socket's queue needs room for a burst of super-packets. Where we may not have that much (in
+//! a user namespace), the ring gets long slots after all. Slots are an odd number of cache lines
+//! apart, so that the headers of all slots don't compete for the same few cache sets.
 
 use super::ring::{Layout, Ring, SLOT_HEADER, Taken};
 use super::sys::{self, PacketStatistics};
 use super::transmit::PacketTransmit;
 use super::{BURST, Checksum, Frame, HEADROOM, Meta, Outgoing, Receive, vnet};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Slots of a ring unless [`Options::slots`] says otherwise.
-pub const DEFAULT_SLOTS: usize = 248;
+/// Slots of a ring unless [`Options::slots`] says otherwise: two milliseconds' worth of frames at
+/// half a million a second, in less than two megabytes.
+pub const DEFAULT_SLOTS: usize = 1024;
 
-/// Bytes from one slot to the next: the kernel's headers, our headroom, a super-packet of 65,536
-/// bytes with its link header and tags; then filled up to an odd number of cache lines.
-const SLOT_LEN: usize = 65_536 + 17 * 64;
+/// Bytes from one slot to the next: the kernel's headers, our headroom and a frame of 1,500 bytes
+/// with its tags.
+const SLOT_LEN: usize = 27 * 64;
+/// A block is what the kernel allocates in one piece if it can.
+const BLOCK_LEN: usize = 128 << 10;
 
-/// A block is what the kernel allocates in one piece if it can, here one huge page: 31 slots.
-const BLOCK_LEN: usize = 2 << 20;
+/// The same where every slot must hold a super-packet of 65,536 bytes.
+const LONG_SLOT_LEN: usize = 65_536 + 17 * 64;
+const LONG_BLOCK_LEN: usize = 2 << 20;
+/// Most slots of that length: 16 MiB.
+const LONG_SLOTS: usize = 248;
+
+/// A buffer for one long frame.
+const LONG_FRAME_LEN: usize = HEADROOM + 65_536 + 160;
+
+/// Bytes that the kernel may queue to the socket: four bursts of super-packets.
+const RECEIVE_BUFFER: libc::c_int = 32 << 20;
 
 /// `PACKET_RESERVE`: the kernel puts the network header at `align16(52 + 16) + reserve + 10`. With
 /// 38 that is byte 128 of the slot, the beginning of a cache line, and in front of the frame there
@@ -47,7 +66,7 @@ pub struct Options {
     /// the same in both directions (`PACKET_FANOUT_HASH`). The number must not be in use by other
     /// programs in the namespace.
     pub fanout: Option<u16>,
-    /// Slots of the ring, rounded up to whole blocks.
+    /// Slots of the ring, rounded up to whole blocks (and fewer where slots are long).
     pub slots: usize,
 }
 
@@ -62,11 +81,41 @@ impl Default for Options {
 pub struct PacketReceive {
     socket: OwnedFd,
     ring: Ring,
-    burst: Vec<(usize, Meta)>,
+    long: LongFrames,
+    burst: Vec<(Place, Meta)>,
     discards: u64,
+    /// Long frames that found the socket's queue full.
+    lost: u64,
     name: String,
     index: libc::c_int,
+    /// `ENETDOWN` was met, but not yet reported.
+    went_down: bool,
     gone: bool,
+}
+
+/// Where a frame of the burst is.
+#[derive(Copy, Clone, Debug)]
+enum Place {
+    Ring(usize),
+    Long(usize),
+}
+
+/// The buffers for long frames, used from the first on again in every burst, so that few of them
+/// are hot (and of those that were never used there is no memory).
+#[derive(Debug)]
+struct LongFrames {
+    memory: Vec<u8>,
+    used: usize,
+}
+
+impl LongFrames {
+    fn buffer(&self, index: usize) -> &[u8] {
+        &self.memory[index * LONG_FRAME_LEN..(index + 1) * LONG_FRAME_LEN]
+    }
+
+    fn buffer_mut(&mut self, index: usize) -> &mut [u8] {
+        &mut self.memory[index * LONG_FRAME_LEN..(index + 1) * LONG_FRAME_LEN]
+    }
 }
 
 /// Opens an interface of the calling thread's namespace. Needs `CAP_NET_RAW` over it.
@@ -84,11 +133,11 @@ impl PacketReceive {
         option(libc::PACKET_VNET_HDR, 1)?;
         option(libc::PACKET_RESERVE, RESERVE)?;
         option(libc::PACKET_IGNORE_OUTGOING, 1)?;
-        let layout = Layout::new(options.slots, SLOT_LEN, BLOCK_LEN);
+        let layout = Self::layout(fd, options.slots)?;
         let request = libc::tpacket_req {
-            tp_block_size: BLOCK_LEN as libc::c_uint,
+            tp_block_size: layout.block_len as libc::c_uint,
             tp_block_nr: layout.blocks as libc::c_uint,
-            tp_frame_size: SLOT_LEN as libc::c_uint,
+            tp_frame_size: layout.slot_len as libc::c_uint,
             tp_frame_nr: layout.slots() as libc::c_uint,
         };
         sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
@@ -107,10 +156,13 @@ impl PacketReceive {
         let mut device = Self {
             socket,
             ring,
+            long: LongFrames { memory: vec![0; BURST * LONG_FRAME_LEN], used: 0 },
             burst: Vec::with_capacity(BURST),
             discards: 0,
+            lost: 0,
             name: name.to_owned(),
             index,
+            went_down: false,
             gone: false,
         };
         if let Some(group) = options.fanout {
@@ -119,14 +171,70 @@ impl PacketReceive {
         Ok(device)
     }
 
+    /// Short slots and a long queue, or long slots.
+    fn layout(socket: BorrowedFd<'_>, slots: usize) -> io::Result<Layout> {
+        let size = &RECEIVE_BUFFER;
+        if sys::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_err() {
+            return Ok(Layout::new(slots.min(LONG_SLOTS), LONG_SLOT_LEN, LONG_BLOCK_LEN));
+        }
+        sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, &1_i32)?;
+        Ok(Layout::new(slots, SLOT_LEN, BLOCK_LEN))
+    }
+
     /// A socket can only join a group once it is bound, and until then it gets every frame. Those
     /// the group's other members have as well, so they are thrown away.
     fn join_fanout(&mut self, group: u16) -> io::Result<()> {
         let value = libc::c_int::from(group) | (libc::PACKET_FANOUT_HASH << 16) as libc::c_int;
         sys::set_option(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
-        while self.ring.take().is_some() {}
-        self.ring.release();
-        Ok(())
+        loop {
+            self.fill();
+            if self.burst.is_empty() {
+                return Ok(());
+            }
+            self.release();
+        }
+    }
+
+    /// Takes frames until the burst is full or none wait.
+    fn fill(&mut self) {
+        while self.burst.len() < BURST {
+            let Some(taken) = self.ring.take() else { return };
+            if taken.status & libc::TP_STATUS_COPY != 0 {
+                match self.read_long(&taken) {
+                    Some(meta) => {
+                        self.burst.push((Place::Long(self.long.used), meta));
+                        self.long.used += 1;
+                    }
+                    None => self.discards += 1,
+                }
+            } else if taken.captured < taken.len {
+                // It should have been queued to the socket, but the queue is full.
+                self.lost += 1;
+            } else {
+                match read(self.ring.slot(taken.slot), &taken) {
+                    Some(meta) => self.burst.push((Place::Ring(taken.slot), meta)),
+                    None => self.discards += 1,
+                }
+            }
+        }
+    }
+
+    /// Reads the frame that belongs to a slot too short for it. The kernel queued it before it
+    /// handed the slot over, so it is there, and they come in the same order.
+    fn read_long(&mut self, taken: &Taken) -> Option<Meta> {
+        let buffer = self.long.buffer_mut(self.long.used);
+        let into = &mut buffer[HEADROOM - vnet::LEN..];
+        let n = loop {
+            match recv(self.socket.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT) {
+                Ok(n) => break n,
+                Err(Errno::EINTR) => {}
+                // A pending error comes before what is queued, and is cleared by that.
+                Err(Errno::ENETDOWN) => self.went_down = true,
+                Err(_) => return None,
+            }
+        };
+        let taken = Taken { start: HEADROOM, captured: n.checked_sub(vnet::LEN)?, ..*taken };
+        read(buffer, &taken)
     }
 
     /// What an idle socket has to report: the kernel leaves `ENETDOWN` when the link goes down or
@@ -136,7 +244,9 @@ impl PacketReceive {
             return Err(self.gone_error());
         }
         let fd = self.socket.as_fd();
-        match sys::get_option::<libc::c_int>(fd, libc::SOL_SOCKET, libc::SO_ERROR)? {
+        let pending = sys::get_option::<libc::c_int>(fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
+        let went_down = std::mem::take(&mut self.went_down);
+        match if went_down { libc::ENETDOWN } else { pending } {
             0 => Ok(()),
             libc::ENETDOWN => match sys::interface_name(fd, self.index) {
                 Ok(_) => Err(io::Error::from_raw_os_error(libc::ENETDOWN)),
@@ -178,13 +288,7 @@ fn read(slot: &[u8], taken: &Taken) -> Option<Meta> {
 
 impl Receive for PacketReceive {
     fn receive(&mut self) -> io::Result<usize> {
-        while self.burst.len() < BURST {
-            let Some(taken) = self.ring.take() else { break };
-            match read(self.ring.slot(taken.slot), &taken) {
-                Some(meta) => self.burst.push((taken.slot, meta)),
-                None => self.discards += 1,
-            }
-        }
+        self.fill();
         if self.burst.is_empty() {
             self.ring.release();
             self.pending_error()?;
@@ -193,17 +297,26 @@ impl Receive for PacketReceive {
     }
 
     fn frame(&mut self, index: usize) -> Frame<'_> {
-        let (slot, meta) = &mut self.burst[index];
-        Frame { slot: self.ring.slot_mut(*slot), meta }
+        let (place, meta) = &mut self.burst[index];
+        let slot = match *place {
+            Place::Ring(slot) => self.ring.slot_mut(slot),
+            Place::Long(buffer) => self.long.buffer_mut(buffer),
+        };
+        Frame { slot, meta }
     }
 
     fn sent(&self, index: usize) -> Outgoing<'_> {
-        let (slot, meta) = &self.burst[index];
-        Outgoing { bytes: &self.ring.slot(*slot)[meta.start..meta.end], offload: meta.offload }
+        let (place, meta) = &self.burst[index];
+        let slot = match *place {
+            Place::Ring(slot) => self.ring.slot(slot),
+            Place::Long(buffer) => self.long.buffer(buffer),
+        };
+        Outgoing { bytes: &slot[meta.start..meta.end], offload: meta.offload }
     }
 
     fn release(&mut self) {
         self.burst.clear();
+        self.long.used = 0;
         self.ring.release();
     }
 
@@ -214,8 +327,10 @@ impl Receive for PacketReceive {
     fn overruns(&mut self) -> u64 {
         // Asking resets the kernel's count (packet(7), PACKET_STATISTICS).
         let option = libc::PACKET_STATISTICS;
-        sys::get_option::<PacketStatistics>(self.socket.as_fd(), libc::SOL_PACKET, option)
-            .map_or(0, |statistics| statistics.drops.into())
+        let drops =
+            sys::get_option::<PacketStatistics>(self.socket.as_fd(), libc::SOL_PACKET, option)
+                .map_or(0, |statistics| statistics.drops.into());
+        drops + std::mem::take(&mut self.lost)
     }
 
     fn discards(&mut self) -> u64 {
@@ -228,9 +343,12 @@ impl Receive for PacketReceive {
 const _: () =
     assert!((SLOT_HEADER + 16).next_multiple_of(16) + RESERVE as usize + vnet::LEN == 128);
 const _: () = assert!(128 - 16 - SLOT_HEADER >= HEADROOM);
-// The kernel wants slots aligned and whole blocks of pages.
+// The kernel wants slots aligned; both kinds hold what they are for.
 const _: () = assert!(SLOT_LEN.is_multiple_of(libc::TPACKET_ALIGNMENT));
-const _: () = assert!(SLOT_LEN >= 128 + 65_536 + 18 && (SLOT_LEN / 64) % 2 == 1);
+const _: () = assert!(LONG_SLOT_LEN.is_multiple_of(libc::TPACKET_ALIGNMENT));
+const _: () = assert!(SLOT_LEN >= 128 + 1500 + 8 && (SLOT_LEN / 64) % 2 == 1);
+const _: () = assert!(LONG_SLOT_LEN >= 128 + 65_536 + 18 && (LONG_SLOT_LEN / 64) % 2 == 1);
+const _: () = assert!((LONG_FRAME_LEN / 64) % 2 == 1);
 
 #[cfg(test)]
 mod tests {
