@@ -130,7 +130,7 @@ pub struct RulesInForce {
 impl RulesInForce {
     /// These rulesets, with the counters they were loaded with.
     pub fn new(v4: Ruleset, v6: Ruleset) -> Self {
-        let counters = [v4.new_counters(), v6.new_counters()];
+        let counters = [v4.zero_counters(), v6.zero_counters()];
         let rulesets = [v4, v6];
         let this = Self { rulesets, counters, memory: filter::Memory::new() };
         this.memory.adopt(&[&this.rulesets[0], &this.rulesets[1]]);
@@ -139,7 +139,7 @@ impl RulesInForce {
 
     /// Replaces both rulesets and their counters; `recent` lists that are still named stay.
     pub fn replace(&mut self, v4: Ruleset, v6: Ruleset) {
-        self.counters = [v4.new_counters(), v6.new_counters()];
+        self.counters = [v4.zero_counters(), v6.zero_counters()];
         self.rulesets = [v4, v6];
         self.memory.adopt(&[&self.rulesets[0], &self.rulesets[1]]);
     }
