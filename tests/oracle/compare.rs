@@ -182,10 +182,13 @@ impl Comparison<'_> {
         let mut report = String::new();
         let Names(first, second) = self.names;
         for line in left.iter().filter(|l| !right.contains(l)) {
-            let _ = writeln!(report, "  {what}: only {first}: {line}");
+            let _ = writeln!(report, "  {what}: {first:>9}: {line}");
         }
         for line in right.iter().filter(|l| !left.contains(l)) {
-            let _ = writeln!(report, "  {what}: only {second}: {line}");
+            let _ = writeln!(report, "  {what}: {second:>9}: {line}");
+        }
+        if report.is_empty() && left != right {
+            let _ = writeln!(report, "  {what}: the same lines in another order");
         }
         report
     }
