@@ -2,10 +2,11 @@
 //!
 //! Terms: a *piece* is one fragment, a *queue* collects the pieces of one datagram, a *whole* is
 //! the datagram put together, with the memory of how it came ([`Pieces`]) so that
-//! [`crate::refragment`] can send it on in the same pieces. Queues are bounded in bytes and live
+//! [`crate::refragment()`] can send it on in the same pieces. Queues are bounded in bytes and live
 //! for a fixed time from their first piece; what is over either bound is dropped without a word
 //! (only an end host reports a reassembly timeout, RFC 1122 section 3.3.2).
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ struct Queue {
     serial: u64,
     /// By offset; no two overlap.
     pieces: BTreeMap<u32, Vec<u8>>,
+    /// Stretches of pieces that came in order: from, to.
+    runs: BTreeMap<u32, u32>,
     /// Everything before the payload of the first piece, the IPv6 fragment header left out.
     head: Option<Vec<u8>>,
     /// Where the datagram ends, once known.
@@ -287,7 +290,7 @@ impl Queue {
         let start = u32::from(piece.fragment.offset);
         let end = start + piece.payload.len() as u32;
         // RFC 8200 section 4.5: all but the last are a multiple of eight long.
-        let off_grid = piece.fragment.more && piece.payload.len() % 8 != 0;
+        let off_grid = piece.fragment.more && !piece.payload.len().is_multiple_of(8);
         let head = piece.head.len() as u32;
         if start == end || off_grid || head + end > MAX_LEN {
             return Err(FragmentDrop::Malformed);
@@ -302,7 +305,7 @@ impl Queue {
             }
             _ => {}
         }
-        self.overlap(start, end)?;
+        self.place(start, end)?;
         if !piece.fragment.more {
             self.end = Some(end);
         }
@@ -329,23 +332,28 @@ impl Queue {
     }
 
     /// A piece inside what is there is ignored, one that overlaps it in part is an attack.
-    fn overlap(&self, start: u32, end: u32) -> Result<(), FragmentDrop> {
-        // How far the received data reach without a gap from a point at or before `start`.
-        let mut covered = 0;
-        let mut touches = false;
-        for (&at, payload) in self.pieces.range(..end) {
-            let until = at + payload.len() as u32;
-            if until > start {
-                touches = true;
-                if at <= start.max(covered) {
-                    covered = until;
-                }
-            }
+    ///
+    /// Linux compares with *runs*: pieces that came one behind the other, at the far end of what
+    /// was there. A piece inside two neighbouring runs overlaps each in part.
+    fn place(&mut self, start: u32, end: u32) -> Result<(), FragmentDrop> {
+        if let Some((&run, &until)) = self.runs.last_key_value()
+            && end > until
+        {
+            match start.cmp(&until) {
+                Ordering::Less => return Err(FragmentDrop::Overlap),
+                Ordering::Equal => self.runs.insert(run, end),
+                Ordering::Greater => self.runs.insert(start, end),
+            };
+            return Ok(());
         }
-        match (touches, covered >= end) {
-            (false, _) => Ok(()),
-            (true, true) => Err(FragmentDrop::Duplicate),
-            (true, false) => Err(FragmentDrop::Overlap),
+        // The last run that begins before the piece ends; if it doesn't reach it, none does.
+        match self.runs.range(..end).next_back() {
+            Some((&run, &until)) if run <= start && end <= until => Err(FragmentDrop::Duplicate),
+            Some((_, &until)) if until > start => Err(FragmentDrop::Overlap),
+            _ => {
+                self.runs.insert(start, end);
+                Ok(())
+            }
         }
     }
 

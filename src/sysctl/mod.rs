@@ -69,18 +69,6 @@ impl Sysctls {
         }
     }
 
-    /// Whether packets with impossible addresses are logged; `all` or the interface turns it on.
-    pub fn log_martians(&self, interface: &str) -> bool {
-        self.conf_max(Family::V4, interface, "log_martians") != 0
-    }
-
-    /// Whether packets with a source route option are accepted: in IPv4 both `all` and the
-    /// interface must say so.
-    pub fn accept_source_route(&self, interface: &str) -> bool {
-        let name = "accept_source_route";
-        self.conf(Family::V4, "all", name) != 0 && self.conf(Family::V4, interface, name) != 0
-    }
-
     /// Whether packets to and from 127.0.0.0/8 are routed on `interface`.
     pub fn route_localnet(&self, interface: &str) -> bool {
         self.conf_max(Family::V4, interface, "route_localnet") != 0
@@ -90,11 +78,6 @@ impl Sysctls {
     /// turns it on.
     pub fn send_redirects(&self, interface: &str) -> bool {
         self.conf_max(Family::V4, interface, "send_redirects") != 0
-    }
-
-    /// Whether packets from one of the gateway's own addresses are accepted on `interface`.
-    pub fn accept_local(&self, interface: &str) -> bool {
-        self.conf_max(Family::V4, interface, "accept_local") != 0
     }
 
     /// Whether echo requests to the gateway stay unanswered.
@@ -151,7 +134,8 @@ impl Sysctls {
     }
 
     /// A connection tracking parameter, named without `nf_conntrack_`: `tcp_timeout_syn_sent`,
-    /// `udp_timeout`, `max`, … `None` for a name that the kernel doesn't have.
+    /// `udp_timeout`, `max`, … `None` for a name that the kernel
+    /// doesn't have or the gateway ignores.
     pub fn conntrack(&self, name: &str) -> Option<i64> {
         let key = format!("net/netfilter/nf_conntrack_{name}");
         match self.lookup(&key)? {
@@ -160,11 +144,11 @@ impl Sysctls {
         }
     }
 
-    /// All connection tracking parameters, names without `nf_conntrack_`.
+    /// All connection tracking parameters that are honoured, names without `nf_conntrack_`.
     pub fn conntrack_all(&self) -> impl Iterator<Item = (&'static str, i64)> {
         table::PARAMETERS.iter().filter_map(|p| {
             let name = p.pattern.strip_prefix("net/netfilter/nf_conntrack_")?;
-            Some((name, self.number(p.pattern)))
+            Some((name, self.conntrack(name)?))
         })
     }
 
@@ -189,9 +173,9 @@ impl Sysctls {
         self.conf(family, interface, name).max(self.conf(family, "all", name))
     }
 
-    /// What was set, else the default. `None` if there is no such parameter.
+    /// What was set, else the default. `None` if there is no such parameter or it is ignored.
     pub fn lookup(&self, key: &str) -> Option<Value> {
-        self.set.get(key).copied().or_else(|| table::find(key).map(|p| p.default_value()))
+        self.set.get(key).copied().or_else(|| table::find(key)?.default_value())
     }
 
     fn value(&self, key: &str) -> Value {
