@@ -165,6 +165,14 @@ impl Engine {
     /// Answers a packet with an error, unless it must not be answered. The message goes through
     /// OUTPUT like every packet of the gateway's own, once the packet's own way has ended.
     pub(crate) fn send_error(&mut self, packet: &Packet<'_>, message: Message) {
+        // While Linux sends an ICMP message of its own, it can make no other: what becomes of the
+        // gateway's echo replies and errors in OUTPUT is never reported.
+        let own_icmp = packet.input.is_none()
+            && self.host_port.is_none()
+            && matches!(packet.parsed.protocol, protocol::ICMP | protocol::ICMPV6);
+        if own_icmp {
+            return;
+        }
         // A group on the link or on the network gets no answer (RFC 1122 section 3.2.2); a
         // packet that is too big is the exception of RFC 4443 section 2.4 (e.3).
         let v6_exception =

@@ -142,7 +142,7 @@ impl Engine {
     pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
         self.counters.received[usize::from(port.0)].count(frame.bytes().len());
         let result = if self.host_port == Some(port) {
-            self.from_host(frame)
+            self.host_output(frame)
         } else {
             self.link_in(port, frame)
         };
