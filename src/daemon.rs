@@ -1,7 +1,7 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
 use crate::config::Config;
-use crate::control::{Handler, InterfaceStatus, Reserved, Status};
+use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Status};
 use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
 use crate::diagnostic::{Diagnostic, Report, Style};
 use crate::engine::log::Line;
@@ -17,10 +17,11 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tidegate_filter::SaveStyle;
+use tidegate_filter::live::{self, Answer, Call, Present};
 use tidegate_packet::{Addr, Family, Instant, Prefix};
 
 /// Why a gateway ended, or never began.
@@ -105,6 +106,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let handler = Control {
         engine,
         wake: Mutex::new(wake),
+        writer: Mutex::new(()),
         workers: workers.threads.len(),
         uplinks,
         started: clock.now(),
@@ -346,6 +348,10 @@ impl Manager {
 
     /// The built-in rules name the networks behind the interfaces.
     fn refresh_builtin_rules(&mut self) {
+        if lock(&self.engine).rules_in_force().edited() {
+            tracing::info!("rules were changed by command; the new addresses aren't put into them");
+            return;
+        }
         if let Ok(rulesets) = rules::load(&self.config) {
             lock(&self.engine).replace_rules(rulesets.v4, rulesets.v6);
         }
@@ -378,6 +384,8 @@ fn print_log(line: &Line) {
 struct Control {
     engine: Arc<Mutex<Engine>>,
     wake: Mutex<Sender<Wake>>,
+    /// Held while a call changes rules.
+    writer: Mutex<()>,
     workers: usize,
     uplinks: Vec<String>,
     started: Instant,
@@ -413,6 +421,53 @@ impl Handler for Control {
         let rules = engine.rules_in_force();
         let style = SaveStyle { stamp: &stamp, rule_counters: true };
         rules.of(family).save(Some(rules.counters(family)), style)
+    }
+
+    fn call(
+        &self,
+        program: control::Program,
+        family: Family,
+        args: &[String],
+        input: &str,
+    ) -> Ran {
+        let program = match program {
+            control::Program::Iptables => live::Program::Iptables,
+            control::Program::Save => live::Program::Save,
+            control::Program::Restore => live::Program::Restore,
+        };
+        let stamp = crate::ctime::now();
+        let call = Call { program, family, args, input, stamp: &stamp };
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // The work is done on a snapshot: packets wait only while the result is put in force.
+            let (ruleset, counters) = lock(&self.engine).rules_in_force().snapshot(family);
+            let present = Present { ruleset: &ruleset, counters: &counters };
+            let Answer { status, out, err, change } = live::run(call, present);
+            let Some(change) = change else { return Ran { status, out, err } };
+            let done = lock(&self.engine).change_rules(&ruleset, change, &counters);
+            // Otherwise a reload came between.
+            if done.is_ok() {
+                return Ran { status, out, err };
+            }
+        }
+    }
+
+    fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
+        let engine = lock(&self.engine);
+        let memory = engine.rules_in_force().memory();
+        let absent = |name: &str| format!("no rule uses a list {name}");
+        match (name, write) {
+            (None, Some(_)) => Err("which list?".to_owned()),
+            (None, None) => {
+                Ok(memory.names().into_iter().fold(String::new(), |text, name| text + &name + "\n"))
+            }
+            (Some(name), None) => memory.text(name).ok_or_else(|| absent(name)),
+            (Some(name), Some(write)) => match memory.write(name, write, self.clock.now()) {
+                Some(Ok(())) => Ok(String::new()),
+                Some(Err(why)) => Err(why),
+                None => Err(absent(name)),
+            },
+        }
     }
 }
 

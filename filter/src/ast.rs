@@ -36,12 +36,12 @@ pub(crate) enum ItemAst {
     DeleteChain(Option<Word>),
     /// `-F [CHAIN]`.
     Flush(Option<Word>),
-    /// `-Z [CHAIN]`.
-    Zero(Option<Word>),
+    /// `-Z [CHAIN [NUMBER]]`.
+    Zero(Option<Word>, Option<Word>),
     /// `-E OLD NEW`.
     Rename(Word, Word),
     /// `-P CHAIN POLICY`.
-    Policy { name: Word, policy: Word },
+    Policy { name: Word, policy: Word, count: Count },
     /// `-A`, `-I`, `-R`, `-D`, `-C` with a rule.
     Rule { chain: Word, place: Place, rule: Box<RuleAst> },
     /// `-D CHAIN NUMBER`.
@@ -57,6 +57,8 @@ pub(crate) enum Place {
     Replace(u32, Range<usize>),
     /// Removes the first rule like it.
     Delete,
+    /// Only looks for a rule like it.
+    Check,
 }
 
 /// A rule as written.

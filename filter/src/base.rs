@@ -1,5 +1,7 @@
 //! The matches that every rule has room for: addresses, interfaces, protocol, fragments.
 
+use std::sync::Arc;
+
 use tidegate_packet::{Addr, Family};
 
 use crate::query::Query;
@@ -8,7 +10,8 @@ use crate::values::Network;
 /// An interface's name, or the beginning of names if it ended in `+`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
-    pub name: String,
+    /// Shared by the copies of its rule.
+    pub name: Arc<str>,
     pub prefix: bool,
     pub inverted: bool,
 }
@@ -20,7 +23,7 @@ impl Interface {
             Some(name) => (name, true),
             None => (text, false),
         };
-        Self { name: name.to_owned(), prefix, inverted }
+        Self { name: name.into(), prefix, inverted }
     }
 
     /// Whether it says nothing: `+` alone. Negated it matches no packet, and still isn't printed.
@@ -31,7 +34,7 @@ impl Interface {
     /// An absent interface is compared as the empty name.
     pub fn matches(&self, name: Option<&str>) -> bool {
         let name = name.unwrap_or("");
-        let same = if self.prefix { name.starts_with(&self.name) } else { name == self.name };
+        let same = if self.prefix { name.starts_with(&*self.name) } else { name == &*self.name };
         same != self.inverted
     }
 
@@ -79,6 +82,18 @@ pub(crate) struct Base {
 }
 
 impl Base {
+    /// Whether both say the same: `-i +` is like none.
+    pub fn same(&self, other: &Self) -> bool {
+        let says = |i: &Option<Interface>| i.clone().filter(|i| !i.is_any() || i.inverted);
+        let plain = |base: &Self| {
+            let (input, output) = (says(&base.input), says(&base.output));
+            Self { input, output, ..base.clone() }
+        };
+        self.source == other.source
+            && self.destination == other.destination
+            && plain(self) == plain(other)
+    }
+
     pub fn matches(&self, query: &Query<'_>) -> bool {
         let packet = query.packet;
         self.source.matches(packet.src)

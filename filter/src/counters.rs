@@ -18,8 +18,8 @@ impl Count {
     }
 }
 
-/// The counters of one ruleset: one per rule and one per built-in chain's policy. Every worker has
-/// its own; sums are made when somebody asks.
+/// The counters of one ruleset: one per rule and one per built-in chain's policy. A rule keeps its
+/// place in them when others come and go around it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(pub(crate) Vec<Count>);
 
@@ -33,6 +33,23 @@ impl Counters {
         if let Some(count) = self.0.get_mut(index) {
             count.bump(bytes);
         }
+    }
+
+    /// Makes room for `len` places.
+    pub(crate) fn resize(&mut self, len: usize) {
+        self.0.resize(len, Count::default());
+    }
+
+    /// Changes one place; `seen` is what whoever wants zero has been shown.
+    pub(crate) fn adjust(&mut self, slot: usize, adjust: Adjust, seen: Count) {
+        let Some(count) = self.0.get_mut(slot) else { return };
+        *count = match adjust {
+            Adjust::Set(count) => count,
+            Adjust::Zero => Count {
+                packets: count.packets.wrapping_sub(seen.packets),
+                bytes: count.bytes.wrapping_sub(seen.bytes),
+            },
+        };
     }
 
     pub(crate) fn get(&self, index: usize) -> Count {
@@ -54,5 +71,61 @@ impl Counters {
     pub fn take(&mut self) -> Self {
         let zero = Self::zero(self.0.len());
         std::mem::replace(self, zero)
+    }
+}
+
+/// What becomes of one place when rules change.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Adjust {
+    /// It starts from this.
+    Set(Count),
+    /// What was seen of it is taken away. What came in since stays.
+    Zero,
+}
+
+/// Gives out places in the counters.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    taken: Vec<bool>,
+    /// The first place that may be free.
+    next: usize,
+    adjusted: Vec<(usize, Adjust)>,
+}
+
+impl Slots {
+    /// These are in use.
+    pub fn with(taken: impl Iterator<Item = usize>) -> Self {
+        let mut slots = Self::default();
+        for slot in taken {
+            if slots.taken.len() <= slot {
+                slots.taken.resize(slot + 1, false);
+            }
+            slots.taken[slot] = true;
+        }
+        slots
+    }
+
+    /// A free place that starts from `count`.
+    pub fn take(&mut self, count: Count) -> usize {
+        while self.taken.get(self.next) == Some(&true) {
+            self.next += 1;
+        }
+        let slot = self.next;
+        self.next += 1;
+        match self.taken.get_mut(slot) {
+            Some(taken) => *taken = true,
+            None => self.taken.push(true),
+        }
+        self.adjust(slot, Adjust::Set(count));
+        slot
+    }
+
+    pub fn adjust(&mut self, slot: usize, adjust: Adjust) {
+        self.adjusted.push((slot, adjust));
+    }
+
+    /// How many places there are, and what becomes of some.
+    pub fn done(self) -> (usize, Vec<(usize, Adjust)>) {
+        (self.taken.len(), self.adjusted)
     }
 }

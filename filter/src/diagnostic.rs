@@ -26,7 +26,7 @@ impl Diagnostic {
     }
 
     fn new(text: &str, breaks: &[usize], problem: Problem) -> Self {
-        let Problem { span, message, help } = problem;
+        let Problem { span, message, help, told: _ } = problem;
         let start = span.start.min(text.len());
         let line = breaks.partition_point(|at| *at < start);
         let line_start = line.checked_sub(1).and_then(|n| breaks.get(n)).map_or(0, |at| at + 1);
@@ -59,11 +59,85 @@ pub(crate) struct Problem {
     pub span: Range<usize>,
     pub message: String,
     pub help: Option<String>,
+    pub told: Told,
+}
+
+/// How iptables puts a complaint: programs read its words and its exit status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// A mistake in the command line, in our words.
+    #[default]
+    Usage,
+    /// A mistake in the command line, in iptables' words.
+    Words(String),
+    /// The same, without the program's name before it.
+    Bare(String),
+    /// The line is right, and the rules as they are don't allow it.
+    Refused(Refusal),
+}
+
+/// What libiptc calls the reasons that rules can't be changed.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    NoChain,
+    NoBuiltin,
+    NoRule,
+    ChainExists,
+    NameTaken,
+    NotEmpty,
+    Linked,
+    NoInsertion,
+    NoReplacement,
+    NoDeletion,
+    NoCounter,
+    Policy,
+    Loop,
+    Invalid,
+}
+
+impl Refusal {
+    /// The text behind `iptables: `.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NoChain => "No chain/target/match by that name.",
+            Self::NoBuiltin => "Bad built-in chain name.",
+            Self::NoRule => "Bad rule (does a matching rule exist in that chain?).",
+            Self::ChainExists => "Chain already exists.",
+            Self::NameTaken => "File exists.",
+            Self::NotEmpty => "Directory not empty.",
+            Self::Linked => "Too many links.",
+            Self::NoInsertion => "Index of insertion too big.",
+            Self::NoReplacement => "Index of replacement too big.",
+            Self::NoDeletion => "Index of deletion too big.",
+            Self::NoCounter => "Index of counter too big.",
+            Self::Policy => "Bad policy name. Run `dmesg' for more information.",
+            Self::Loop => "Too many levels of symbolic links.",
+            Self::Invalid => "Invalid argument. Run `dmesg' for more information.",
+        }
+    }
 }
 
 impl Problem {
     pub fn new(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { span, message: message.into(), help: None }
+        Self { span, message: message.into(), help: None, told: Told::Usage }
+    }
+
+    /// How iptables puts it.
+    pub fn told(mut self, told: Told) -> Self {
+        self.told = told;
+        self
+    }
+
+    /// What iptables says to it when rules are changed by command.
+    pub fn words(mut self, words: impl Into<String>) -> Self {
+        self.told = Told::Words(words.into());
+        self
+    }
+
+    /// It isn't the line that is wrong.
+    pub fn refused(mut self, refusal: Refusal) -> Self {
+        self.told = Told::Refused(refusal);
+        self
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Self {

@@ -109,6 +109,15 @@ pub(crate) struct Context<'a> {
     pub dry: bool,
 }
 
+/// How `iptables -L` is to show an extension.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Listing {
+    /// Numbers instead of names (`-n`).
+    pub numeric: bool,
+    /// The rule's protocol, if it is one.
+    pub protocol: Option<u8>,
+}
+
 /// A match that validation has made.
 pub(crate) trait Match: fmt::Debug + Send + Sync {
     /// Whether the packet matches. Called only when everything before it in the rule matched.
@@ -116,6 +125,12 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
 
     /// Appends the options, each with a blank before it, as iptables-save prints them.
     fn save(&self, out: &mut String);
+
+    /// Appends what `iptables -L` shows of it, a blank before each word. By default the options as
+    /// they are saved.
+    fn list(&self, out: &mut String, _style: Listing) {
+        self.save(out);
+    }
 
     /// Whether its presence makes the kernel track connections.
     fn uses_conntrack(&self) -> bool {
@@ -160,6 +175,12 @@ pub(crate) trait Target: fmt::Debug + Send + Sync {
 
     /// Appends the options, each with a blank before it, as iptables-save prints them.
     fn save(&self, out: &mut String);
+
+    /// Appends what `iptables -L` shows of it, a blank before each word. By default the options as
+    /// they are saved.
+    fn list(&self, out: &mut String, _style: Listing) {
+        self.save(out);
+    }
 
     /// Whether its presence makes the kernel track connections.
     fn uses_conntrack(&self) -> bool {

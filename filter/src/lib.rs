@@ -16,6 +16,7 @@ mod effects;
 mod extension;
 mod interpret;
 mod lex;
+pub mod live;
 mod load;
 mod matches;
 mod memory;

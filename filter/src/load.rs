@@ -27,7 +27,7 @@ pub struct Loaded {
 /// Reads a rules file. On any error nothing is made of it, and all errors are told.
 pub fn load(source: Source<'_>, family: Family) -> Result<Loaded, Vec<Diagnostic>> {
     let diagnose = |problems| Diagnostic::all(source.text, problems);
-    let ast = parse::file(source.text, family).map_err(diagnose)?;
+    let ast = parse::file(source.text, parse::Reading::all(family)).map_err(diagnose)?;
     let (ruleset, warnings) = validate::ruleset(&ast, family).map_err(diagnose)?;
     Ok(Loaded { ruleset, warnings: diagnose(warnings) })
 }

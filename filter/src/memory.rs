@@ -3,7 +3,8 @@
 //! A list belongs to its name, not to a rule: rules of both families and of successive rulesets share
 //! it. It is made when a ruleset that names it is adopted and goes when no ruleset names it any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_packet::{Addr, Instant};
@@ -83,15 +84,41 @@ impl Memory {
     /// whose entries need more room for stamps starts afresh, as in the kernel.
     pub fn adopt(&self, rulesets: &[&Ruleset]) {
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut named = Vec::new();
+        let mut named = HashSet::new();
         for used in rulesets.iter().flat_map(|r| r.recent_uses()) {
-            named.push(used.name);
+            named.insert(used.name);
             lists
                 .entry(used.name.to_owned())
                 .and_modify(|list| list.make_room(used.hitcount))
                 .or_insert_with(|| List::new(&used));
         }
-        lists.retain(|name, _| named.contains(&name.as_str()));
+        lists.retain(|name, _| named.contains(name.as_str()));
+    }
+
+    /// The names of the lists, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<String> = lists.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// A list as its file in `/proc/net/xt_recent` shows it, the least recently seen first; times
+    /// are in jiffies.
+    pub fn text(&self, name: &str) -> Option<String> {
+        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = String::new();
+        for entry in &lists.get(name)?.entries {
+            entry.text(&mut out);
+        }
+        Some(out)
+    }
+
+    /// What writing to that file does: `+ADDRESS` adds or stamps an entry, `-ADDRESS` removes it,
+    /// `/` empties the list. `None` if there is no such list.
+    pub fn write(&self, name: &str, text: &str, now: Instant) -> Option<Result<(), String>> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(lists.get_mut(name)?.write(text, now))
     }
 
     pub(crate) fn touch(&self, used: RecentUse<'_>, touch: Touch) -> bool {
@@ -100,6 +127,32 @@ impl Memory {
             lists.insert(used.name.to_owned(), List::new(&used));
         }
         lists.get_mut(used.name).is_some_and(|list| list.touch(touch))
+    }
+}
+
+impl Entry {
+    /// Appends its line.
+    fn text(&self, out: &mut String) {
+        // A jiffy of 4 ms, as with HZ=250.
+        let jiffies = |stamp: &Instant| stamp.saturating_since(Instant::from_secs(0)).as_millis() / 4;
+        let Self { addr, ttl, stamps, index } = self;
+        out.push_str("src=");
+        // Writing to a string can't fail.
+        let _ = match addr.to_ip() {
+            std::net::IpAddr::V4(addr) => write!(out, "{addr}"),
+            std::net::IpAddr::V6(addr) => {
+                let groups: Vec<_> =
+                    addr.segments().iter().map(|group| format!("{group:04x}")).collect();
+                write!(out, "{}", groups.join(":"))
+            }
+        };
+        let last = stamps.get(index.wrapping_sub(1)).map_or(0, jiffies);
+        let _ = write!(out, " ttl: {ttl} last_seen: {last} oldest_pkt: {index}");
+        for (n, stamp) in stamps.iter().enumerate() {
+            let between = if n == 0 { " " } else { ", " };
+            let _ = write!(out, "{between}{}", jiffies(stamp));
+        }
+        out.push('\n');
     }
 }
 
@@ -114,6 +167,50 @@ impl List {
             self.stamps = stamps;
             self.entries.clear();
         }
+    }
+
+    fn write(&mut self, text: &str, now: Instant) -> Result<(), String> {
+        let text = text.trim_end();
+        if text == "/" {
+            self.entries.clear();
+            return Ok(());
+        }
+        let (action, addr) = match (text.strip_prefix('+'), text.strip_prefix('-')) {
+            (Some(addr), _) => (Action::Set, addr),
+            (_, Some(addr)) => (Action::Remove, addr),
+            _ => return Err("expected +ADDRESS, -ADDRESS or /".to_owned()),
+        };
+        let addr = addr.parse().map_err(|_| format!("`{addr}` is no address"))?;
+        // As it is written, whatever mask the rules have, and without a TTL.
+        let at = self.entries.iter().position(|e| e.addr == addr);
+        let touch = Touch {
+            action,
+            inverted: false,
+            seconds: 0,
+            hitcount: 0,
+            reap: false,
+            check_ttl: false,
+            addr,
+            ttl: 0,
+            now,
+            dry: false,
+        };
+        match (at, action) {
+            (Some(at), Action::Remove) => {
+                self.entries.remove(at);
+            }
+            (None, Action::Remove) => {}
+            (Some(at), _) => self.stamp(at, touch),
+            (None, _) => self.add(addr, 0, now),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, addr: Addr, ttl: u8, now: Instant) {
+        if self.entries.len() >= MAX_ENTRIES {
+            self.entries.remove(0);
+        }
+        self.entries.push(Entry { addr, ttl, stamps: vec![now], index: 1 });
     }
 
     fn touch(&mut self, t: Touch) -> bool {
@@ -131,10 +228,7 @@ impl List {
                 return t.inverted;
             }
             if !t.dry {
-                if self.entries.len() >= MAX_ENTRIES {
-                    self.entries.remove(0);
-                }
-                self.entries.push(Entry { addr, ttl: t.ttl, stamps: vec![t.now], index: 1 });
+                self.add(addr, t.ttl, t.now);
             }
             return !t.inverted;
         };

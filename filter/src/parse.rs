@@ -2,6 +2,6 @@
 
 pub(crate) mod command;
 mod file;
-mod option;
+pub(crate) mod option;
 
-pub(crate) use file::file;
+pub(crate) use file::{Reading, file};

@@ -1,14 +1,16 @@
 //! Rules back to text, byte for byte as `iptables-save` 1.8.9 prints them.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use crate::base::{Address, Interface};
-use crate::counters::Counters;
+use crate::counters::{Count, Counters};
 use crate::names;
+use crate::query::TableName;
 use crate::ruleset::{Action, Policy, Rule, Ruleset, Table};
 
 /// The version that the comments of saved rules name.
-const VERSION: &str = "1.8.9";
+pub(crate) const VERSION: &str = "1.8.9";
 
 /// How to save.
 #[derive(Copy, Clone, Debug)]
@@ -22,10 +24,21 @@ pub struct SaveStyle<'a> {
 impl Ruleset {
     /// The rules as text. Without counters all are zero.
     pub fn save(&self, counters: Option<&Counters>, style: SaveStyle<'_>) -> String {
+        self.save_tables(counters, style, None)
+    }
+
+    /// The same for one table alone, or for all.
+    pub(crate) fn save_tables(
+        &self,
+        counters: Option<&Counters>,
+        style: SaveStyle<'_>,
+        only: Option<TableName>,
+    ) -> String {
         let mut out = String::new();
         let zero = Counters::default();
         // The kernel lists the table that was used last first.
-        for table in self.tables.iter().rev() {
+        let wanted = |table: &&Arc<Table>| only.is_none_or(|name| name == table.name);
+        for table in self.tables.iter().rev().filter(wanted) {
             let program = names::program(self.family);
             let stamp = style.stamp;
             // Writing to a string can't fail.
@@ -67,7 +80,24 @@ impl Table {
 impl Rule {
     /// Appends everything behind `-A CHAIN`.
     pub(crate) fn save<'a>(&self, out: &mut String, chain: impl Fn(usize) -> &'a str) {
-        let Self { base, matches, action, counter: _ } = self;
+        self.save_matches(out);
+        self.save_action(out, chain);
+    }
+
+    /// The form of `-S -v`, which counts in the middle.
+    pub(crate) fn save_counted<'a>(
+        &self,
+        out: &mut String,
+        count: Count,
+        chain: impl Fn(usize) -> &'a str,
+    ) {
+        self.save_matches(out);
+        let _ = write!(out, " -c {} {}", count.packets, count.bytes);
+        self.save_action(out, chain);
+    }
+
+    fn save_matches(&self, out: &mut String) {
+        let Self { base, matches, action: _, counter: _ } = self;
         address(out, "-s", base.source);
         address(out, "-d", base.destination);
         interface(out, "-i", base.input.as_ref());
@@ -86,12 +116,15 @@ impl Rule {
             Some(false) => out.push_str(" ! -f"),
             None => {}
         }
-        for m in matches {
+        for m in &**matches {
             out.push_str(" -m ");
             out.push_str(m.spec.name);
             m.test.save(out);
         }
-        match action {
+    }
+
+    fn save_action<'a>(&self, out: &mut String, chain: impl Fn(usize) -> &'a str) {
+        match &self.action {
             Action::None => {}
             Action::Accept => out.push_str(" -j ACCEPT"),
             Action::Drop => out.push_str(" -j DROP"),
@@ -108,6 +141,29 @@ impl Rule {
                 target.save(out);
             }
         }
+    }
+
+    /// Whether both say the same, chains that they lead to apart.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let text = |save: &dyn Fn(&mut String)| {
+            let mut out = String::new();
+            save(&mut out);
+            out
+        };
+        // The cheap comparison first: most rules of a chain differ in it.
+        self.base.same(&other.base)
+            && self.matches.len() == other.matches.len()
+            && self.matches.iter().zip(&*other.matches).all(|(a, b)| {
+                std::ptr::eq(a.spec, b.spec)
+                    && text(&|out| a.test.save(out)) == text(&|out| b.test.save(out))
+            })
+            && match (&self.action, &other.action) {
+                (Action::Target(a, one), Action::Target(b, two)) => {
+                    std::ptr::eq(*a, *b)
+                        && text(&|out| one.save(out)) == text(&|out| two.save(out))
+                }
+                (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+            }
     }
 }
 

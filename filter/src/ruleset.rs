@@ -1,6 +1,7 @@
 //! Rules that validation has accepted.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tidegate_packet::Family;
 
@@ -13,22 +14,23 @@ use crate::query::{Hook, TableName};
 /// honoured.
 pub struct Ruleset {
     pub(crate) family: Family,
-    /// In the order they first appeared; they are saved the other way round.
-    pub(crate) tables: Vec<Table>,
+    /// In the order they first appeared; they are saved the other way round. A table that a change
+    /// leaves alone is shared with the ruleset before.
+    pub(crate) tables: Vec<Arc<Table>>,
     pub(crate) initial: Counters,
 }
 
 /// A table's chains, in the order they are saved: built-in ones by hook, then the user's by name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub name: TableName,
     pub chains: Vec<Chain>,
 }
 
 /// A chain.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Chain {
-    pub name: String,
+    pub name: Arc<str>,
     pub builtin: Option<Builtin>,
     pub rules: Vec<Rule>,
 }
@@ -49,12 +51,13 @@ pub(crate) enum Policy {
     Drop,
 }
 
-/// A rule.
-#[derive(Debug)]
+/// A rule. A copy shares its matches and target, and so what they remember (the bucket of a `limit`).
+#[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub base: Base,
-    pub matches: Vec<NamedMatch>,
+    pub matches: Arc<[NamedMatch]>,
     pub action: Action,
+    /// Its place in the counters, which it keeps as long as it is in force.
     pub counter: usize,
 }
 
@@ -71,7 +74,7 @@ impl fmt::Debug for NamedMatch {
 }
 
 /// What a rule does with a packet that matched.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Action {
     None,
     Accept,
@@ -81,13 +84,18 @@ pub(crate) enum Action {
     Jump(usize),
     /// To the chain of this number, and not back.
     Goto(usize),
-    Target(&'static TargetSpec, Box<dyn Target>),
+    Target(&'static TargetSpec, Arc<dyn Target>),
 }
 
 impl Ruleset {
     /// No tables: every packet passes and nothing is counted.
     pub fn empty(family: Family) -> Self {
         Self { family, tables: Vec::new(), initial: Counters::default() }
+    }
+
+    /// Rules made by a change, with room for `len` counters.
+    pub(crate) fn changed(family: Family, tables: Vec<Arc<Table>>, len: usize) -> Self {
+        Self { family, tables, initial: Counters::zero(len) }
     }
 
     /// The family whose packets the rules are for.
@@ -125,7 +133,7 @@ impl Ruleset {
     }
 
     pub(crate) fn table(&self, name: TableName) -> Option<&Table> {
-        self.tables.iter().find(|t| t.name == name)
+        self.tables.iter().map(Arc::as_ref).find(|t| t.name == name)
     }
 
     pub(crate) fn recent_uses(&self) -> impl Iterator<Item = RecentUse<'_>> {
@@ -133,7 +141,7 @@ impl Ruleset {
             .iter()
             .flat_map(|t| &t.chains)
             .flat_map(|c| &c.rules)
-            .flat_map(|r| &r.matches)
+            .flat_map(|r| &*r.matches)
             .filter_map(|m| m.test.recent())
     }
 }
@@ -148,6 +156,12 @@ impl fmt::Debug for Ruleset {
 }
 
 impl Table {
+    /// The places of its counters.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = usize> {
+        let policies = self.chains.iter().filter_map(|c| c.builtin.map(|b| b.counter));
+        policies.chain(self.chains.iter().flat_map(|c| &c.rules).map(|r| r.counter))
+    }
+
     pub(crate) fn builtin(&self, hook: Hook) -> Option<(&Chain, Builtin)> {
         self.chains.iter().find_map(|c| c.builtin.filter(|b| b.hook == hook).map(|b| (c, b)))
     }

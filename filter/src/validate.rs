@@ -5,20 +5,29 @@ mod rule;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use tidegate_packet::Family;
 
 use crate::ast::*;
-use crate::counters::{Count, Counters};
-use crate::diagnostic::{Outcome, Problem};
+use crate::counters::{Count, Counters, Slots};
+use crate::diagnostic::{Outcome, Problem, Refusal};
 use crate::lex::Word;
+use crate::live::list::told as told_of;
 use crate::query::{Hook, TableName};
 use crate::ruleset::{Builtin, Chain, Policy, Rule, Ruleset, Table};
 use crate::targets;
-use rule::Draft;
+use rule::{Draft, Tally};
 
 /// The longest chain name (`XT_EXTENSION_MAXNAMELEN` less the final zero).
 const MAX_CHAIN_NAME: usize = 28;
+
+const CLASH: &str = "chain name may not clash with target name\n";
+
+/// What iptables says to a name of more than [`MAX_CHAIN_NAME`] bytes.
+fn too_long(name: &str) -> String {
+    format!("chain name `{name}' too long (must be under {} chars)", MAX_CHAIN_NAME + 1)
+}
 
 /// Validates a whole file; on failure gives all problems found.
 pub(crate) fn ruleset(
@@ -29,7 +38,8 @@ pub(crate) fn ruleset(
     let mut warnings = ast.warnings.clone();
     let mut tables: Vec<Draftbook> = Vec::new();
     for table in &ast.tables {
-        let book = Draftbook::read(table, family, &mut problems, &mut warnings);
+        let mut book = Draftbook::empty(table.name, family);
+        book.read(table, &mut problems, &mut warnings);
         // A second section of a table replaces the first, which keeps its place in the order.
         match tables.iter_mut().find(|t| t.name == book.name) {
             Some(earlier) => *earlier = book,
@@ -39,72 +49,156 @@ pub(crate) fn ruleset(
     if !problems.is_empty() {
         return Err(problems);
     }
-    let mut counts = Vec::new();
+    let mut slots = Slots::default();
     let tables = tables
         .into_iter()
-        .filter_map(|book| book.finish(&mut counts).map_err(|p| problems.extend(p)).ok())
+        .filter_map(|book| book.finish(&mut slots).map_err(|p| problems.extend(p)).ok())
+        .map(Arc::new)
         .collect();
-    if problems.is_empty() {
-        Ok((Ruleset { family, tables, initial: Counters(counts) }, warnings))
-    } else {
-        Err(problems)
+    if !problems.is_empty() {
+        return Err(problems);
     }
+    let (len, adjust) = slots.done();
+    let mut initial = Counters::zero(len);
+    for (slot, adjust) in adjust {
+        initial.adjust(slot, adjust, Count::default());
+    }
+    Ok((Ruleset { family, tables, initial }, warnings))
 }
 
-/// A table while its lines are read.
-struct Draftbook {
+/// A table while it is written.
+pub(crate) struct Draftbook {
     name: TableName,
     family: Family,
     chains: Vec<ChainDraft>,
     /// Places in `chains` by name: published rulesets have thousands.
-    index: HashMap<String, usize>,
+    index: HashMap<Arc<str>, usize>,
+    /// `:CHAIN` empties a chain that is there already (`--noflush`).
+    redeclare: bool,
+    /// What `-v` says of each rule, where it is wanted.
+    told: Option<String>,
 }
 
 /// A chain while the table's lines are read.
 struct ChainDraft {
-    name: String,
+    name: Arc<str>,
     hook: Option<Hook>,
     policy: Policy,
-    count: Count,
+    /// Of the policy; where it is counted, unless it is new.
+    count: Tally,
+    counter: usize,
     rules: Vec<Draft>,
 }
 
 impl Draftbook {
-    fn read(
-        table: &TableAst,
-        family: Family,
-        problems: &mut Vec<Problem>,
-        warnings: &mut Vec<Problem>,
-    ) -> Self {
+    /// A table that has nothing but its built-in chains.
+    pub fn empty(name: TableName, family: Family) -> Self {
         let builtin = |&hook: &Hook| ChainDraft {
-            name: hook.chain_name().to_owned(),
+            name: hook.chain_name().into(),
             hook: Some(hook),
             policy: Policy::Accept,
-            count: Count::default(),
+            count: Tally::Fresh(Count::default()),
+            counter: 0,
             rules: Vec::new(),
         };
-        let chains = table.name.hooks().iter().map(builtin).collect();
-        let mut book = Self { name: table.name, family, chains, index: HashMap::new() };
+        let chains = name.hooks().iter().map(builtin).collect();
+        let mut book = Self { name, family, chains, index: HashMap::new(), redeclare: false, told: None };
         book.reindex();
-        for item in &table.items {
-            if let Err(problem) = book.item(item, warnings) {
-                problems.push(problem);
-            }
-        }
         book
     }
 
-    fn item(&mut self, item: &ItemAst, warnings: &mut Vec<Problem>) -> Outcome<()> {
+    /// A table that is in force.
+    pub fn of(table: &Table, family: Family) -> Self {
+        let draft = |chain: &Chain| ChainDraft {
+            name: chain.name.clone(),
+            hook: chain.builtin.map(|b| b.hook),
+            policy: chain.builtin.map_or(Policy::Accept, |b| b.policy),
+            count: Tally::Kept,
+            counter: chain.builtin.map_or(0, |b| b.counter),
+            rules: {
+                let name = |at: usize| table.chains[at].name.clone();
+                chain.rules.iter().map(|rule| Draft::present(rule, name)).collect()
+            },
+        };
+        let chains = table.chains.iter().map(draft).collect();
+        let name = table.name;
+        let mut book = Self { name, family, chains, index: HashMap::new(), redeclare: false, told: None };
+        book.reindex();
+        book
+    }
+
+    /// Lets `:CHAIN` empty a chain that is there already.
+    pub fn redeclares(mut self) -> Self {
+        self.redeclare = true;
+        self
+    }
+
+    /// Notes what `-v` says of the rules that are placed from now on.
+    pub fn tell(&mut self) {
+        self.told = Some(String::new());
+    }
+
+    /// What it said since.
+    pub fn told(&mut self) -> String {
+        self.told.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The table as it is, which must have no jumps.
+    pub fn bare(self) -> Table {
+        let name = self.name;
+        let chains = self.chains.into_iter().map(|chain| {
+            let (policy, counter) = (chain.policy, usize::MAX);
+            let builtin = chain.hook.map(|hook| Builtin { hook, policy, counter });
+            Chain { name: chain.name, builtin, rules: Vec::new() }
+        });
+        Table { name, chains: chains.collect() }
+    }
+
+    /// Takes out all rules and all chains but the built-in ones, which keep policy and counters.
+    pub fn clear(&mut self) {
+        self.chains.retain(|c| c.hook.is_some());
+        self.chains.iter_mut().for_each(|c| c.rules.clear());
+        self.reindex();
+    }
+
+    /// Reads a section of a file.
+    pub fn read(
+        &mut self,
+        table: &TableAst,
+        problems: &mut Vec<Problem>,
+        warnings: &mut Vec<Problem>,
+    ) {
+        for item in &table.items {
+            if let Err(problem) = self.item(item, warnings) {
+                problems.push(problem);
+            }
+        }
+    }
+
+    /// The table.
+    pub fn name(&self) -> TableName {
+        self.name
+    }
+
+    /// The names of the chains, in their order.
+    pub fn chain_names(&self) -> impl Iterator<Item = &str> {
+        self.chains.iter().map(|c| &*c.name)
+    }
+
+    /// One line, or one command.
+    pub fn item(&mut self, item: &ItemAst, warnings: &mut Vec<Problem>) -> Outcome<()> {
         match item {
             ItemAst::Chain { name, policy, count } => self.declare(name, policy, *count),
             ItemAst::New(name) => self.new_chain(name),
-            ItemAst::Policy { name, policy } => self.set_policy(name, policy, Count::default()),
+            ItemAst::Policy { name, policy, count } => self.set_policy(name, policy, *count),
             ItemAst::Rule { chain, place, rule } => self.place(chain, place, rule, warnings),
             ItemAst::DeleteNumber { chain, number } => {
                 let n = number.number(1..=u64::from(u32::MAX))? as usize;
                 let rules = &mut self.chain(chain)?.rules;
                 if n > rules.len() {
-                    return Err(number.wrong(format!("{} has no rule {n}", chain.text)));
+                    return Err(number
+                        .wrong(format!("{} has no rule {n}", chain.text))
+                        .refused(Refusal::NoDeletion));
                 }
                 rules.remove(n - 1);
                 Ok(())
@@ -117,17 +211,7 @@ impl Draftbook {
                 self.chains.iter_mut().for_each(|c| c.rules.clear());
                 Ok(())
             }
-            ItemAst::Zero(name) => {
-                if let Some(name) = name {
-                    self.chain(name)?;
-                }
-                let named = |c: &&mut ChainDraft| name.as_ref().is_none_or(|n| n.text == c.name);
-                for chain in self.chains.iter_mut().filter(named) {
-                    chain.count = Count::default();
-                    chain.rules.iter_mut().for_each(|rule| rule.count = Count::default());
-                }
-                Ok(())
-            }
+            ItemAst::Zero(name, number) => self.zero(name.as_ref(), number.as_ref()),
             ItemAst::DeleteChain(name) => self.delete_chain(name.as_ref()),
             ItemAst::Rename(old, new) => self.rename(old, new),
         }
@@ -141,12 +225,35 @@ impl Draftbook {
         self.index = self.chains.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
     }
 
+    fn zero(&mut self, name: Option<&Word>, number: Option<&Word>) -> Outcome<()> {
+        if let (Some(name), Some(number)) = (name, number) {
+            let n = number.number(1..=u64::from(u32::MAX))? as usize;
+            let rule = self.chain(name)?.rules.get_mut(n - 1).ok_or_else(|| {
+                number
+                    .wrong(format!("{} has no rule {n}", name.text))
+                    .refused(Refusal::NoCounter)
+            })?;
+            rule.count = rule.count.zeroed();
+            return Ok(());
+        }
+        if let Some(name) = name {
+            self.chain(name)?;
+        }
+        let named = |c: &&mut ChainDraft| name.is_none_or(|n| n.text == *c.name);
+        for chain in self.chains.iter_mut().filter(named) {
+            chain.count = chain.count.zeroed();
+            chain.rules.iter_mut().for_each(|rule| rule.count = rule.count.zeroed());
+        }
+        Ok(())
+    }
+
     fn chain(&mut self, name: &Word) -> Outcome<&mut ChainDraft> {
         let table = self.name.as_str();
         let at = self.find(&name.text);
         at.and_then(|at| self.chains.get_mut(at)).ok_or_else(|| {
             name.wrong(format!("table {table} has no chain `{}`", name.text))
                 .help("a chain must be declared before rules use it")
+                .refused(Refusal::NoChain)
         })
     }
 
@@ -164,7 +271,11 @@ impl Draftbook {
                 .wrong(format!("`{}` can't have a policy", name.text))
                 .help("only built-in chains have one; expected -"));
         }
-        if self.find(&name.text).is_some() {
+        if let Some(at) = self.find(&name.text) {
+            if self.redeclare {
+                self.chains[at].rules.clear();
+                return Ok(());
+            }
             return Err(name.wrong(format!("chain `{}` is declared twice", name.text)));
         }
         self.add_chain(name)
@@ -172,16 +283,25 @@ impl Draftbook {
 
     fn new_chain(&mut self, name: &Word) -> Outcome<()> {
         if self.find(&name.text).is_some() {
-            return Err(name.wrong(format!("there is a chain `{}` already", name.text)));
+            return Err(name
+                .wrong(format!("there is a chain `{}` already", name.text))
+                .refused(Refusal::ChainExists));
         }
         if name.text.starts_with(['-', '!']) {
-            return Err(name.wrong("a chain's name can't start with - or !"));
+            let first = name.text.chars().next().unwrap_or('-');
+            return Err(name
+                .wrong("a chain's name can't start with - or !")
+                .words(format!("chain name not allowed to start with `{first}'\n")));
         }
         if name.text.contains(char::is_whitespace) {
-            return Err(name.wrong("a chain's name can't contain blanks"));
+            return Err(name
+                .wrong("a chain's name can't contain blanks")
+                .words(format!("Invalid chain name `{}'", name.text)));
         }
         if targets::find(&name.text, self.family).is_some() {
-            return Err(name.wrong(format!("`{}` is the name of a target", name.text)));
+            return Err(name
+                .wrong(format!("`{}` is the name of a target", name.text))
+                .words(CLASH));
         }
         self.add_chain(name)
     }
@@ -190,17 +310,22 @@ impl Draftbook {
         if name.text.is_empty() || name.text.len() > MAX_CHAIN_NAME {
             return Err(name
                 .wrong(format!("bad chain name `{}`", name.text))
-                .help(format!("expected 1 to {MAX_CHAIN_NAME} characters")));
+                .help(format!("expected 1 to {MAX_CHAIN_NAME} characters"))
+                .words(too_long(&name.text)));
         }
         if rule::is_verdict(&name.text) {
-            return Err(name.wrong(format!("`{}` is the name of a verdict", name.text)));
+            return Err(name
+                .wrong(format!("`{}` is the name of a verdict", name.text))
+                .words(CLASH));
         }
-        self.index.insert(name.text.clone(), self.chains.len());
+        let shared: Arc<str> = name.text.as_str().into();
+        self.index.insert(shared.clone(), self.chains.len());
         self.chains.push(ChainDraft {
-            name: name.text.clone(),
+            name: shared,
             hook: None,
             policy: Policy::Accept,
-            count: Count::default(),
+            count: Tally::Kept,
+            counter: 0,
             rules: Vec::new(),
         });
         Ok(())
@@ -210,7 +335,9 @@ impl Draftbook {
         let nat = self.name == TableName::Nat;
         let chain = self.chain(name)?;
         if chain.hook.is_none() {
-            return Err(name.wrong(format!("`{}` can't have a policy", name.text)));
+            return Err(name
+                .wrong(format!("`{}` can't have a policy", name.text))
+                .refused(Refusal::NoBuiltin));
         }
         chain.policy = match policy.text.as_str() {
             "ACCEPT" => Policy::Accept,
@@ -219,10 +346,11 @@ impl Draftbook {
             other => {
                 return Err(policy
                     .wrong(format!("bad policy `{other}`"))
-                    .help("expected ACCEPT or DROP"));
+                    .help("expected ACCEPT or DROP")
+                    .refused(Refusal::Policy));
             }
         };
-        chain.count = count;
+        chain.count = chain.count.set(count);
         Ok(())
     }
 
@@ -235,18 +363,25 @@ impl Draftbook {
     ) -> Outcome<()> {
         self.chain(name)?;
         let drafts = rule::drafts(self, name, ast, warnings)?;
+        if let Some(told) = &mut self.told {
+            for draft in &drafts {
+                let to = draft.to.as_deref().unwrap_or("");
+                told.push_str(&told_of(&draft.rule, self.family, to));
+            }
+        }
         let chain = self.chain(name)?;
         let len = chain.rules.len();
-        let missing = |n: u32, span: &Range<usize>| {
+        let missing = |n: u32, span: &Range<usize>, refusal| {
             Problem::new(span.clone(), format!("{} has no place {n} for a rule", name.text))
                 .help(format!("it has {len} rules"))
+                .refused(refusal)
         };
         match place {
             Place::Append => chain.rules.extend(drafts),
             Place::Insert(n, span) => {
                 let at = *n as usize - 1;
                 if at > len {
-                    return Err(missing(*n, span));
+                    return Err(missing(*n, span, Refusal::NoInsertion));
                 }
                 // One after the other at the same place, so that they end up reversed, as with -I.
                 drafts.into_iter().for_each(|draft| chain.rules.insert(at, draft));
@@ -255,21 +390,21 @@ impl Draftbook {
                 let at = *n as usize - 1;
                 let mut drafts = drafts.into_iter();
                 let (Some(draft), None) = (drafts.next(), drafts.next()) else {
-                    return Err(Problem::new(ast.span.clone(), "-R takes a single rule"));
+                    return Err(Problem::new(ast.span.clone(), "-R takes a single rule")
+                        .words("Replacement rule does not specify a unique address"));
                 };
-                *chain.rules.get_mut(at).ok_or_else(|| missing(*n, span))? = draft;
+                let old = chain.rules.get_mut(at);
+                *old.ok_or_else(|| missing(*n, span, Refusal::NoReplacement))? = draft;
             }
-            Place::Delete => {
+            Place::Delete | Place::Check => {
                 for draft in drafts {
-                    let text = draft.text();
-                    let at =
-                        chain.rules.iter().position(|r| r.text() == text).ok_or_else(|| {
-                            Problem::new(
-                                ast.span.clone(),
-                                format!("{} has no such rule", name.text),
-                            )
-                        })?;
-                    chain.rules.remove(at);
+                    let at = chain.rules.iter().position(|r| r.same(&draft)).ok_or_else(|| {
+                        Problem::new(ast.span.clone(), format!("{} has no such rule", name.text))
+                            .refused(Refusal::NoRule)
+                    })?;
+                    if matches!(place, Place::Delete) {
+                        chain.rules.remove(at);
+                    }
                 }
             }
         }
@@ -294,32 +429,40 @@ impl Draftbook {
         };
         let referenced = self.is_referenced(&name.text);
         let chain = self.chain(name)?;
-        let why = match chain {
-            c if c.hook.is_some() => "is a built-in chain",
-            c if !c.rules.is_empty() => "still has rules",
-            _ if referenced => "is still used by rules",
+        let (why, refusal) = match chain {
+            c if c.hook.is_some() => ("is a built-in chain", Refusal::Invalid),
+            _ if referenced => ("is still used by rules", Refusal::Linked),
+            c if !c.rules.is_empty() => ("still has rules", Refusal::NotEmpty),
             _ => {
-                self.chains.retain(|c| c.name != name.text);
+                self.chains.retain(|c| *c.name != *name.text);
                 self.reindex();
                 return Ok(());
             }
         };
-        Err(name.wrong(format!("`{}` {why}", name.text)))
+        Err(name.wrong(format!("`{}` {why}", name.text)).refused(refusal))
     }
 
     fn rename(&mut self, old: &Word, new: &Word) -> Outcome<()> {
+        if self.find(&new.text).is_some() {
+            return Err(new
+                .wrong(format!("there is a chain `{}` already", new.text))
+                .refused(Refusal::NameTaken));
+        }
         if self.chain(old)?.hook.is_some() {
-            return Err(old.wrong("a built-in chain can't be renamed"));
+            return Err(old
+                .wrong("a built-in chain can't be renamed")
+                .refused(Refusal::NoBuiltin));
         }
         self.new_chain(new)?;
         self.chains.pop();
+        let name: Arc<str> = new.text.as_str().into();
         for chain in &mut self.chains {
-            if chain.name == old.text {
-                chain.name.clone_from(&new.text);
+            if *chain.name == *old.text {
+                chain.name = name.clone();
             }
             for rule in &mut chain.rules {
-                if rule.to.as_ref() == Some(&old.text) {
-                    rule.to = Some(new.text.clone());
+                if rule.to.as_deref() == Some(&old.text) {
+                    rule.to = Some(name.clone());
                 }
             }
         }
@@ -327,8 +470,15 @@ impl Draftbook {
         Ok(())
     }
 
+    /// The places in the counters that stay taken.
+    pub fn kept(&self) -> impl Iterator<Item = usize> {
+        let policies = self.chains.iter().filter(|c| c.hook.is_some()).map(|c| (c.count, c.counter));
+        let rules = self.chains.iter().flat_map(|c| &c.rules).map(|r| (r.count, r.rule.counter));
+        policies.chain(rules).filter(|(tally, _)| tally.is_old()).map(|(_, counter)| counter)
+    }
+
     /// Settles the order of chains, resolves jumps, checks what depends on where chains hang.
-    fn finish(mut self, counts: &mut Vec<Count>) -> Result<Table, Vec<Problem>> {
+    pub fn finish(mut self, slots: &mut Slots) -> Result<Table, Vec<Problem>> {
         let builtins = self.chains.iter().filter(|c| c.hook.is_some()).count();
         self.chains[builtins..].sort_by(|a, b| a.name.cmp(&b.name));
         self.reindex();
@@ -341,13 +491,12 @@ impl Draftbook {
         for draft in self.chains {
             let mut rules: Vec<Rule> = Vec::with_capacity(draft.rules.len());
             for mut rule in draft.rules {
-                rule.rule.counter = counts.len();
-                counts.push(rule.count);
+                rule.rule.counter = rule.count.place(rule.rule.counter, slots);
                 rules.push(rule.rule);
             }
             let builtin = draft.hook.map(|hook| {
-                counts.push(draft.count);
-                Builtin { hook, policy: draft.policy, counter: counts.len() - 1 }
+                let counter = draft.count.place(draft.counter, slots);
+                Builtin { hook, policy: draft.policy, counter }
             });
             chains.push(Chain { name: draft.name, builtin, rules });
         }

@@ -74,6 +74,7 @@ impl Word {
         }
         .ok_or_else(|| {
             self.wrong(format!("unknown port or service `{}`", self.text))
+                .words(format!("invalid port/service `{}' specified", self.text))
                 .help("expected a number of 0 to 65535 or a service name such as ssh")
         })
     }
@@ -106,6 +107,7 @@ impl Word {
         found.ok_or_else(|| {
             let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
             self.wrong(format!("`{}` is no {version} address", self.text))
+                .words(format!("host/network `{}' not found", self.text))
                 .help("host names are not resolved: rules must mean the same at every load")
         })
     }

@@ -15,6 +15,9 @@ use std::process::ExitCode;
 use tidegate_packet::Family;
 
 mod check;
+mod install_names;
+mod names;
+mod recent;
 mod reload;
 mod rules;
 mod run;
@@ -46,6 +49,11 @@ Examples:
   Is a rules file right, and how does iptables-save print it?
     tidegate check iptables.rules
 
+  Change the running gateway's rules; iptables, iptables-save, iptables-restore, ip6tables,
+  ip6tables-save and ip6tables-restore have the originals' command lines:
+    tidegate iptables -I FORWARD -s 192.168.0.66 -j DROP
+    tidegate iptables-save -c
+
 Exit status: 0 it was done, 1 it was not, 2 the command line is wrong.";
 
 /// A userspace router, NAT gateway and stateful firewall that runs iptables rules
@@ -67,6 +75,8 @@ enum Command {
     Rules(rules::RulesArgs),
     Status(status::StatusArgs),
     Reload(reload::ReloadArgs),
+    Recent(recent::RecentArgs),
+    InstallNames(install_names::InstallNamesArgs),
     /// Show a gateway at work between hosts in network namespaces
     ///
     /// Builds client, server and outsider hosts in namespaces, starts the gateway between them
@@ -86,6 +96,10 @@ fn dispatch(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some((name, rest)) = names::called(&args) {
+        return finish(names::main(name, rest, out, err), out, err);
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -101,8 +115,15 @@ fn dispatch(
         Command::Rules(args) => rules::main(&args, out, err),
         Command::Status(args) => status::main(&args, out, err),
         Command::Reload(args) => reload::main(&args, out, err),
+        Command::Recent(args) => recent::main(&args, out, err),
+        Command::InstallNames(args) => install_names::main(&args, out, err),
         Command::Lab(args) => return crate::lab::cli::main(args),
     };
+    finish(done, out, err)
+}
+
+/// The exit status, once everything is written.
+fn finish(done: io::Result<u8>, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let status = match done.and_then(|status| out.flush().map(|()| status)) {
         Ok(status) => status,
         // Whoever read the output has seen enough.
@@ -228,7 +249,7 @@ impl FamilyArgs {
 #[derive(Clone, Debug, Args)]
 struct ControlArgs {
     /// Path of the gateway's control socket
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL)]
+    #[arg(long, value_name = "PATH", env = names::CONTROL, default_value = DEFAULT_CONTROL)]
     control: PathBuf,
 }
 

@@ -6,15 +6,15 @@ use std::io::{self, Read};
 use std::time::Duration;
 use tidegate_packet::Family;
 
-/// Longest line that is taken, its newline included.
-pub const LINE_MAX: usize = 64 * 1024;
+/// Longest line that is taken, its newline included: whole rulesets come in one.
+pub const LINE_MAX: usize = 32 * 1024 * 1024;
 /// Longest answer that a client takes: saved rules can be many.
 pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// Time for a whole line to arrive, and for an answer to be taken.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a client wants.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// How the gateway is.
@@ -27,6 +27,38 @@ pub enum Request {
         #[serde(with = "version")]
         family: Family,
     },
+    /// A run of one of iptables' programs.
+    Call {
+        /// Which.
+        program: Program,
+        /// 4 or 6.
+        #[serde(with = "version")]
+        family: Family,
+        /// Its arguments.
+        args: Vec<String>,
+        /// What `restore` reads.
+        #[serde(default)]
+        input: String,
+    },
+    /// The lists of `recent`.
+    Recent {
+        /// One list; all their names without it.
+        name: Option<String>,
+        /// What is written to it: `+ADDRESS`, `-ADDRESS` or `/`.
+        write: Option<String>,
+    },
+}
+
+/// One of iptables' programs.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Program {
+    /// `iptables` or `ip6tables`.
+    Iptables,
+    /// `iptables-save` or `ip6tables-save`.
+    Save,
+    /// `iptables-restore` or `ip6tables-restore`.
+    Restore,
 }
 
 /// What the gateway answers.
@@ -49,6 +81,21 @@ pub enum Reply {
     Reloaded(Vec<String>),
     /// For [`Request::Rules`]: `iptables-save -c` text.
     Rules(String),
+    /// For [`Request::Call`].
+    Ran(Ran),
+    /// For [`Request::Recent`]: what a list's file in `/proc/net/xt_recent` would hold, or names.
+    Recent(String),
+}
+
+/// What a run of a program gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// Exit status.
+    pub status: u8,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
 }
 
 /// How the gateway is.
@@ -164,6 +211,15 @@ mod tests {
             (Request::Status {}, r#"{"request":"status"}"#),
             (Request::Reload {}, r#"{"request":"reload"}"#),
             (Request::Rules { family: Family::V6 }, r#"{"request":"rules","family":6}"#),
+            (
+                Request::Call {
+                    program: Program::Restore,
+                    family: Family::V4,
+                    args: vec!["-n".into()],
+                    input: "*raw\n".into(),
+                },
+                r#"{"request":"call","program":"restore","family":4,"args":["-n"],"input":"*raw\n"}"#,
+            ),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), text);
             assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);

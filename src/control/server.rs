@@ -2,7 +2,7 @@
 //! is wrong with the path shows at the start) and *opened* once packets are being forwarded: only
 //! then does the file appear, complete and with its mode. Dropping the [`Server`] removes it.
 
-use super::protocol::{LINE_MAX, Lines, PATIENCE, Reply, Request, Response, Status};
+use super::protocol::{LINE_MAX, Lines, PATIENCE, Program, Ran, Reply, Request, Response, Status};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -20,6 +20,8 @@ use tidegate_packet::Family;
 
 /// Most clients at a time.
 const CLIENTS_MAX: usize = 16;
+/// What a client is told when there are.
+pub(crate) const TOO_MANY: &str = "too many clients";
 /// How long a client may keep its connection without asking anything.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -36,6 +38,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// The rules of a family with counters, as `iptables-save -c` prints them.
     fn rules(&self, family: Family) -> String;
+
+    /// A run of one of iptables' programs. Runs that change rules come one after the other.
+    fn call(&self, program: Program, family: Family, args: &[String], input: &str) -> Ran;
+
+    /// The names of the `recent` lists, or the list of that name, or what is written to it.
+    fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String>;
 }
 
 /// A socket that nobody can see yet.
@@ -188,7 +196,7 @@ fn start(stream: UnixStream, service: &Arc<Service>) {
     }
     if service.clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
         service.clients.fetch_sub(1, Ordering::Relaxed);
-        refuse(&stream, "too many clients");
+        refuse(&stream, TOO_MANY);
         return;
     }
     let shared = service.clone();
@@ -256,6 +264,15 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Response {
             Err(why) => Response::Error(why),
         },
         Request::Rules { family } => Response::Ok(Reply::Rules(handler.rules(family))),
+        Request::Call { program, family, args, input } => {
+            Response::Ok(Reply::Ran(handler.call(program, family, &args, &input)))
+        }
+        Request::Recent { name, write } => {
+            match handler.recent(name.as_deref(), write.as_deref()) {
+                Ok(text) => Response::Ok(Reply::Recent(text)),
+                Err(why) => Response::Error(why),
+            }
+        }
     }
 }
 
@@ -282,6 +299,13 @@ mod tests {
         }
         fn rules(&self, family: Family) -> String {
             format!("{family:?}\n").repeat(100_000)
+        }
+        fn call(&self, program: Program, family: Family, args: &[String], input: &str) -> Ran {
+            let out = format!("{program:?} {family:?} {args:?} {input}");
+            Ran { status: 2, out, err: "no".into() }
+        }
+        fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
+            write.map_or(Ok(format!("{name:?}\n")), |write| Err(write.to_owned()))
         }
     }
 

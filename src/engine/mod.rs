@@ -28,7 +28,7 @@ pub use counters::{Counters, Drop, Traffic};
 pub use interface::{Interface, InterfaceId, Interfaces, Kind, LOOPBACK, PortId};
 pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
-pub use rules::RulesInForce;
+pub use rules::{RulesInForce, Superseded};
 
 use crate::io::Frame;
 use crate::sysctl::Sysctls;
@@ -36,8 +36,10 @@ use policy::Policy;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 use tidegate_filter::Ruleset;
+use tidegate_filter::live::Change;
 use tidegate_nat::{Conntrack, FragmentSettings, Reassembler, Settings};
 use tidegate_packet::{Addr, Family, Instant, MacAddr, ParseError, Prefix};
 
@@ -239,6 +241,18 @@ impl Engine {
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
         self.rebuild();
+    }
+
+    /// Puts a change of one family's rules in force, if `base` still is. Gives the old rules back.
+    pub fn change_rules(
+        &mut self,
+        base: &Arc<Ruleset>,
+        change: Change,
+        seen: &tidegate_filter::Counters,
+    ) -> Result<Arc<Ruleset>, Superseded> {
+        let old = self.rules.follow(base, change, seen)?;
+        self.rebuild();
+        Ok(old)
     }
 
     /// Replaces the kernel parameters.

@@ -5,7 +5,9 @@ use super::interface::{InterfaceId, Interfaces};
 use super::packet::Packet;
 use super::route::{Routes, Target};
 use super::{Engine, clamp_mss};
+use std::sync::Arc;
 use tidegate_filter as filter;
+use tidegate_filter::live::Change;
 use tidegate_filter::{Hook, LogRecord, MssClamp, Query, Ruleset, TableName, Verdict};
 use tidegate_nat as nat;
 use tidegate_packet::{Addr, Family};
@@ -62,7 +64,7 @@ impl Engine {
             unix_nanos: self.unix_nanos,
             gateway: &view,
         };
-        let RulesInForce { rulesets, counters, memory } = &mut self.rules;
+        let RulesInForce { rulesets, counters, memory, edited: _ } = &mut self.rules;
         let n = family as usize;
         let verdict =
             rulesets[n].evaluate(table, hook, &query, &mut counters[n], memory, &mut edits);
@@ -119,20 +121,25 @@ impl Engine {
     }
 }
 
+/// The rules that a change was made from aren't in force any more.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Superseded;
+
 /// The rulesets in force and what they remember.
 #[derive(Debug)]
 pub struct RulesInForce {
-    rulesets: [Ruleset; 2],
+    rulesets: [Arc<Ruleset>; 2],
     counters: [filter::Counters; 2],
     memory: filter::Memory,
+    edited: bool,
 }
 
 impl RulesInForce {
     /// These rulesets, counters at zero as after `iptables-restore` without `-c`.
     pub fn new(v4: Ruleset, v6: Ruleset) -> Self {
         let counters = [v4.zero_counters(), v6.zero_counters()];
-        let rulesets = [v4, v6];
-        let this = Self { rulesets, counters, memory: filter::Memory::new() };
+        let rulesets = [Arc::new(v4), Arc::new(v6)];
+        let this = Self { rulesets, counters, memory: filter::Memory::new(), edited: false };
         this.memory.adopt(&[&this.rulesets[0], &this.rulesets[1]]);
         this
     }
@@ -140,8 +147,45 @@ impl RulesInForce {
     /// Replaces both rulesets and their counters; `recent` lists that are still named stay.
     pub fn replace(&mut self, v4: Ruleset, v6: Ruleset) {
         self.counters = [v4.zero_counters(), v6.zero_counters()];
-        self.rulesets = [v4, v6];
+        self.rulesets = [Arc::new(v4), Arc::new(v6)];
         self.memory.adopt(&[&self.rulesets[0], &self.rulesets[1]]);
+        self.edited = false;
+    }
+
+    /// Puts a change in force that was made from `base` and from counters as in `seen`. Rules that
+    /// stay go on counting and remembering. Gives the old rules back, to be dropped where nobody
+    /// waits; or `false` if other rules are in force by now, and the change has to be made again.
+    pub(crate) fn follow(
+        &mut self,
+        base: &Arc<Ruleset>,
+        change: Change,
+        seen: &filter::Counters,
+    ) -> Result<Arc<Ruleset>, Superseded> {
+        let n = base.family() as usize;
+        if !Arc::ptr_eq(&self.rulesets[n], base) {
+            return Err(Superseded);
+        }
+        self.counters[n].follow(&change, seen);
+        let old = std::mem::replace(&mut self.rulesets[n], Arc::new(change.ruleset));
+        self.memory.adopt(&[&self.rulesets[0], &self.rulesets[1]]);
+        self.edited = true;
+        Ok(old)
+    }
+
+    /// A family's ruleset and counters as they are now.
+    pub fn snapshot(&self, family: Family) -> (Arc<Ruleset>, filter::Counters) {
+        let n = family as usize;
+        (self.rulesets[n].clone(), self.counters[n].clone())
+    }
+
+    /// Whether rules have been changed by command since they were loaded.
+    pub fn edited(&self) -> bool {
+        self.edited
+    }
+
+    /// The `recent` lists.
+    pub fn memory(&self) -> &filter::Memory {
+        &self.memory
     }
 
     /// A family's ruleset.

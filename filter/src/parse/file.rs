@@ -13,15 +13,32 @@ use crate::query::TableName;
 /// The longest line that iptables-restore reads in one piece.
 const MAX_LINE: usize = 10_239;
 
+/// How a file is read.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Reading {
+    pub family: Family,
+    /// Take the counters in brackets; otherwise they aren't looked at.
+    pub counters: bool,
+    /// Only this table's section; of the others only the first and the last line are read.
+    pub only: Option<TableName>,
+}
+
+impl Reading {
+    /// All tables with their counters.
+    pub fn all(family: Family) -> Self {
+        Self { family, counters: true, only: None }
+    }
+}
+
 /// Reads a whole file and gathers every line's problem.
-pub(crate) fn file(text: &str, family: Family) -> Result<FileAst, Vec<Problem>> {
+pub(crate) fn file(text: &str, reading: Reading) -> Result<FileAst, Vec<Problem>> {
     let mut ast = FileAst::default();
     let mut problems = Vec::new();
     let mut open: Option<TableAst> = None;
     let mut lost = false;
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        if let Err(problem) = one_line(line, start, family, &mut open, &mut ast) {
+        if let Err(problem) = one_line(line, start, reading, &mut open, &mut ast) {
             problems.push(problem);
             lost |= open.is_none();
             // After a line outside of any table go on as if in one, so that it is told only once.
@@ -41,7 +58,7 @@ pub(crate) fn file(text: &str, family: Family) -> Result<FileAst, Vec<Problem>> 
 fn one_line(
     line: &str,
     start: usize,
-    family: Family,
+    reading: Reading,
     open: &mut Option<TableAst>,
     ast: &mut FileAst,
 ) -> Outcome<()> {
@@ -65,15 +82,19 @@ fn one_line(
         return Ok(());
     };
     if body == "COMMIT" && line.ends_with('\n') {
-        ast.tables.extend(open.take());
+        let wanted = |table: &TableAst| reading.only.is_none_or(|only| table.name == only);
+        ast.tables.extend(open.take().filter(wanted));
         return Ok(());
     }
     if body.trim_end() == "COMMIT" {
         return Err(Problem::new(whole, "COMMIT must be followed by a line end and nothing else"));
     }
+    if reading.only.is_some_and(|only| table.name != only) {
+        return Ok(());
+    }
     let item = match body.strip_prefix(':') {
-        Some(_) => Some(chain(body, start, &mut ast.warnings)?),
-        None => super::command::command(body, start, family)?,
+        Some(_) => Some(chain(body, start, reading, &mut ast.warnings)?),
+        None => super::command::command(body, start, reading)?,
     };
     table.items.extend(item);
     Ok(())
@@ -87,12 +108,18 @@ fn table_name(body: &str, whole: Range<usize>) -> Outcome<TableName> {
     let name = rest.split([' ', '\t']).find(|w| !w.is_empty()).unwrap_or("");
     TableName::from_name(name).ok_or_else(|| {
         Problem::new(whole, format!("there is no table `{name}`"))
+            .words(format!("iptables-restore: unable to initialize table '{name}'"))
             .help("expected filter, nat, mangle, raw or security")
     })
 }
 
 /// `:CHAIN POLICY [packets:bytes]`.
-fn chain(body: &str, start: usize, warnings: &mut Vec<Problem>) -> Outcome<ItemAst> {
+fn chain(
+    body: &str,
+    start: usize,
+    reading: Reading,
+    warnings: &mut Vec<Problem>,
+) -> Outcome<ItemAst> {
     let mut words = Vec::new();
     let mut at = 1;
     for part in body[1..].split([' ', '\t']) {
@@ -109,10 +136,11 @@ fn chain(body: &str, start: usize, warnings: &mut Vec<Problem>) -> Outcome<ItemA
         Problem::new(whole, "a chain without a policy")
             .help("expected ACCEPT or DROP for a built-in chain, - for one's own")
     })?;
-    let count = match words.next() {
+    let count = match words.next().filter(|_| reading.counters) {
         // Without -c iptables-restore doesn't look at them, so files with nonsense here do exist.
         Some(word) => count(&word).unwrap_or_else(|problem| {
-            warnings.push(problem);
+            let words = format!("invalid policy counters for chain '{}'", name.text);
+            warnings.push(problem.words(words));
             Count::default()
         }),
         None => Count::default(),
@@ -132,11 +160,14 @@ pub(super) fn count(word: &Word) -> Outcome<Count> {
 }
 
 /// Takes `[packets:bytes] ` off the front of a line.
-pub(super) fn leading_count(body: &str, start: usize) -> Outcome<(Count, usize)> {
+pub(super) fn leading_count(body: &str, start: usize, read: bool) -> Outcome<(Count, usize)> {
     if !body.starts_with('[') {
         return Ok((Count::default(), 0));
     }
     let end = body.find(']').map_or(body.len(), |at| at + 1);
+    if !read {
+        return Ok((Count::default(), end));
+    }
     let word = Word { text: body[..end].to_owned(), span: start..start + end, quoted: false };
     Ok((count(&word)?, end))
 }

@@ -4,7 +4,7 @@ use crate::extension::Opt;
 
 /// iptables' own options.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) enum Own {
+pub(crate) enum Own {
     Append,
     Delete,
     Check,
@@ -31,8 +31,15 @@ pub(super) enum Own {
     Ipv4,
     Ipv6,
     Table,
-    /// A command or switch that has no place in a rules file.
-    Refused,
+    List,
+    ListRules,
+    Numeric,
+    Wait,
+    WaitInterval,
+    LineNumbers,
+    Modprobe,
+    Version,
+    Help,
 }
 
 /// Long spelling, short spelling, meaning, whether a value must follow.
@@ -43,8 +50,8 @@ const OWN: &[(&str, char, Own, bool)] = &[
     ("check", 'C', Own::Check, true),
     ("insert", 'I', Own::Insert, true),
     ("replace", 'R', Own::Replace, true),
-    ("list", 'L', Own::Refused, false),
-    ("list-rules", 'S', Own::Refused, false),
+    ("list", 'L', Own::List, false),
+    ("list-rules", 'S', Own::ListRules, false),
     ("flush", 'F', Own::Flush, false),
     ("zero", 'Z', Own::Zero, false),
     ("new-chain", 'N', Own::New, true),
@@ -66,13 +73,13 @@ const OWN: &[(&str, char, Own, bool)] = &[
     ("set-counters", 'c', Own::Counters, true),
     ("verbose", 'v', Own::Verbose, false),
     ("exact", 'x', Own::Exact, false),
-    ("numeric", 'n', Own::Refused, false),
-    ("wait", 'w', Own::Refused, false),
-    ("wait-interval", 'W', Own::Refused, false),
-    ("line-numbers", '0', Own::Refused, false),
-    ("modprobe", 'M', Own::Refused, true),
-    ("version", 'V', Own::Refused, false),
-    ("help", 'h', Own::Refused, false),
+    ("numeric", 'n', Own::Numeric, false),
+    ("wait", 'w', Own::Wait, false),
+    ("wait-interval", 'W', Own::WaitInterval, false),
+    ("line-numbers", '0', Own::LineNumbers, false),
+    ("modprobe", 'M', Own::Modprobe, true),
+    ("version", 'V', Own::Version, false),
+    ("help", 'h', Own::Help, false),
     ("ipv4", '4', Own::Ipv4, false),
     ("ipv6", '6', Own::Ipv6, false),
 ];
@@ -99,10 +106,17 @@ pub(super) enum Lookup {
 }
 
 /// A short option: its meaning and whether a value must follow.
-pub(super) fn short(letter: char) -> Option<(Own, bool)> {
+pub(crate) fn short(letter: char) -> Option<(Own, bool)> {
     OWN.iter()
         .find(|(_, short, ..)| *short == letter && letter != '0')
         .map(|(_, _, own, value)| (*own, *value))
+}
+
+impl Own {
+    /// The letter, as messages name an option.
+    pub fn letter(self) -> char {
+        OWN.iter().find(|(_, _, own, _)| *own == self).map_or('?', |(_, letter, ..)| *letter)
+    }
 }
 
 /// A long option by its full name or an unambiguous beginning. `extensions` are the option lists
@@ -147,7 +161,7 @@ where
 /// Whether two spellings mean the same option.
 fn same(a: Found, b: Found) -> bool {
     match (a, b) {
-        (Found::Own { own: a, .. }, Found::Own { own: b, .. }) => a == b && a != Own::Refused,
+        (Found::Own { own: a, .. }, Found::Own { own: b, .. }) => a == b,
         (Found::Extension { index: i, opt: a }, Found::Extension { index: j, opt: b }) => {
             i == j && std::ptr::eq(a, b)
         }

@@ -1,7 +1,7 @@
 //! From which hooks a rule can be reached: loops, and extensions that are tied to hooks.
 
 use super::ChainDraft;
-use crate::diagnostic::Problem;
+use crate::diagnostic::{Problem, Refusal};
 use crate::query::Hook;
 use crate::ruleset::Action;
 
@@ -63,7 +63,8 @@ fn order(chains: &[ChainDraft]) -> Result<Vec<usize>, Problem> {
                     Seen::OnTheWay => {
                         let rule = &chains[at].rules[n];
                         let message = format!("`{}` leads back to itself", chains[to].name);
-                        return Err(Problem::new(rule.target_span.clone(), message));
+                        return Err(Problem::new(rule.target_span.clone(), message)
+                            .refused(Refusal::Loop));
                     }
                 },
             }
@@ -75,17 +76,23 @@ fn order(chains: &[ChainDraft]) -> Result<Vec<usize>, Problem> {
 fn check_chain(chain: &ChainDraft, mask: u8, problems: &mut Vec<Problem>) {
     for draft in &chain.rules {
         let only_syn = draft.rule.matches.iter().any(|m| m.test.only_syn());
-        for (m, span) in draft.rule.matches.iter().zip(&draft.match_spans) {
+        for (n, m) in draft.rule.matches.iter().enumerate() {
             let wrong =
                 misplaced(m.spec.hooks, mask).or(m.test.check_hooks(mask).err().map(Into::into));
             let name = m.spec.name;
-            problems.extend(wrong.map(|why| Problem::new(span.clone(), format!("{name}: {why}"))));
+            problems.extend(wrong.map(|why| {
+                // A rule that was there before has no place in this text.
+                let span = draft.match_spans.get(n).unwrap_or(&draft.target_span);
+                Problem::new(span.clone(), format!("{name}: {why}")).refused(Refusal::Invalid)
+            }));
         }
         if let Action::Target(spec, target) = &draft.rule.action {
             let wrong = misplaced(spec.hooks, mask)
                 .or(target.check_rule(mask, only_syn).err().map(Into::into));
             let (span, name) = (draft.target_span.clone(), spec.name);
-            problems.extend(wrong.map(|why| Problem::new(span, format!("{name}: {why}"))));
+            problems.extend(wrong.map(|why| {
+                Problem::new(span, format!("{name}: {why}")).refused(Refusal::Invalid)
+            }));
         }
     }
 }

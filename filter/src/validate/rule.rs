@@ -2,39 +2,94 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Draftbook;
 use crate::ast::*;
 use crate::base::{Address, Base, Protocol};
-use crate::counters::Count;
-use crate::diagnostic::{Outcome, Problem};
+use crate::counters::{Adjust, Count, Slots};
+use crate::diagnostic::{Outcome, Problem, Refusal};
 use crate::extension::{Given, Spec};
 use crate::lex::Word;
 use crate::query::{Hook, TableName};
 use crate::ruleset::{Action, NamedMatch, Rule};
 
+/// Where a rule or a policy is counted, and from what.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Tally {
+    /// Where it was, going on.
+    Kept,
+    /// Where it was, less what has been seen.
+    Zeroed,
+    /// Where it was, from this.
+    Set(Count),
+    /// In a place of its own, from this.
+    Fresh(Count),
+}
+
+impl Tally {
+    pub fn zeroed(self) -> Self {
+        match self {
+            Self::Kept | Self::Zeroed => Self::Zeroed,
+            Self::Set(_) => Self::Set(Count::default()),
+            Self::Fresh(_) => Self::Fresh(Count::default()),
+        }
+    }
+
+    pub fn set(self, count: Count) -> Self {
+        match self {
+            Self::Fresh(_) => Self::Fresh(count),
+            _ => Self::Set(count),
+        }
+    }
+
+    /// Whether it has a place.
+    pub fn is_old(self) -> bool {
+        !matches!(self, Self::Fresh(_))
+    }
+
+    /// Its place in the counters: the old one or a new one.
+    pub fn place(self, old: usize, slots: &mut Slots) -> usize {
+        match self {
+            Self::Kept => {}
+            Self::Zeroed => slots.adjust(old, Adjust::Zero),
+            Self::Set(count) => slots.adjust(old, Adjust::Set(count)),
+            Self::Fresh(count) => return slots.take(count),
+        }
+        old
+    }
+}
+
 /// A rule whose jump still names its chain, with the places that later checks may complain about.
 pub(super) struct Draft {
     pub rule: Rule,
     /// The chain that it jumps or goes to.
-    pub to: Option<String>,
-    pub count: Count,
+    pub to: Option<Arc<str>>,
+    /// What the counters are to become; the rule's own place for a rule that was there before.
+    pub count: Tally,
     /// Where the names of the matches stand, and that of the target.
     pub match_spans: Vec<Range<usize>>,
     pub target_span: Range<usize>,
 }
 
 impl Draft {
-    /// The rule as it would be saved: two rules are the same if they read the same.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        let to = self.to.as_deref().unwrap_or("");
-        self.rule.save(&mut out, |_| to);
-        out
+    /// A rule that is in force.
+    pub fn present(rule: &Rule, chain: impl Fn(usize) -> Arc<str>) -> Self {
+        let to = match rule.action {
+            Action::Jump(to) | Action::Goto(to) => Some(chain(to)),
+            _ => None,
+        };
+        let count = Tally::Kept;
+        Self { rule: rule.clone(), to, count, match_spans: Vec::new(), target_span: 0..0 }
+    }
+
+    /// Whether the rules read the same.
+    pub fn same(&self, other: &Self) -> bool {
+        self.to == other.to && self.rule.same(&other.rule)
     }
 
     /// Replaces the chain's name by its number.
-    pub fn resolve(&mut self, index: &HashMap<String, usize>) {
+    pub fn resolve(&mut self, index: &HashMap<Arc<str>, usize>) {
         let Some(at) = self.to.as_ref().and_then(|name| index.get(name)) else { return };
         match &mut self.rule.action {
             Action::Jump(to) | Action::Goto(to) => *to = *at,
@@ -51,6 +106,10 @@ pub(super) fn is_verdict(name: &str) -> bool {
 pub(super) fn no_filtering_in_nat(word: &Word) -> Problem {
     word.wrong("DROP is not allowed in the nat table")
         .help("it sees only the first packet of a connection; filter in *filter")
+        .words(
+            "\nThe \"nat\" table is not intended for filtering, the use of DROP is therefore \
+             inhibited.\n\n",
+        )
 }
 
 /// The rules that a line stands for.
@@ -88,7 +147,13 @@ pub(super) fn drafts(
 fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
     let named = |hooks: [Hook; 2]| hooks.iter().any(|h| h.chain_name() == chain.text);
     let wrong =
-        |word: &Word| Err(word.wrong(format!("{} can't be used in {}", word.text, chain.text)));
+        |word: &Word| {
+            let letter = if word.text.starts_with("--i") || word.text == "-i" { 'i' } else { 'o' };
+            let words = format!("Can't use -{letter} with {}\n", chain.text);
+            Err(word
+                .wrong(format!("{} can't be used in {}", word.text, chain.text))
+                .words(words))
+        };
     match (&ast.input, &ast.output) {
         (Some((_, word)), _) if named([Hook::Output, Hook::Postrouting]) => wrong(word),
         (_, Some((_, word))) if named([Hook::Prerouting, Hook::Input]) => wrong(word),
@@ -121,14 +186,14 @@ fn draft(book: &Draftbook, ast: &RuleAst, source: Address, destination: Address)
         ActionAst::Goto(name) => {
             target_span = name.span.clone();
             own_chain(book, name)?;
-            to = Some(name.text.clone());
+            to = Some(name.text.as_str().into());
             Action::Goto(0)
         }
         ActionAst::Target { spec, extension } => {
             target_span = extension.name.span.clone();
             let given = given(extension);
             check_place(spec, &given)?;
-            Action::Target(spec, (spec.build)(&given)?)
+            Action::Target(spec, (spec.build)(&given)?.into())
         }
     };
     let base = Base {
@@ -140,15 +205,15 @@ fn draft(book: &Draftbook, ast: &RuleAst, source: Address, destination: Address)
         fragment: ast.fragment,
     };
     Ok(Draft {
-        rule: Rule { base, matches, action, counter: 0 },
+        rule: Rule { base, matches: matches.into(), action, counter: 0 },
         to,
-        count: ast.count,
+        count: Tally::Fresh(ast.count),
         match_spans: ast.matches.iter().map(|m| m.extension.name.span.clone()).collect(),
         target_span,
     })
 }
 
-fn jump(book: &Draftbook, name: &Word, to: &mut Option<String>) -> Outcome<Action> {
+fn jump(book: &Draftbook, name: &Word, to: &mut Option<Arc<str>>) -> Outcome<Action> {
     Ok(match name.text.as_str() {
         "ACCEPT" => Action::Accept,
         "DROP" if book.name == TableName::Nat => return Err(no_filtering_in_nat(name)),
@@ -159,7 +224,7 @@ fn jump(book: &Draftbook, name: &Word, to: &mut Option<String>) -> Outcome<Actio
         }
         _ => {
             own_chain(book, name)?;
-            *to = Some(name.text.clone());
+            *to = Some(name.text.as_str().into());
             Action::Jump(0)
         }
     })
@@ -169,11 +234,14 @@ fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
     match book.find(&name.text) {
         Some(at) if book.chains[at].hook.is_none() => Ok(()),
         Some(_) => {
-            Err(name.wrong(format!("`{}` is a built-in chain, not one to jump to", name.text)))
+            Err(name
+                .wrong(format!("`{}` is a built-in chain, not one to jump to", name.text))
+                .refused(Refusal::Invalid))
         }
         None => Err(name
             .wrong(format!("there is no chain or target `{}`", name.text))
-            .help("a chain must be declared before rules use it")),
+            .help("a chain must be declared before rules use it")
+            .words(format!("Couldn't load target `{}':No such file or directory\n", name.text))),
     }
 }
 
@@ -183,7 +251,8 @@ fn check_place<T>(spec: &Spec<T>, given: &Given<'_>) -> Outcome<()> {
         let tables: Vec<_> = spec.tables.iter().map(|t| t.as_str()).collect();
         return Err(given
             .wrong(format!("not allowed in table {}", given.table.as_str()))
-            .help(format!("expected table {}", tables.join(" or "))));
+            .help(format!("expected table {}", tables.join(" or ")))
+            .refused(Refusal::Invalid));
     }
     let fits = given.protocol.is_some_and(|p| spec.protocols.contains(&p));
     if !spec.protocols.is_empty() && !fits {
@@ -195,7 +264,8 @@ fn check_place<T>(spec: &Spec<T>, given: &Given<'_>) -> Outcome<()> {
             .collect();
         return Err(given
             .wrong("the rule's protocol doesn't fit")
-            .help(format!("expected {}", names.join(" or "))));
+            .help(format!("expected {}", names.join(" or ")))
+            .refused(Refusal::Invalid));
     }
     Ok(())
 }

@@ -1,0 +1,287 @@
+//! The same commands for iptables-legacy in a namespace and for [`live::run`] here: output, exit
+//! status and the rules afterwards have to be equal.
+//!
+//! `corpus/live.txt` has sequences, `%%` between them. A line is a command: `iptables`, `save` or
+//! `restore` with arguments, quoted as for a shell; behind `<<` stands what `restore` reads, `\n`
+//! for a line end. `6` before a sequence makes it one of ip6tables. `~` before a command: the words
+//! of the error are our own, status and output are compared.
+//!
+//! Besides, every rule of the corpus of saved rules is listed by `-L`, with names and with numbers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tidegate_filter::live::{self, Call, Present, Program};
+use tidegate_filter::{Counters, Ruleset, SaveStyle};
+use tidegate_packet::Family;
+
+/// What a command gave.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    status: u8,
+    out: String,
+    err: String,
+}
+
+/// A gateway's rules, changed call by call.
+struct Gateway {
+    ruleset: Ruleset,
+    counters: Counters,
+}
+
+impl Gateway {
+    fn new(family: Family) -> Self {
+        Self { ruleset: Ruleset::empty(family), counters: Counters::default() }
+    }
+
+    fn run(&mut self, program: Program, args: &[String], input: &str) -> Ran {
+        let family = self.ruleset.family();
+        let call = Call { program, family, args, input, stamp: "NOW" };
+        let present = Present { ruleset: &self.ruleset, counters: &self.counters };
+        let answer = live::run(call, present);
+        if let Some(change) = answer.change {
+            let seen = self.counters.clone();
+            self.counters.follow(&change, &seen);
+            self.ruleset = change.ruleset;
+        }
+        Ran { status: answer.status, out: answer.out, err: answer.err }
+    }
+}
+
+/// A command of the corpus.
+#[derive(Clone, Debug)]
+struct Step {
+    program: Program,
+    args: Vec<String>,
+    input: String,
+    own_words: bool,
+}
+
+fn step(line: &str) -> Step {
+    let (line, own_words) = match line.strip_prefix('~') {
+        Some(line) => (line, true),
+        None => (line, false),
+    };
+    let (line, input) = line.split_once("<<").unwrap_or((line, ""));
+    let mut args = words(line);
+    let program = match args.remove(0).as_str() {
+        "iptables" => Program::Iptables,
+        "save" => Program::Save,
+        "restore" => Program::Restore,
+        other => panic!("no program {other}"),
+    };
+    Step { program, args, input: input.replace("\\n", "\n"), own_words }
+}
+
+/// Words with double quotes around some.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (n, part) in line.split('"').enumerate() {
+        match n % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words
+}
+
+fn program(family: Family, program: Program) -> String {
+    let name = if family == Family::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+    match program {
+        Program::Iptables => name.to_owned(),
+        Program::Save => format!("{name}-save"),
+        Program::Restore => format!("{name}-restore"),
+    }
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The namespace, or a loud skip.
+fn namespace() -> Option<&'static str> {
+    let works = |flags: &&&str| {
+        let script = "iptables-legacy -S && ip6tables-legacy -S";
+        let mut command = unshare(flags);
+        command.args(["sh", "-c", script]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|s| s.success())
+    };
+    let found = ["-n", "-rn"].iter().find(works).copied();
+    if found.is_none() {
+        assert!(
+            std::env::var_os("TIDEGATE_FORBID_SKIP").is_none_or(|v| v != "1"),
+            "iptables-legacy is not usable here, and TIDEGATE_FORBID_SKIP=1 forbids to skip"
+        );
+        eprintln!(
+            "SKIPPED: no iptables-legacy (Debian: apt-get install iptables), or no namespaces"
+        );
+    }
+    found
+}
+
+/// The lock file is for users who may not write to /run.
+fn unshare(flags: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let lock = std::env::temp_dir().join(format!("live-oracle-{}.lock", std::process::id()));
+    command.arg(flags).env("XTABLES_LOCKFILE", lock).env("LC_ALL", "C");
+    command
+}
+
+/// Runs the steps in a fresh namespace.
+fn ask(flags: &str, family: Family, steps: &[Step]) -> Vec<Ran> {
+    let folder = tempdir();
+    let mut script = String::new();
+    for (n, step) in steps.iter().enumerate() {
+        std::fs::write(folder.join(format!("{n}.in")), &step.input).unwrap();
+        let args: Vec<_> = step.args.iter().map(|a| quoted(a)).collect();
+        let name = program(family, step.program);
+        script += &format!("{name} {} <{n}.in >{n}.out 2>{n}.err; echo $? >{n}.rc\n", args.join(" "));
+    }
+    std::fs::write(folder.join("run.sh"), script).unwrap();
+    let status = unshare(flags).args(["sh", "run.sh"]).current_dir(&folder).status().unwrap();
+    assert!(status.success());
+    let read = |n: usize, what: &str| {
+        let bytes = std::fs::read(folder.join(format!("{n}.{what}"))).unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    let ran = |n| Ran {
+        status: read(n, "rc").trim().parse().unwrap(),
+        out: read(n, "out"),
+        err: read(n, "err"),
+    };
+    let all = (0..steps.len()).map(ran).collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    all
+}
+
+fn tempdir() -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("live-oracle-{}-{n}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A saved text without comments, tables in a fixed order, tables that hold nothing left out.
+fn settled(saved: &str) -> String {
+    let mut sections: Vec<String> = Vec::new();
+    for line in saved.lines().filter(|l| !l.starts_with('#')) {
+        if line.starts_with('*') {
+            sections.push(String::new());
+        }
+        match sections.last_mut() {
+            Some(section) => *section += &format!("{line}\n"),
+            None => sections.push(format!("{line}\n")),
+        }
+    }
+    let untouched =
+        |line: &str| line.starts_with('*') || line == "COMMIT" || line.ends_with(" ACCEPT [0:0]");
+    sections.retain(|s| !s.lines().all(untouched));
+    sections.sort();
+    sections.concat()
+}
+
+/// What to look at when a sequence is over.
+const AFTER: &[&str] = &[
+    "iptables -S", "iptables -S -v", "iptables -L -n -v", "iptables -L -nv --line-numbers -x",
+    "iptables -L", "iptables -t nat -S", "iptables -t nat -L -n -v", "save -c", "save",
+    "save -t filter -c",
+];
+
+/// What differs in one step.
+fn difference(step: &Step, theirs: &Ran, ours: &Ran) -> Option<String> {
+    let same_out = match step.program {
+        Program::Save => settled(&theirs.out) == settled(&ours.out),
+        _ => theirs.out == ours.out,
+    };
+    // Ours may say more, behind what iptables says.
+    let same_err = step.own_words || ours.err.starts_with(&theirs.err);
+    let same = same_out && same_err && theirs.status == ours.status;
+    (!same).then(|| format!("{step:?}\n  iptables {theirs:#?}\n  we {ours:#?}"))
+}
+
+#[test]
+fn commands_do_what_iptables_does() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/live.txt");
+    let text = std::fs::read_to_string(path).unwrap();
+    let Some(flags) = namespace() else { return };
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for sequence in text.split("%%\n") {
+        let (sequence, family) = match sequence.strip_prefix("6\n") {
+            Some(rest) => (rest, Family::V6),
+            None => (sequence, Family::V4),
+        };
+        let lines = sequence.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+        let steps: Vec<Step> = lines.chain(AFTER.iter().copied()).map(step).collect();
+        let theirs = ask(flags, family, &steps);
+        let mut gateway = Gateway::new(family);
+        for (step, theirs) in steps.iter().zip(&theirs) {
+            count += 1;
+            let ours = gateway.run(step.program, &step.args, &step.input);
+            wrong.extend(difference(step, theirs, &ours));
+        }
+    }
+    assert!(count > 200, "the corpus is there");
+    assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The rules of the corpus of saved rules, each alone.
+fn listed(file: &str, family: Family) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(file);
+    let text = std::fs::read_to_string(path).unwrap();
+    let Some(flags) = namespace() else { return };
+    let mut steps = Vec::new();
+    let mut ours = Vec::new();
+    for line in text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
+        let line = line.strip_prefix("allow ").unwrap_or(line);
+        let Some((table, rule)) = line.split_once(' ').filter(|(t, _)| *t != "deny") else {
+            continue;
+        };
+        let input = format!("*{table}\n{rule}\nCOMMIT\n");
+        let mut gateway = Gateway::new(family);
+        let restored = gateway.run(Program::Restore, &[], &input);
+        if restored.status != 0 {
+            continue;
+        }
+        // From the saved form: where that differs is for another test to say.
+        let style = SaveStyle { stamp: "NOW", rule_counters: false };
+        let input = gateway.ruleset.save(None, style);
+        steps.push(Step { program: Program::Restore, args: vec![], input, own_words: true });
+        ours.push(None);
+        for form in ["-nL", "-nvL", "-L"] {
+            let args = vec!["-t".into(), table.into(), form.into()];
+            let input = String::new();
+            ours.push(Some((rule.to_owned(), gateway.run(Program::Iptables, &args, ""))));
+            steps.push(Step { program: Program::Iptables, args, input, own_words: false });
+        }
+    }
+    let theirs = ask(flags, family, &steps);
+    let mut wrong = Vec::new();
+    let mut taken = true;
+    for ((step, theirs), ours) in steps.iter().zip(&theirs).zip(&ours) {
+        match ours {
+            // What iptables doesn't take it can't list.
+            None => taken = theirs.status == 0,
+            Some((rule, ours)) if taken && theirs.out != ours.out => {
+                let differs = |(a, b): &(&str, &str)| a != b;
+                let (a, b) = theirs.out.lines().zip(ours.out.lines()).find(differs).unwrap_or((&theirs.out, &ours.out));
+                wrong.push(format!("{rule} ({})\n  {a:?}\n  {b:?}", step.args[2]));
+            }
+            Some(_) => {}
+        }
+    }
+    assert!(steps.len() > 400, "the corpus is there");
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), steps.len(), wrong.join("\n"));
+}
+
+#[test]
+fn ipv4_rules_are_listed_as_iptables_lists_them() {
+    listed("v4.txt", Family::V4);
+}
+
+#[test]
+fn ipv6_rules_are_listed_as_ip6tables_lists_them() {
+    listed("v6.txt", Family::V6);
+}
