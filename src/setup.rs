@@ -353,6 +353,12 @@ pub fn carry_addresses(device: &str, interfaces: &Interfaces, config: &Config) -
     for prefix in wanted {
         exists_already(netlink.add_address(link.index, prefix))?;
     }
+    // An error about a packet of this kernel's own comes back with its own address as the source,
+    // as on `lo`; without this it would be taken for a forgery.
+    let accept_local = format!("/proc/sys/net/ipv4/conf/{device}/accept_local");
+    if let Err(error) = std::fs::write(&accept_local, "1") {
+        tracing::info!(%error, "the host won't hear errors about its own packets: {accept_local}");
+    }
     netlink.set_up(link.index, true)?;
     for family in [Family::V4, Family::V6] {
         let everywhere = Prefix::new(tidegate_packet::Addr::unspecified(family), 0);

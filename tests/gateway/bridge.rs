@@ -108,13 +108,15 @@ pub fn ports_form_one_lan() -> Outcome {
 struct Tap {
     receive: Box<dyn Receive>,
     transmit: Box<dyn Transmit>,
+    /// Frames that have come and weren't asked for yet.
+    pending: Vec<Vec<u8>>,
 }
 
 impl Tap {
     fn at(host: &Netns) -> Tried<Self> {
         let options = af_packet::Options { promiscuous: true, ..Default::default() };
         let (receive, transmit) = host.run(|| af_packet::open("eth0", &options))?;
-        Ok(Self { receive: Box::new(receive), transmit: Box::new(transmit) })
+        Ok(Self { receive: Box::new(receive), transmit: Box::new(transmit), pending: Vec::new() })
     }
 
     fn send(&mut self, frame: &[u8]) -> Outcome {
@@ -144,11 +146,12 @@ impl Tap {
 
     /// Waits until the frame is here; says which of ours came before it.
     fn until(&mut self, last: &[u8]) -> Tried<Vec<Vec<u8>>> {
-        let (mut found, started) = (Vec::new(), Instant::now());
+        let (mut found, started) = (std::mem::take(&mut self.pending), Instant::now());
         while started.elapsed() < DEADLINE {
             self.drain(&mut found)?;
             if let Some(at) = found.iter().position(|f| f == last) {
-                found.truncate(at);
+                self.pending = found.split_off(at + 1);
+                found.pop();
                 return Ok(found);
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -170,11 +173,8 @@ fn frame(to: MacAddr, from: MacAddr, tags: &[u8], mark: u8) -> Vec<u8> {
 
 pub fn frames_cross_intact() -> Outcome {
     let (network, gateway) = start()?;
-    let [mut a, mut b, mut c] = [
-        Tap::at(network.host("a"))?,
-        Tap::at(network.host("b"))?,
-        Tap::at(network.host("c"))?,
-    ];
+    let [mut a, mut b, mut c] =
+        [Tap::at(network.host("a"))?, Tap::at(network.host("b"))?, Tap::at(network.host("c"))?];
     let tags: [&[u8]; 5] = [
         &[],
         &[0x81, 0, 0, 42],
@@ -186,7 +186,8 @@ pub fn frames_cross_intact() -> Outcome {
         &[0x88, 0xa8, 0, 9, 0x81, 0, 0, 42],
     ];
     for (n, tags) in tags.iter().enumerate() {
-        for to in [MacAddr::BROADCAST, MacAddr([1, 0, 0x5e, 0, 0, 9]), MacAddr([2, 9, 9, 9, 9, 9])] {
+        for to in [MacAddr::BROADCAST, MacAddr([1, 0, 0x5e, 0, 0, 9]), MacAddr([2, 9, 9, 9, 9, 9])]
+        {
             let sent = frame(to, mac(2), tags, n as u8);
             a.send(&sent)?;
             assert!(b.until(&sent)?.is_empty(), "{sent:02x?}");
@@ -203,11 +204,8 @@ pub fn frames_cross_intact() -> Outcome {
 
 pub fn unknown_stations_are_flooded_and_known_ones_are_not() -> Outcome {
     let (network, gateway) = start()?;
-    let [mut a, mut b, mut c] = [
-        Tap::at(network.host("a"))?,
-        Tap::at(network.host("b"))?,
-        Tap::at(network.host("c"))?,
-    ];
+    let [mut a, mut b, mut c] =
+        [Tap::at(network.host("a"))?, Tap::at(network.host("b"))?, Tap::at(network.host("c"))?];
     // Stations that no kernel has: only our frames speak for them.
     let (one, two) = (MacAddr([2, 0xb, 0, 0, 0, 1]), MacAddr([2, 0xb, 0, 0, 0, 2]));
     let end = frame(MacAddr::BROADCAST, one, &[], 99);

@@ -101,7 +101,7 @@ pub fn another_address_ends_masqueraded_connections() -> Outcome {
     wait("a lease", || address(&gateway).is_ok_and(|a| a.is_some()))?;
     // One flow for all the time.
     let ask = || {
-        let asked = client.run(|| udp::ask(Some(40_000), at("198.51.100.10:7")));
+        let asked = client.run(|| udp::ask(Some(40_000), at("203.0.113.2:7")));
         Ok::<_, Box<dyn std::error::Error>>(asked.map_err(|e| e.to_string())?.seen.to_string())
     };
     assert_eq!(ask()?, "203.0.113.100:40000");

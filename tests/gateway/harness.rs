@@ -63,11 +63,7 @@ impl Gateway {
     }
 
     /// Starts it with flags, `{}` in which is the folder of its files.
-    pub fn start_flags(
-        namespace: &Netns,
-        flags: &[&str],
-        files: &[(&str, &str)],
-    ) -> Tried<Self> {
+    pub fn start_flags(namespace: &Netns, flags: &[&str], files: &[(&str, &str)]) -> Tried<Self> {
         let dir = tempfile::tempdir()?;
         for (name, text) in files {
             fs::write(dir.path().join(name), text)?;
@@ -199,9 +195,8 @@ impl Drop for Gateway {
 
 /// Runs the command to its end.
 pub fn run(namespace: &Netns, arguments: &[&str]) -> Tried<Output> {
-    let mut child = namespace.run(|| {
-        tidegate().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
-    })?;
+    let mut child = namespace
+        .run(|| tidegate().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn())?;
     let started = Instant::now();
     while child.try_wait()?.is_none() {
         if started.elapsed() > DEADLINE {

@@ -116,7 +116,9 @@ fn dns(network: &tidegate::lab::topology::Network) -> Outcome {
     let mut answer = [0; 512];
     wait("an answer of dnsmasq", || {
         let asked = socket.send(&query).and_then(|_| socket.recv(&mut answer));
-        asked.is_ok_and(|n| n > 16 && answer[..2] == [0x12, 0x34] && answer[n - 4..n] == [192, 0, 2, 7])
+        asked.is_ok_and(|n| {
+            n > 16 && answer[..2] == [0x12, 0x34] && answer[n - 4..n] == [192, 0, 2, 7]
+        })
     })
     .map_err(|e| format!("{e}; {:?}", dnsmasq.0.try_wait()))?;
     Ok(())
@@ -127,8 +129,7 @@ pub fn the_gateways_own_connections() -> Outcome {
     let (client, gw, server) = (network.host("client"), network.host("gw"), network.host("server"));
     let before = state_of(&network, "gw", "wan0")?;
     let gateway = Gateway::start(gw, &config(), &FILES)?;
-    let _services =
-        [Service::start(server, "server", 7)?, Service::start(client, "client", 7)?];
+    let _services = [Service::start(server, "server", 7)?, Service::start(client, "client", 7)?];
     let _refused = Service::start(server, "server", 81)?;
     // By the address of the uplink outwards, of the LAN inwards.
     assert_eq!(ask_tcp(gw, "203.0.113.2:7")?, "server sees 203.0.113.1");

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
-use tidegate::lab::traffic::service::Service;
 use tidegate::lab::topology::{End, Topology};
+use tidegate::lab::traffic::service::Service;
 use tidegate_packet::Family;
 
 use super::harness::{
@@ -112,10 +112,7 @@ fn container() -> Topology {
             End::new("gw", "eth0").address("203.0.113.1/24").address("2001:db8:1::1/64"),
         )
         // Beyond the server, so that the default route is needed.
-        .link(
-            End::new("server", "far0").address("198.51.100.10/32"),
-            End::new("server", "far1"),
-        )
+        .link(End::new("server", "far0").address("198.51.100.10/32"), End::new("server", "far1"))
         .route("client", "default", "192.168.0.1")
         .route("client", "default", "fd00:1::1")
         .route("server", "default", "2001:db8:1::1")
@@ -127,10 +124,12 @@ pub fn what_interfaces_had_is_adopted_and_given_back() -> Outcome {
     let network = container().build()?;
     let (client, gw) = (network.host("client"), network.host("gw"));
     let _service = Service::start(network.host("server"), "server", 7)?;
-    let state = || Ok::<_, Box<dyn std::error::Error>>([
-        state_of(&network, "gw", "eth0")?,
-        state_of(&network, "gw", "eth1")?,
-    ]);
+    let state = || {
+        Ok::<_, Box<dyn std::error::Error>>([
+            state_of(&network, "gw", "eth0")?,
+            state_of(&network, "gw", "eth1")?,
+        ])
+    };
     let before = state()?;
     assert!(before[0].iter().any(|l| l.starts_with("route 0.0.0.0/0 via")), "{before:?}");
     for flags in [["--lan=eth1", "--uplink=eth0"], ["--lan=eth1", "--lan=eth0"]] {
@@ -147,7 +146,7 @@ pub fn what_interfaces_had_is_adopted_and_given_back() -> Outcome {
         // Also after a reload, which reads a configuration without addresses.
         gateway.signal(Signal::SIGHUP)?;
         gateway.wait_for_log("rules reloaded")?;
-        assert_eq!(ask_udp(client, "198.51.100.10:7")?, "server sees 203.0.113.1");
+        assert_eq!(ask_tcp(client, "198.51.100.10:7")?, "server sees 203.0.113.1");
         let log = gateway.stop()?;
         assert!(!log.contains("giving back"), "{log}");
         assert_eq!(state()?, before);
@@ -195,7 +194,9 @@ pub fn log_lines_are_the_kernels() -> Outcome {
         assert!(ping.contains(part), "{ping}");
     }
     let udp = line("<6>fwd IN=lan0 OUT=wan0 MAC=")?;
-    for part in [" SRC=192.168.0.2 DST=203.0.113.2 ", " TTL=63 ", " DF PROTO=UDP SPT=", " DPT=9 LEN=12"] {
+    for part in
+        [" SRC=192.168.0.2 DST=203.0.113.2 ", " TTL=63 ", " DF PROTO=UDP SPT=", " DPT=9 LEN=12"]
+    {
         assert!(udp.contains(part), "{udp}");
     }
     Ok(())

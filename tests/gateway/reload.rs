@@ -85,7 +85,7 @@ pub fn a_broken_file_changes_nothing() -> Outcome {
     let rules_path = gateway.path("r");
     let broken = rules(CLOSE_7).replace("tcp-reset", "tcp-rset");
     for (file, content, place) in [
-        ("r", broken, format!("{}:6:61", rules_path.display())),
+        ("r", broken, format!("{}:6:59", rules_path.display())),
         ("gateway.toml", format!("{config}\n[nonsense]\n"), "gateway.toml:18:2".to_owned()),
     ] {
         let good = fs::read_to_string(gateway.path(file))?;
@@ -93,7 +93,7 @@ pub fn a_broken_file_changes_nothing() -> Outcome {
         let said = run(client, &["reload", "--control", &socket])?;
         let told = text(&said.stderr);
         assert_eq!(said.status.code(), Some(1), "{told}");
-        assert!(told.contains(&place) && told.contains('^'), "{place} isn't named:\n{told}");
+        assert!(told.contains(&place) && told.contains("────"), "{place} isn't named:\n{told}");
         gateway.signal(Signal::SIGHUP)?;
         gateway.wait_for_log("reload failed; the old rules stay in force")?;
         wait("the place in the log", || gateway.log().contains(&place))?;

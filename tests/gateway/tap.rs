@@ -8,10 +8,7 @@ use super::workers::traffic;
 
 fn start(workers: usize) -> Tried<(Network, Gateway)> {
     let network = Topology::new().host("client").host("gw").host("server").build()?;
-    let toml = format!(
-        "workers = {workers}\n{}",
-        super::harness::TWO.replace("af-packet", "tap")
-    );
+    let toml = format!("workers = {workers}\n{}", super::harness::TWO.replace("af-packet", "tap"));
     let gateway = Gateway::start(network.host("gw"), &toml, &[])?;
     let client = End::new("client", "eth0").address("192.168.0.2/24").address("fd00:1::2/64");
     let server = End::new("server", "eth0").address("203.0.113.2/24").address("2001:db8:1::2/64");
