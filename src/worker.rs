@@ -212,6 +212,7 @@ impl Worker {
         let mut engine = lock(&self.engine);
         let counters: &mut Counters = engine.counters_mut();
         counters.sent[egress].packets += sent.frames as u64;
+        counters.sent[egress].bytes += sent.bytes as u64;
         if sent.refused > 0 {
             counters.drop_many(Drop::DeviceRefused, sent.refused as u64);
         }

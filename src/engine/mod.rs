@@ -266,9 +266,14 @@ impl Engine {
         if lost {
             self.conntrack.forget_masqueraded(u32::from(id.0));
         }
+        self.replace_routes(routes);
+        self.neighbours.flush(id);
+    }
+
+    /// Replaces the routes beyond those to the interfaces' own networks.
+    pub fn replace_routes(&mut self, routes: Vec<StaticRoute>) {
         self.static_routes = routes;
         self.routes = Routes::build(&self.interfaces, &self.static_routes);
-        self.neighbours.flush(id);
     }
 
     /// The routes that were configured.
