@@ -17,6 +17,7 @@ mod icmp;
 mod link_in;
 mod link_out;
 mod neighbour;
+mod offload;
 mod packet;
 mod reject;
 mod route_in;
