@@ -164,7 +164,8 @@ impl Engine {
     pub fn tick(&mut self) {
         self.conntrack.expire(self.now);
         for reassembler in &mut self.reassemblers {
-            reassembler.expire(self.now);
+            let given_up = reassembler.expire(self.now);
+            self.counters.drop_many(Drop::Fragment, given_up as u64);
         }
         let (mut questions, mut failed) = (Vec::new(), Vec::new());
         self.neighbours.tick(self.now, &mut questions, &mut failed);
@@ -294,7 +295,13 @@ impl Engine {
 
     fn rebuild(&mut self) {
         let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
-        self.policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        let policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        for family in [Family::V4, Family::V6] {
+            if policy.tracks(family) && !self.policy.tracks(family) {
+                self.conntrack.forget_windows(family);
+            }
+        }
+        self.policy = policy;
     }
 
     fn next_ip_id(&mut self) -> u16 {

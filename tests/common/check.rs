@@ -68,6 +68,9 @@ pub fn transport_is_right(flying: &Flying) -> bool {
     }
     let l4 = usize::from(parsed.l4);
     if let Checksum::Partial { offset, .. } = flying.offload.checksum {
+        if offload_fits(flying, header.len, &parsed).is_err() {
+            return false;
+        }
         if matches!(parsed.transport, Transport::Ports { .. }) {
             return true;
         }
