@@ -17,7 +17,7 @@ use report::Figures;
 use std::path::PathBuf;
 use std::time::Duration;
 use systems::{Kind, System};
-use tidegate::lab::error::Result;
+use tidegate::lab::error::{LabError, Result};
 use tidegate::lab::privilege;
 
 /// Measures Tidegate beside the kernel's iptables with the same rules in the same topology, and
@@ -43,9 +43,10 @@ struct Arguments {
     /// Workers of Tidegate; otherwise its own default.
     #[arg(long)]
     workers: Option<usize>,
-    /// Measure another build of Tidegate as well: the path of its binary; may be repeated.
-    #[arg(long)]
-    also: Vec<PathBuf>,
+    /// Measure another build of Tidegate as well: the path of its binary, or PATH@N for N workers;
+    /// may be repeated.
+    #[arg(long, value_name = "PATH[@N]")]
+    also: Vec<String>,
     /// Build one system, show how to reach it, and leave it standing for so many seconds.
     #[arg(long, value_name = "SECONDS")]
     stand: Option<u64>,
@@ -115,7 +116,14 @@ fn build(arguments: &Arguments) -> Result<Vec<System>> {
         systems.push(System::build("tidegate", kind)?);
     }
     for (n, program) in arguments.also.iter().enumerate() {
-        let kind = Kind::Tidegate { program: program.clone(), workers: arguments.workers };
+        let (path, workers) = match program.rsplit_once('@') {
+            Some((path, n)) => match n.parse() {
+                Ok(n) => (path, Some(n)),
+                Err(_) => return Err(LabError::Invalid(format!("{program}: {n} is no number"))),
+            },
+            None => (program.as_str(), arguments.workers),
+        };
+        let kind = Kind::Tidegate { program: PathBuf::from(path), workers };
         systems.push(System::build(&format!("also {}", n + 1), kind)?);
     }
     if !without("kernel") {
