@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::base::Interface;
 use crate::counters::Count;
+use crate::diagnostic::Problem;
 use crate::extension::{MatchSpec, Opt, TargetSpec};
 use crate::lex::Word;
 use crate::query::TableName;
@@ -13,6 +14,8 @@ use crate::values::Network;
 #[derive(Debug, Default)]
 pub(crate) struct FileAst {
     pub tables: Vec<TableAst>,
+    /// Legal and still odd.
+    pub warnings: Vec<Problem>,
 }
 
 /// What stands between `*table` and `COMMIT`.
@@ -33,6 +36,8 @@ pub(crate) enum ItemAst {
     DeleteChain(Option<Word>),
     /// `-F [CHAIN]`.
     Flush(Option<Word>),
+    /// `-Z [CHAIN]`.
+    Zero(Option<Word>),
     /// `-E OLD NEW`.
     Rename(Word, Word),
     /// `-P CHAIN POLICY`.

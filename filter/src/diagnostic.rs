@@ -19,14 +19,21 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub(crate) fn new(text: &str, problem: Problem) -> Self {
+    /// All problems of a text, with the places worked out.
+    pub(crate) fn all(text: &str, problems: Vec<Problem>) -> Vec<Self> {
+        let breaks: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+        problems.into_iter().map(|problem| Self::new(text, &breaks, problem)).collect()
+    }
+
+    fn new(text: &str, breaks: &[usize], problem: Problem) -> Self {
         let Problem { span, message, help } = problem;
         let start = span.start.min(text.len());
-        let head = text.get(..start).unwrap_or(text);
-        let line_start = head.rfind('\n').map_or(0, |at| at + 1);
+        let line = breaks.partition_point(|at| *at < start);
+        let line_start = line.checked_sub(1).and_then(|n| breaks.get(n)).map_or(0, |at| at + 1);
+        let before = text.get(line_start..start).unwrap_or("");
         Self {
-            line: head.matches('\n').count() + 1,
-            column: head[line_start..].chars().count() + 1,
+            line: line + 1,
+            column: before.chars().count() + 1,
             span: start..span.end.min(text.len()).max(start),
             message,
             help,

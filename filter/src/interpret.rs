@@ -72,7 +72,7 @@ impl Table {
                 counters.bump(index, bytes);
             }
         };
-        let mut stack = Vec::new();
+        let mut stack = Stack::default();
         let mut rules = start.rules.as_slice();
         loop {
             let Some((rule, rest)) = rules.split_first() else {
@@ -112,6 +112,36 @@ impl Table {
             Policy::Accept => Verdict::Accept,
             Policy::Drop => Verdict::Drop,
         }
+    }
+}
+
+/// Places to return to. Few rulesets nest deeper than the array, and only they pay for more.
+#[derive(Default)]
+struct Stack<'a> {
+    near: [&'a [Rule]; 8],
+    len: usize,
+    far: Vec<&'a [Rule]>,
+}
+
+impl<'a> Stack<'a> {
+    #[inline]
+    fn push(&mut self, place: &'a [Rule]) {
+        match self.near.get_mut(self.len) {
+            Some(slot) => {
+                *slot = place;
+                self.len += 1;
+            }
+            None => self.far.push(place),
+        }
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<&'a [Rule]> {
+        if let Some(place) = self.far.pop() {
+            return Some(place);
+        }
+        self.len = self.len.checked_sub(1)?;
+        self.near.get(self.len).copied()
     }
 }
 

@@ -26,9 +26,7 @@ pub struct Loaded {
 
 /// Reads a rules file. On any error nothing is made of it, and all errors are told.
 pub fn load(source: Source<'_>, family: Family) -> Result<Loaded, Vec<Diagnostic>> {
-    let diagnose = |problems: Vec<_>| {
-        problems.into_iter().map(|p| Diagnostic::new(source.text, p)).collect::<Vec<_>>()
-    };
+    let diagnose = |problems| Diagnostic::all(source.text, problems);
     let ast = parse::file(source.text, family).map_err(diagnose)?;
     let (ruleset, warnings) = validate::ruleset(&ast, family).map_err(diagnose)?;
     Ok(Loaded { ruleset, warnings: diagnose(warnings) })

@@ -3,6 +3,7 @@
 mod hooks;
 mod rule;
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use tidegate_packet::Family;
@@ -25,7 +26,7 @@ pub(crate) fn ruleset(
     family: Family,
 ) -> Result<(Ruleset, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
-    let mut warnings = Vec::new();
+    let mut warnings = ast.warnings.clone();
     let mut tables: Vec<Draftbook> = Vec::new();
     for table in &ast.tables {
         let book = Draftbook::read(table, family, &mut problems, &mut warnings);
@@ -55,6 +56,8 @@ struct Draftbook {
     name: TableName,
     family: Family,
     chains: Vec<ChainDraft>,
+    /// Places in `chains` by name: published rulesets have thousands.
+    index: HashMap<String, usize>,
 }
 
 /// A chain while the table's lines are read.
@@ -81,7 +84,8 @@ impl Draftbook {
             rules: Vec::new(),
         };
         let chains = table.name.hooks().iter().map(builtin).collect();
-        let mut book = Self { name: table.name, family, chains };
+        let mut book = Self { name: table.name, family, chains, index: HashMap::new() };
+        book.reindex();
         for item in &table.items {
             if let Err(problem) = book.item(item, warnings) {
                 problems.push(problem);
@@ -113,18 +117,34 @@ impl Draftbook {
                 self.chains.iter_mut().for_each(|c| c.rules.clear());
                 Ok(())
             }
+            ItemAst::Zero(name) => {
+                if let Some(name) = name {
+                    self.chain(name)?;
+                }
+                let named = |c: &&mut ChainDraft| name.as_ref().is_none_or(|n| n.text == c.name);
+                for chain in self.chains.iter_mut().filter(named) {
+                    chain.count = Count::default();
+                    chain.rules.iter_mut().for_each(|rule| rule.count = Count::default());
+                }
+                Ok(())
+            }
             ItemAst::DeleteChain(name) => self.delete_chain(name.as_ref()),
             ItemAst::Rename(old, new) => self.rename(old, new),
         }
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        self.chains.iter().position(|c| c.name == name)
+        self.index.get(name).copied()
+    }
+
+    fn reindex(&mut self) {
+        self.index = self.chains.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
     }
 
     fn chain(&mut self, name: &Word) -> Outcome<&mut ChainDraft> {
         let table = self.name.as_str();
-        self.chains.iter_mut().find(|c| c.name == name.text).ok_or_else(|| {
+        let at = self.find(&name.text);
+        at.and_then(|at| self.chains.get_mut(at)).ok_or_else(|| {
             name.wrong(format!("table {table} has no chain `{}`", name.text))
                 .help("a chain must be declared before rules use it")
         })
@@ -175,6 +195,7 @@ impl Draftbook {
         if rule::is_verdict(&name.text) {
             return Err(name.wrong(format!("`{}` is the name of a verdict", name.text)));
         }
+        self.index.insert(name.text.clone(), self.chains.len());
         self.chains.push(ChainDraft {
             name: name.text.clone(),
             hook: None,
@@ -268,6 +289,7 @@ impl Draftbook {
                 .collect();
             let mut kept = kept.into_iter();
             self.chains.retain(|_| kept.next().unwrap_or(true));
+            self.reindex();
             return Ok(());
         };
         let referenced = self.is_referenced(&name.text);
@@ -278,6 +300,7 @@ impl Draftbook {
             _ if referenced => "is still used by rules",
             _ => {
                 self.chains.retain(|c| c.name != name.text);
+                self.reindex();
                 return Ok(());
             }
         };
@@ -300,6 +323,7 @@ impl Draftbook {
                 }
             }
         }
+        self.reindex();
         Ok(())
     }
 
@@ -307,8 +331,8 @@ impl Draftbook {
     fn finish(mut self, counts: &mut Vec<Count>) -> Result<Table, Vec<Problem>> {
         let builtins = self.chains.iter().filter(|c| c.hook.is_some()).count();
         self.chains[builtins..].sort_by(|a, b| a.name.cmp(&b.name));
-        let index: std::collections::HashMap<String, usize> =
-            self.chains.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
+        self.reindex();
+        let index = std::mem::take(&mut self.index);
         for chain in &mut self.chains {
             chain.rules.iter_mut().for_each(|rule| rule.resolve(&index));
         }

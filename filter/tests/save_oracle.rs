@@ -25,9 +25,8 @@ fn program(family: Family) -> &'static str {
 /// How to get a namespace of one's own: as root, or as an ordinary user.
 fn namespace() -> Option<&'static [&'static str]> {
     let works = |args: &&[&str]| {
-        let script = "iptables-legacy-save >/dev/null && command -v ip6tables-legacy-restore";
-        let status = Command::new("unshare")
-            .args(*args)
+        let script = "iptables-legacy-save -t filter && ip6tables-legacy-save -t filter";
+        let status = unshare(args)
             .args(["sh", "-c", script])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -35,6 +34,14 @@ fn namespace() -> Option<&'static [&'static str]> {
         status.is_ok_and(|s| s.success())
     };
     [&["-n"][..], &["-rn"][..]].into_iter().find(works)
+}
+
+/// A command in a namespace. The lock file is for users who may not write to /run.
+fn unshare(args: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    let lock = std::env::temp_dir().join(format!("save-oracle-{}.lock", std::process::id()));
+    command.args(args).env("XTABLES_LOCKFILE", lock);
+    command
 }
 
 /// The namespace, or a loud skip.
@@ -62,7 +69,12 @@ const RESET: &str = "\
 
 /// Loads each text in a namespace of its own state and gives back what is saved, or `None` if it
 /// was refused.
-fn ask(unshare: &[&str], family: Family, texts: &[String], sets: &[String]) -> Vec<Option<String>> {
+fn ask(
+    namespace: &[&str],
+    family: Family,
+    texts: &[String],
+    sets: &[String],
+) -> Vec<Option<String>> {
     let folder = tempdir();
     let mut script = String::from("set -u\n");
     for set in sets {
@@ -73,16 +85,16 @@ fn ask(unshare: &[&str], family: Family, texts: &[String], sets: &[String]) -> V
     std::fs::write(folder.join("reset"), RESET).unwrap();
     for (n, text) in texts.iter().enumerate() {
         std::fs::write(folder.join(format!("{n}.in")), text).unwrap();
-        // Tables that others registered would be saved too: only those of the text count.
+        // Table by table, since an ordinary user may not read the list of tables.
         let _ = writeln!(
             script,
-            "if {save}-restore < {n}.in >/dev/null 2>&1; then {save}-save > {n}.out; fi\n\
+            "if {save}-restore < {n}.in >/dev/null 2>&1; then\n\
+             for t in raw mangle nat filter security; do {save}-save -t $t; done > {n}.out; fi\n\
              {save}-restore < reset"
         );
     }
     std::fs::write(folder.join("run.sh"), script).unwrap();
-    let status = Command::new("unshare")
-        .args(unshare)
+    let status = unshare(namespace)
         .args(["sh", "run.sh"])
         .current_dir(&folder)
         .stderr(Stdio::null())
@@ -175,9 +187,9 @@ fn corpus(name: &str, family: Family) {
             assert_eq!(save(&saved, family).as_ref(), Ok(&saved), "{line}");
         }
     }
-    let Some(unshare) = oracle() else { return };
+    let Some(namespace) = oracle() else { return };
     let texts: Vec<_> = cases.iter().map(|(.., text)| text.clone()).collect();
-    let answers = ask(unshare, family, &texts, &[]);
+    let answers = ask(namespace, family, &texts, &[]);
     let mut wrong = Vec::new();
     for ((mode, line, rules), theirs) in cases.iter().zip(&answers) {
         let ours = save(rules, family);
@@ -201,10 +213,30 @@ fn the_ipv6_corpus_reads_as_ip6tables_reads_it() {
     corpus("v6.txt", Family::V6);
 }
 
+/// Whole files, with `%%` between them: what stands around the rules.
+#[test]
+fn odd_files_are_taken_or_refused_as_iptables_does() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/files.txt");
+    let text = std::fs::read_to_string(path).unwrap();
+    let texts: Vec<_> = text.split("%%\n").map(|t| t.replace("<no newline>\n", "")).collect();
+    let Some(namespace) = oracle() else { return };
+    let answers = ask(namespace, Family::V4, &texts, &[]);
+    let mut wrong = Vec::new();
+    for (text, theirs) in texts.iter().zip(&answers) {
+        let ours = save(text, Family::V4);
+        let found = match text.starts_with("# deny\n") {
+            true => (theirs.is_none() || ours.is_ok()).then(|| "is not denied alone here".into()),
+            false => difference(theirs.as_ref(), &ours),
+        };
+        wrong.extend(found.map(|d| format!("---\n{text}    {d}")));
+    }
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), texts.len(), wrong.join("\n"));
+}
+
 /// Tables in the order a fresh namespace lists them, and the comment lines, byte for byte.
 #[test]
 fn a_whole_file_is_saved_byte_for_byte() {
-    let Some(unshare) = oracle() else { return };
+    let Some(namespace) = oracle() else { return };
     for (family, file) in
         [(Family::V4, "page.v4"), (Family::V4, "gateway.v4"), (Family::V6, "page.v6")]
     {
@@ -215,8 +247,7 @@ fn a_whole_file_is_saved_byte_for_byte() {
         let run = |input: &str| {
             let input = tempfile(input);
             let script = format!("{name}-restore -c < {} && {name}-save -c", input.display());
-            let output =
-                Command::new("unshare").args(unshare).args(["sh", "-c", &script]).output().unwrap();
+            let output = unshare(namespace).args(["sh", "-c", &script]).output().unwrap();
             std::fs::remove_file(input).unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).unwrap()
@@ -240,6 +271,11 @@ fn tempfile(text: &str) -> PathBuf {
     path
 }
 
+/// Extensions that the published rulesets use and that aren't made yet. Their rulesets must be
+/// refused for that reason and no other.
+const PENDING: [&str; 6] =
+    ["hashlimit", "connlimit", "statistic", "set", "--checksum-fill", "--nflog-group"];
+
 /// Published rulesets, where the folder with them is there.
 #[test]
 fn published_rulesets_read_as_iptables_reads_them() {
@@ -249,7 +285,7 @@ fn published_rulesets_read_as_iptables_reads_them() {
         eprintln!("SKIPPED: no rulesets in {} (set TIDEGATE_RULESETS)", folder.display());
         return;
     };
-    let Some(unshare) = oracle() else { return };
+    let Some(namespace) = oracle() else { return };
     let mut wrong = Vec::new();
     for family in [Family::V4, Family::V6] {
         let suffix = if family == Family::V4 { ".v4" } else { ".v6" };
@@ -266,9 +302,18 @@ fn published_rulesets_read_as_iptables_reads_them() {
             String::from_utf8_lossy(&std::fs::read(folder.join(file)).unwrap()).into_owned()
         };
         let texts: Vec<_> = files.iter().map(read).collect();
-        let answers = ask(unshare, family, &texts, &sets);
+        let answers = ask(namespace, family, &texts, &sets);
         for ((file, text), theirs) in files.iter().zip(&texts).zip(&answers) {
             let ours = save(text, family);
+            let pending = |why: &String| {
+                let named =
+                    |part: &str| PENDING.iter().any(|name| part.contains(&format!("`{name}`")));
+                why.split_inclusive("; ").all(named)
+            };
+            if ours.as_ref().is_err_and(pending) {
+                eprintln!("PENDING: {file}: {}", ours.unwrap_err());
+                continue;
+            }
             wrong.extend(difference(theirs.as_ref(), &ours).map(|d| format!("{file}: {d}")));
         }
     }

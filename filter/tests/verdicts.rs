@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use tidegate_filter::*;
-use tidegate_packet::{Instant, Parsed, builder, tcp as flags};
+use tidegate_packet::{Parsed, builder, tcp as flags};
 
 const A: &str = "10.0.0.2";
 const B: &str = "192.0.2.9";
@@ -80,6 +80,15 @@ fn base_matches_and_ports() {
         ("-m mac ! --mac-source 00:00:00:00:00:01", &syn, false),
         ("-m physdev --physdev-in tap0", &syn, false),
         ("-m physdev ! --physdev-in tap0", &syn, true),
+        ("-m string --algo bm --hex-string |0016|", &syn, true),
+        ("-m string --algo kmp --hex-string |0016| --to 22", &syn, false),
+        ("-m string --algo kmp --hex-string |0016| --from 23", &syn, false),
+        ("-m string --algo kmp --hex-string |0016| --from 22 --to 24", &syn, true),
+        ("-m string --algo bm --string X", &dns, false),
+        ("-m string --algo bm --string X --icase", &dns, true),
+        ("-m string --algo bm ! --string x", &dns, false),
+        ("-p tcp -m tcpmss --mss 536:65535", &syn, false),
+        ("-p tcp -m tcpmss ! --mss 536:65535", &syn, true),
         ("-m comment --comment \"takes all\"", &syn, true),
     ] {
         assert_eq!(takes(rule, packet), want, "{rule}");
@@ -196,6 +205,43 @@ fn walks_and_what_they_count() {
     }
 }
 
+/// Chains may nest deeper than the walk has room for at hand.
+#[test]
+fn deep_nesting_returns_all_the_way() {
+    let depth = 40;
+    let mut text = String::from("*filter\n");
+    for n in 0..depth {
+        text += &format!(":C{n} -\n");
+    }
+    for n in 1..depth {
+        text += &format!("-A C{} -j C{n}\n-A C{} -j MARK --set-xmark 1/0\n", n - 1, n - 1);
+    }
+    text += "-A FORWARD -j C0\n-A FORWARD -m mark --mark 1 -j DROP\nCOMMIT\n";
+    let (verdict, _, seen) = walk(&rules(&text), Hook::Forward, &udp(A, B, 1, 2));
+    // Every chain but the last flips the mark's bit on the way back: an odd number of flips.
+    assert_eq!((verdict, seen.len()), (Verdict::Drop, depth - 1));
+}
+
+/// The size of a Kubernetes node's rules: loading must not take time quadratic in chains.
+#[test]
+fn thousands_of_chains_load() {
+    let n = 5000;
+    let mut text = String::from("*filter\n");
+    for chain in 0..n {
+        text += &format!(":SVC-{chain} -\n");
+    }
+    for chain in 0..n {
+        text += &format!("-A FORWARD -p tcp --dport {} -j SVC-{chain}\n", chain + 1);
+        text +=
+            &format!("-A SVC-{chain} -s 10.0.0.0/8 -m comment --comment \"n {chain}\" -j DROP\n");
+    }
+    text += "COMMIT\n";
+    let rules = rules(&text);
+    assert_eq!(walk(&rules, Hook::Forward, &tcp(A, B, 1, n, 0)).0, Verdict::Drop);
+    assert_eq!(walk(&rules, Hook::Forward, &tcp(A, B, 1, n + 1, 0)).0, Verdict::Accept);
+    assert_eq!(rules.save(None, style()).lines().count(), 3 * usize::from(n) + 7);
+}
+
 #[test]
 fn effects_are_told_and_later_rules_see_the_mark() {
     let packet = tcp(A, B, 1, 2, flags::SYN);
@@ -280,87 +326,6 @@ fn states_and_connections() {
     ] {
         assert_eq!(takes(rule, state, None), want, "{rule}");
     }
-}
-
-/// Packets at given seconds, and which of them a rule takes.
-fn over_time(lines: &str, times: &[(u64, &[u8])]) -> Vec<bool> {
-    let rules = rules(&filter(lines));
-    let memory = Memory::new();
-    memory.adopt(&[&rules]);
-    let mut counters = rules.zero_counters();
-    let one = |&(secs, bytes): &(u64, &[u8])| {
-        let packet = Parsed::parse(bytes).unwrap();
-        let query = Query { now: Instant::from_secs(secs), ..query(&packet, bytes) };
-        let (table, hook) = (TableName::Filter, Hook::Forward);
-        rules.evaluate(table, hook, &query, &mut counters, &memory, &mut NoEffects) == Verdict::Drop
-    };
-    times.iter().map(one).collect()
-}
-
-#[test]
-fn recent_as_the_page_uses_it() {
-    let a = udp(A, B, 1, 2);
-    let c = udp("10.0.0.3", B, 1, 2);
-    // Brute force: the fourth within ten seconds is refused.
-    let brute = "-A FORWARD -m recent --name x --rttl --rcheck --hitcount 3 --seconds 10 -j DROP\n\
-                 -A FORWARD -m recent --name x --set -j ACCEPT";
-    let times = [(0, &a[..]), (1, &a), (2, &a), (3, &a), (3, &c), (10, &a), (11, &a)];
-    // At 10 s the stamp of 0 s still counts; at 11 s two are left.
-    assert_eq!(over_time(brute, &times), [false, false, false, true, false, true, false]);
-    // Port scan: every further try starts the sixty seconds anew.
-    let scan = "-A FORWARD -m recent --update --seconds 60 --name x -j DROP\n\
-                -A FORWARD -m recent --set --name x -j ACCEPT";
-    let times = [(0, &a[..]), (50, &a), (110, &a), (171, &a), (171, &c)];
-    assert_eq!(over_time(scan, &times), [false, true, true, false, false]);
-    let remove = "-A FORWARD -m recent --remove --name x -j DROP\n\
-                  -A FORWARD -m recent --set --name x -j ACCEPT";
-    assert_eq!(over_time(remove, &[(0, &a), (1, &a), (2, &a)]), [false, true, false]);
-    let negated = "-A FORWARD -m recent ! --rcheck --name x -j DROP";
-    assert_eq!(over_time(negated, &[(0, &a)]), [true]);
-}
-
-/// A list holds a hundred addresses; the one not seen for longest gives way.
-#[test]
-fn recent_lists_are_bounded() {
-    let lines = "-A FORWARD -p tcp -m recent --rcheck --name x -j DROP\n\
-                 -A FORWARD -p udp -m recent --set --name x";
-    let mut packets: Vec<Vec<u8>> =
-        (0..101).map(|n| udp(&format!("10.0.1.{n}"), B, 1, 2)).collect();
-    packets.push(tcp("10.0.1.0", B, 1, 2, 0));
-    packets.push(tcp("10.0.1.1", B, 1, 2, 0));
-    packets.push(tcp("10.0.1.100", B, 1, 2, 0));
-    let times: Vec<_> = packets.iter().map(|p| (1, p.as_slice())).collect();
-    assert_eq!(over_time(lines, &times)[101..], [false, true, true]);
-}
-
-#[test]
-fn recent_lists_outlive_a_reload_while_they_are_named() {
-    let set = rules(&filter("-A FORWARD -m recent --set --name x"));
-    let check = rules(&filter("-A FORWARD -m recent --rcheck --name x -j DROP"));
-    let none = rules(&filter("-A FORWARD -j ACCEPT"));
-    let memory = Memory::new();
-    let bytes = udp(A, B, 1, 2);
-    let packet = Parsed::parse(&bytes).unwrap();
-    let run = |rules: &Ruleset| {
-        memory.adopt(&[rules]);
-        let (table, hook) = (TableName::Filter, Hook::Forward);
-        let mut counters = rules.zero_counters();
-        let query = query(&packet, &bytes);
-        rules.evaluate(table, hook, &query, &mut counters, &memory, &mut NoEffects)
-    };
-    run(&set);
-    assert_eq!(run(&check), Verdict::Drop);
-    run(&none);
-    assert_eq!(run(&check), Verdict::Accept);
-}
-
-#[test]
-fn limit_lets_a_burst_pass_and_then_the_rate() {
-    let a = udp(A, B, 1, 2);
-    let lines = "-A FORWARD -m limit --limit 1/s --limit-burst 2 -j DROP";
-    let times: Vec<_> = [0, 0, 0, 1, 1, 5, 5, 5].into_iter().map(|t| (t, &a[..])).collect();
-    let want = [true, true, false, true, false, true, true, false];
-    assert_eq!(over_time(lines, &times), want);
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Connection {
             deadline: Instant::ZERO,
             mark: 0,
             masqueraded: NOT_MASQUERADED,
-            same_source: [crate::table::NONE; 2],
+            same_source: [crate::slots::NONE; 2],
             rare: acct.then(Box::default),
             proto,
         }

@@ -141,3 +141,63 @@ impl Wheel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
+    use super::*;
+
+    const TICK: u64 = 1 << TICK_SHIFT;
+
+    fn settings() -> ProptestConfig {
+        let rng_seed = RngSeed::Fixed(3);
+        ProptestConfig { rng_seed, failure_persistence: None, ..ProptestConfig::default() }
+    }
+
+    proptest! {
+        #![proptest_config(settings())]
+
+        /// Everything is seen within a tick of its deadline, and nothing is lost, whatever the
+        /// steps in which time goes on.
+        #[test]
+        fn nothing_late_nothing_lost(
+            steps in proptest::collection::vec(
+                (0u32..20, 0u32..44, any::<u64>(), 0u32..44, any::<bool>()),
+                1..150,
+            ),
+        ) {
+            let mut wheel = Wheel::new();
+            let mut model: BTreeMap<u32, Instant> = BTreeMap::new();
+            let mut now = Instant::ZERO;
+            for (slot, far, bits, step, disarm) in steps {
+                if disarm {
+                    wheel.disarm(slot);
+                    model.remove(&slot);
+                } else {
+                    let deadline = Instant::from_nanos(now.as_nanos() + (bits >> (63 - far)));
+                    wheel.arm(slot, deadline);
+                    model.insert(slot, deadline);
+                }
+                let earliest = model.values().min();
+                prop_assert!(wheel.next() <= earliest.map(|e| *e + std::time::Duration::from_nanos(TICK)));
+                now = Instant::from_nanos(now.as_nanos() + (bits.rotate_left(20) >> (63 - step)));
+                while let Some(slot) = wheel.pop(now) {
+                    let deadline = model[&slot];
+                    if deadline <= now {
+                        model.remove(&slot);
+                    } else {
+                        wheel.arm(slot, deadline);
+                    }
+                }
+                for deadline in model.values() {
+                    prop_assert!(deadline.as_nanos() + TICK > now.as_nanos());
+                }
+                prop_assert_eq!(wheel.next().is_none(), model.is_empty());
+            }
+        }
+    }
+}

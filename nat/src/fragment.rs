@@ -2,10 +2,11 @@
 //!
 //! Terms: a *piece* is one fragment, a *queue* collects the pieces of one datagram, a *whole* is
 //! the datagram put together, with the memory of how it came ([`Pieces`]) so that
-//! [`crate::refragment`] can send it on in the same pieces. Queues are bounded in bytes and live
+//! [`crate::refragment()`] can send it on in the same pieces. Queues are bounded in bytes and live
 //! for a fixed time from their first piece; what is over either bound is dropped without a word
 //! (only an end host reports a reassembly timeout, RFC 1122 section 3.3.2).
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Pieces {
     pub largest: u16,
     /// The longest piece asked not to be fragmented further (the whole has the bit set then).
     pub dont_fragment: bool,
+    /// The old boundaries can't be kept: see [`Pieces::header_was_written`].
+    pub(crate) boundaries_lost: bool,
     /// IPv6: where the fragment header stood, and so where it goes again.
     pub(crate) header_at: u16,
     /// IPv6: the byte that named it.
@@ -43,6 +46,29 @@ pub struct Pieces {
 }
 
 impl Pieces {
+    /// Notes that the first `len` payload bytes were written to. If they end off the eight-byte
+    /// grid beyond the first piece, Linux has joined pieces to write there and cuts anew.
+    pub fn header_was_written(&mut self, len: usize) {
+        let first = self.sizes.first().map_or(0, |s| usize::from(*s));
+        self.boundaries_lost |= first < len;
+    }
+
+    /// The pieces of a host's own IPv6 packet that is too long for its link; the fragment header
+    /// goes before the upper layer at `l4`.
+    pub fn of_own(packet: &[u8], l4: usize, mtu: usize) -> Self {
+        let named_at = ipv6::Extensions::new(packet).last().map_or(6, |e| e.at);
+        let payload = packet.len().saturating_sub(l4);
+        Self {
+            // Two sizes that don't fit: it is cut into the largest that do.
+            sizes: vec![payload.min(usize::from(u16::MAX)) as u16, 0],
+            largest: mtu.min(usize::from(u16::MAX)) as u16,
+            dont_fragment: false,
+            boundaries_lost: true,
+            header_at: l4.min(usize::from(u16::MAX)) as u16,
+            named_at: named_at as u16,
+        }
+    }
+
     /// Whether the datagram can't be sent on and frag-needed or packet-too-big has to be answered:
     /// a piece doesn't fit and must not be cut.
     pub fn too_big(&self, mtu: usize) -> bool {
@@ -95,6 +121,8 @@ struct Queue {
     serial: u64,
     /// By offset; no two overlap.
     pieces: BTreeMap<u32, Vec<u8>>,
+    /// Stretches of pieces that came in order: from, to.
+    runs: BTreeMap<u32, u32>,
     /// Everything before the payload of the first piece, the IPv6 fragment header left out.
     head: Option<Vec<u8>>,
     /// Where the datagram ends, once known.
@@ -108,6 +136,8 @@ struct Queue {
     header_at: u16,
     named_at: u16,
     cost: usize,
+    /// The first piece as it came, as far as an error quotes it.
+    first: Option<Vec<u8>>,
 }
 
 /// Collects pieces. One for each family, as each has its own bounds.
@@ -119,10 +149,15 @@ pub struct Reassembler {
     order: VecDeque<(Instant, Key, u64)>,
     serial: u64,
     bytes: usize,
+    expired: Vec<Vec<u8>>,
 }
 
 /// What a piece or a queue costs besides its bytes.
 const OVERHEAD: usize = 128;
+/// The longest quote in an ICMP error (RFC 4443 section 2.4 c).
+const QUOTE: usize = 1280;
+/// Given-up datagrams that wait for [`Reassembler::take_expired`].
+const MAX_EXPIRED: usize = 256;
 /// The longest IP packet.
 const MAX_LEN: u32 = 65_535;
 
@@ -130,7 +165,7 @@ impl Reassembler {
     /// Without queues.
     pub fn new(settings: FragmentSettings) -> Self {
         let (queues, order) = (BTreeMap::new(), VecDeque::new());
-        Self { settings, queues, order, serial: 0, bytes: 0 }
+        Self { settings, queues, order, serial: 0, bytes: 0, expired: Vec::new() }
     }
 
     /// The bounds, to be changed.
@@ -158,11 +193,20 @@ impl Reassembler {
             }
             self.order.pop_front();
             if live {
-                self.give_up(&key);
+                let first = self.give_up(&key).and_then(|queue| queue.first);
+                let room = self.expired.len() < MAX_EXPIRED;
+                self.expired.extend(first.filter(|_| room));
                 ended += 1;
             }
         }
         ended
+    }
+
+    /// The first pieces of datagrams that were given up for time since the last call, cut after
+    /// what an ICMP error may quote (RFC 792: time exceeded, code 1, is sent only if the first
+    /// piece has come).
+    pub fn take_expired(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.expired)
     }
 
     /// When [`Reassembler::expire`] should be called next.
@@ -231,6 +275,8 @@ impl Reassembler {
 
 /// A fragment taken apart.
 struct Piece<'a> {
+    /// All of it.
+    bytes: &'a [u8],
     head: &'a [u8],
     /// IPv6: the fragment header's next-header value, for the byte that named it.
     next: u8,
@@ -269,6 +315,7 @@ impl<'a> Piece<'a> {
             payload = &payload[..payload.len() & !7];
         }
         Self {
+            bytes,
             head: &bytes[..head_len],
             next,
             payload,
@@ -287,7 +334,7 @@ impl Queue {
         let start = u32::from(piece.fragment.offset);
         let end = start + piece.payload.len() as u32;
         // RFC 8200 section 4.5: all but the last are a multiple of eight long.
-        let off_grid = piece.fragment.more && piece.payload.len() % 8 != 0;
+        let off_grid = piece.fragment.more && !piece.payload.len().is_multiple_of(8);
         let head = piece.head.len() as u32;
         if start == end || off_grid || head + end > MAX_LEN {
             return Err(FragmentDrop::Malformed);
@@ -302,7 +349,7 @@ impl Queue {
             }
             _ => {}
         }
-        self.overlap(start, end)?;
+        self.place(start, end)?;
         if !piece.fragment.more {
             self.end = Some(end);
         }
@@ -318,7 +365,9 @@ impl Queue {
             if !piece.v4 {
                 head[usize::from(piece.named_at)] = piece.next;
             }
-            self.cost += head.len();
+            let quote = piece.bytes[..piece.bytes.len().min(QUOTE)].to_vec();
+            self.cost += head.len() + quote.len();
+            self.first = Some(quote);
             self.head = Some(head);
             self.header_at = piece.fragment.header_at;
             self.named_at = piece.named_at;
@@ -329,23 +378,28 @@ impl Queue {
     }
 
     /// A piece inside what is there is ignored, one that overlaps it in part is an attack.
-    fn overlap(&self, start: u32, end: u32) -> Result<(), FragmentDrop> {
-        // How far the received data reach without a gap from a point at or before `start`.
-        let mut covered = 0;
-        let mut touches = false;
-        for (&at, payload) in self.pieces.range(..end) {
-            let until = at + payload.len() as u32;
-            if until > start {
-                touches = true;
-                if at <= start.max(covered) {
-                    covered = until;
-                }
-            }
+    ///
+    /// Linux compares with *runs*: pieces that came one behind the other, at the far end of what
+    /// was there. A piece inside two neighbouring runs overlaps each in part.
+    fn place(&mut self, start: u32, end: u32) -> Result<(), FragmentDrop> {
+        if let Some((&run, &until)) = self.runs.last_key_value()
+            && end > until
+        {
+            match start.cmp(&until) {
+                Ordering::Less => return Err(FragmentDrop::Overlap),
+                Ordering::Equal => self.runs.insert(run, end),
+                Ordering::Greater => self.runs.insert(start, end),
+            };
+            return Ok(());
         }
-        match (touches, covered >= end) {
-            (false, _) => Ok(()),
-            (true, true) => Err(FragmentDrop::Duplicate),
-            (true, false) => Err(FragmentDrop::Overlap),
+        // The last run that begins before the piece ends; if it doesn't reach it, none does.
+        match self.runs.range(..end).next_back() {
+            Some((&run, &until)) if run <= start && end <= until => Err(FragmentDrop::Duplicate),
+            Some((_, &until)) if until > start => Err(FragmentDrop::Overlap),
+            _ => {
+                self.runs.insert(start, end);
+                Ok(())
+            }
         }
     }
 
@@ -383,6 +437,7 @@ impl Queue {
             largest: self.largest,
             // RFC 8200 section 5: routers never fragment, so a piece is as large as it may be.
             dont_fragment: dont_fragment || !v4,
+            boundaries_lost: false,
             header_at: self.header_at,
             named_at: self.named_at,
         };

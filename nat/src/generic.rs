@@ -8,7 +8,7 @@ use tidegate_packet::{Instant, protocol};
 use crate::conn::{Connection, Status};
 use crate::rewrite::crc32c;
 use crate::settings::Settings;
-use crate::table::InvalidReason;
+use crate::tracked::InvalidReason;
 
 /// SCTP's checksum (RFC 9260 section 6.8), which a packet from the wire must have.
 pub(crate) fn check_sctp(segment: &[u8], verify: bool) -> Result<(), InvalidReason> {

@@ -4,7 +4,7 @@ use tidegate_packet::{Instant, Parsed, Transport, checksum, icmp, icmpv6, protoc
 
 use crate::conn::Connection;
 use crate::settings::Settings;
-use crate::table::InvalidReason;
+use crate::tracked::InvalidReason;
 
 /// What a message is to conntrack.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use tidegate_packet::{Addr, Instant, Parsed, ipv6, protocol};
 
 use crate::Tuple;
 use crate::rewrite::Place;
-use crate::table::{Conntrack, Entry, InvalidReason, Role, State, Tracked};
+use crate::table::Conntrack;
+use crate::tracked::{Entry, InvalidReason, Role, State, Tracked};
 
 /// Bytes of an ICMP or ICMPv6 error before its quote.
 const ERROR_HEADER_LEN: usize = 8;

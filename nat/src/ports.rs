@@ -4,8 +4,9 @@ use tidegate_packet::{Addr, Instant, Prefix};
 
 use crate::conn::{Connection, Status};
 use crate::hash::jhash2;
-use crate::table::{Conntrack, Entry, Tracked};
+use crate::table::Conntrack;
 use crate::tcp::TcpState;
+use crate::tracked::{Entry, Tracked};
 use crate::{Manip, Tuple};
 
 /// The addresses and ports a translation may choose from.
@@ -138,19 +139,16 @@ impl Choice<'_> {
         let mut tuple = *current;
         pick_address(&mut tuple, self.manip, range);
         // 3. A port, unless the one there will do.
-        if !range.any_random() {
-            match range.ports {
-                Some((first, last)) => {
-                    if range.base_port.is_none()
-                        && range.has_port(&tuple, self.manip)
-                        && (first == last || !self.is_taken(&tuple))
-                    {
-                        return tuple;
-                    }
-                }
-                None if !self.is_taken(&tuple) => return tuple,
-                None => {}
+        let will_do = match range.ports {
+            _ if range.any_random() => false,
+            Some(_) if range.base_port.is_some() => false,
+            Some((first, last)) => {
+                range.has_port(&tuple, self.manip) && (first == last || !self.is_taken(&tuple))
             }
+            None => !self.is_taken(&tuple),
+        };
+        if will_do {
+            return tuple;
         }
         self.pick_port(&mut tuple);
         tuple

@@ -1,8 +1,8 @@
 //! TCP: the states of a connection, judged from the middle.
 //!
-//! Both directions of [`NEXT`] stand beside each other as in netfilter's `nf_conntrack_proto_tcp`,
+//! Both directions of `NEXT` stand beside each other as in netfilter's `nf_conntrack_proto_tcp`,
 //! with the same ten states, so that one can be read against the other. The windows are in
-//! [`crate::tcp_window`].
+//! `tcp_window.rs`.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tidegate_packet::{Instant, Parsed, checksum, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
 use crate::settings::Settings;
-use crate::table::InvalidReason;
 use crate::tcp_window::{Fit, Peer, Segment, before};
+use crate::tracked::InvalidReason;
 
 /// The state of a TCP connection as netfilter names it.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]

@@ -88,7 +88,7 @@ impl<'a> Segment<'a> {
     fn sack(&self) -> u32 {
         let mut highest = self.ack;
         let blocks = self.header.options().find_map(|o| {
-            let whole = !o.data.is_empty() && o.data.len() % 8 == 0;
+            let whole = !o.data.is_empty() && o.data.len().is_multiple_of(8);
             (o.kind == OPT_SACK && whole).then_some(o.data)
         });
         for block in blocks.unwrap_or_default().chunks_exact(8) {

@@ -10,7 +10,8 @@ use tidegate_packet::{Parsed, Transport, icmp, protocol};
 use crate::conn::{Connection, Direction, Status};
 use crate::icmp_error;
 use crate::rewrite::{self, Place, Truncated, rewrite};
-use crate::table::{Conntrack, Role, Tracked};
+use crate::table::Conntrack;
+use crate::tracked::{Role, Tracked};
 use crate::{Manip, Tuple};
 
 /// Why a packet can't be translated and must be dropped. Each is a drop reason.

@@ -6,7 +6,7 @@ use tidegate_packet::{Instant, Parsed, checksum, protocol, udp};
 
 use crate::conn::{Connection, Proto, Status};
 use crate::settings::Settings;
-use crate::table::InvalidReason;
+use crate::tracked::InvalidReason;
 
 /// A flow that is still alive after this time is a stream.
 const STREAM_AFTER: Duration = Duration::from_secs(2);

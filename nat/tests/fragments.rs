@@ -80,6 +80,24 @@ fn sequences() {
             "overlap kills",
             vec![(0, 16, true, Kept), (8, 24, true, Dropped(Overlap)), (16, 24, false, Kept)],
         ),
+        (
+            "inside two that came in order",
+            vec![
+                (0, 8, true, Kept),
+                (8, 16, true, Kept),
+                (0, 16, true, Dropped(Duplicate)),
+                (16, 20, false, Whole(20)),
+            ],
+        ),
+        (
+            "over two that came out of order",
+            vec![(8, 16, true, Kept), (0, 8, true, Kept), (0, 16, true, Dropped(Overlap))],
+        ),
+        ("between", vec![(0, 8, true, Kept), (16, 20, false, Kept), (8, 16, true, Whole(20))]),
+        (
+            "over a gap",
+            vec![(0, 8, true, Kept), (16, 20, false, Kept), (8, 20, false, Dropped(Overlap))],
+        ),
         ("overlap from below", vec![(8, 24, true, Kept), (0, 16, true, Dropped(Overlap))]),
         ("around", vec![(8, 16, true, Kept), (0, 24, true, Dropped(Overlap))]),
         ("beyond the end", vec![(8, 16, false, Kept), (16, 24, true, Dropped(Malformed))]),

@@ -201,7 +201,8 @@ fn untracked_packets_have_no_connection() {
     assert!(!gw.table.needs_nat(&tracked, tidegate_nat::Manip::Source));
     assert!(gw.table.confirm(&mut tracked, gw.now).is_ok());
     assert!(gw.table.is_empty());
-    assert_eq!(gw.table.attach_reply(&tracked).state(), State::Untracked);
+    let answer = gw.table.attach_reply(&tracked);
+    assert_eq!(answer.state(), State::Invalid(InvalidReason::Answer));
 }
 
 #[test]
@@ -268,4 +269,91 @@ fn a_late_packet_finds_nothing_even_before_the_wheel_turns() {
     assert_eq!(gw.table.view(&tracked).unwrap().original().src, addr(SERVER));
     assert!(gw.pass(&back, Rules::default()).is_ok());
     assert_eq!(gw.table.len(), 1);
+}
+
+/// A TCP connection's clock: `>` out, `<` back, the flags, the time left afterwards.
+#[test]
+fn tcp_lifetimes() {
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    const ACK: u8 = 0x10;
+    const FIN: u8 = 1;
+    type Row = (u64, char, u8, u32, u32, &'static [u8], u64);
+    let open: [Row; 3] = [
+        (0, '>', SYN, 100, 0, b"", 120),
+        (1, '<', SYN | ACK, 500, 101, b"", 60),
+        (1, '>', ACK, 101, 501, b"", 432_000),
+    ];
+    let cases: [(&str, &[Row]); 5] = [
+        (
+            "data wait for their acknowledgment",
+            &[(1, '>', ACK, 101, 501, b"hello", 300), (1, '<', ACK, 501, 106, b"", 432_000)],
+        ),
+        (
+            "the same acknowledgment again and again",
+            &[
+                (1, '<', ACK, 501, 101, b"", 432_000),
+                (1, '<', ACK, 501, 101, b"", 432_000),
+                (1, '<', ACK, 501, 101, b"", 432_000),
+                (1, '<', ACK, 501, 101, b"", 300),
+            ],
+        ),
+        (
+            "closed from both ends",
+            &[
+                (9, '>', FIN | ACK, 101, 501, b"", 120),
+                (1, '<', ACK, 501, 102, b"", 60),
+                (1, '<', FIN | ACK, 501, 102, b"", 30),
+                (1, '>', ACK, 102, 502, b"", 120),
+            ],
+        ),
+        ("reset", &[(9, '<', RST, 501, 0, b"", 10)]),
+        ("a reset that isn't exact", &[(9, '<', RST, 502, 0, b"", 10)]),
+    ];
+    for (what, rows) in cases {
+        let mut gw = Gateway::new();
+        for &(wait, direction, flags, seq, ack, payload, left) in open.iter().chain(rows) {
+            gw.wait(wait);
+            let (src, dst, sport, dport) = match direction {
+                '>' => (CLIENT, SERVER, 5000, 80),
+                _ => (SERVER, CLIENT, 80, 5000),
+            };
+            let fields = builder::Tcp { sport, dport, seq, ack, flags, window: 9000, options: &[] };
+            let bytes = builder::tcp(ip(src, dst, protocol::TCP), fields, payload);
+            let got = state(&mut gw, &bytes);
+            assert!(!matches!(got, State::Invalid(_)), "{what}: {got:?}");
+            let conn = only(&gw.table);
+            assert_eq!(conn.time_left(gw.now).as_secs(), left, "{what}");
+        }
+        // The wheel follows deadlines that move forward, too.
+        let left = only(&gw.table).time_left(gw.now);
+        gw.now = gw.now + (left - Duration::from_millis(1));
+        assert_eq!(gw.table.expire(gw.now), 0, "{what}");
+        gw.now = gw.now + Duration::from_millis(80);
+        assert_eq!(gw.table.expire(gw.now), 1, "{what}");
+    }
+}
+
+#[test]
+fn a_reset_that_answers_a_syn_ends_it_at_once() {
+    let mut gw = Gateway::new();
+    let fields = |flags, seq, ack| builder::Tcp {
+        sport: if ack == 0 { 5000 } else { 80 },
+        dport: if ack == 0 { 80 } else { 5000 },
+        seq,
+        ack,
+        flags,
+        window: 0,
+        options: &[],
+    };
+    let syn = builder::tcp(ip(CLIENT, SERVER, protocol::TCP), fields(2, 100, 0), b"");
+    let reset = builder::tcp(ip(SERVER, CLIENT, protocol::TCP), fields(0x14, 0, 101), b"");
+    assert_eq!(state(&mut gw, &syn), State::New);
+    let tracked = track(&mut gw, &reset);
+    assert_eq!(tracked.state(), State::Established);
+    assert!(gw.table.is_empty());
+    // The packet itself still knows its connection, or it couldn't be translated back.
+    assert_eq!(gw.table.view(&tracked).unwrap().original().src, addr(CLIENT));
+    let want = State::Invalid(InvalidReason::TcpState);
+    assert!(matches!(state(&mut gw, &reset), State::Invalid(_)), "{want:?}");
 }

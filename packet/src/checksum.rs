@@ -78,7 +78,7 @@ impl Delta {
     /// Records that `old` became `new`, both a whole number of 16-bit words that stand at an even
     /// offset.
     pub fn replace(&mut self, old: &[u8], new: &[u8]) {
-        debug_assert!(old.len() % 2 == 0 && new.len() % 2 == 0);
+        debug_assert!(old.len().is_multiple_of(2) && new.len().is_multiple_of(2));
         self.0 += u64::from(!fold(add(0, old))) + u64::from(fold(add(0, new)));
     }
 

@@ -69,18 +69,6 @@ impl Sysctls {
         }
     }
 
-    /// Whether packets with impossible addresses are logged; `all` or the interface turns it on.
-    pub fn log_martians(&self, interface: &str) -> bool {
-        self.conf_max(Family::V4, interface, "log_martians") != 0
-    }
-
-    /// Whether packets with a source route option are accepted: in IPv4 both `all` and the
-    /// interface must say so.
-    pub fn accept_source_route(&self, interface: &str) -> bool {
-        let name = "accept_source_route";
-        self.conf(Family::V4, "all", name) != 0 && self.conf(Family::V4, interface, name) != 0
-    }
-
     /// Whether packets to and from 127.0.0.0/8 are routed on `interface`.
     pub fn route_localnet(&self, interface: &str) -> bool {
         self.conf_max(Family::V4, interface, "route_localnet") != 0
@@ -90,11 +78,6 @@ impl Sysctls {
     /// turns it on.
     pub fn send_redirects(&self, interface: &str) -> bool {
         self.conf_max(Family::V4, interface, "send_redirects") != 0
-    }
-
-    /// Whether packets from one of the gateway's own addresses are accepted on `interface`.
-    pub fn accept_local(&self, interface: &str) -> bool {
-        self.conf_max(Family::V4, interface, "accept_local") != 0
     }
 
     /// Whether echo requests to the gateway stay unanswered.
@@ -145,13 +128,32 @@ impl Sysctls {
         self.u32("net/ipv4/icmp_msgs_burst")
     }
 
+    /// How long an incomplete datagram is kept (`ipfrag_time`, `nf_conntrack_frag6_timeout`).
+    pub fn fragment_time(&self, family: Family) -> Duration {
+        let seconds = match family {
+            Family::V4 => self.number("net/ipv4/ipfrag_time"),
+            Family::V6 => self.number("net/netfilter/nf_conntrack_frag6_timeout"),
+        };
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// How many bytes incomplete datagrams may hold together (`…_high_thresh`).
+    pub fn fragment_bytes(&self, family: Family) -> usize {
+        let bytes = match family {
+            Family::V4 => self.number("net/ipv4/ipfrag_high_thresh"),
+            Family::V6 => self.number("net/netfilter/nf_conntrack_frag6_high_thresh"),
+        };
+        usize::try_from(bytes).unwrap_or(0)
+    }
+
     /// TTL of the gateway's own IPv4 packets.
     pub fn ip_default_ttl(&self) -> u8 {
         u8::try_from(self.number("net/ipv4/ip_default_ttl")).unwrap_or(64)
     }
 
     /// A connection tracking parameter, named without `nf_conntrack_`: `tcp_timeout_syn_sent`,
-    /// `udp_timeout`, `max`, … `None` for a name that the kernel doesn't have.
+    /// `udp_timeout`, `max`, … `None` for a name that the kernel
+    /// doesn't have or the gateway ignores.
     pub fn conntrack(&self, name: &str) -> Option<i64> {
         let key = format!("net/netfilter/nf_conntrack_{name}");
         match self.lookup(&key)? {
@@ -160,11 +162,11 @@ impl Sysctls {
         }
     }
 
-    /// All connection tracking parameters, names without `nf_conntrack_`.
+    /// All connection tracking parameters that are honoured, names without `nf_conntrack_`.
     pub fn conntrack_all(&self) -> impl Iterator<Item = (&'static str, i64)> {
         table::PARAMETERS.iter().filter_map(|p| {
             let name = p.pattern.strip_prefix("net/netfilter/nf_conntrack_")?;
-            Some((name, self.number(p.pattern)))
+            Some((name, self.conntrack(name)?))
         })
     }
 
@@ -189,9 +191,9 @@ impl Sysctls {
         self.conf(family, interface, name).max(self.conf(family, "all", name))
     }
 
-    /// What was set, else the default. `None` if there is no such parameter.
+    /// What was set, else the default. `None` if there is no such parameter or it is ignored.
     pub fn lookup(&self, key: &str) -> Option<Value> {
-        self.set.get(key).copied().or_else(|| table::find(key).map(|p| p.default_value()))
+        self.set.get(key).copied().or_else(|| table::find(key)?.default_value())
     }
 
     fn value(&self, key: &str) -> Value {

@@ -47,12 +47,12 @@ pub enum Support {
 use Support::{Honoured, Ignored};
 
 impl Parameter {
-    /// The value when nobody has set one.
-    pub fn default_value(&self) -> Value {
+    /// The value when nobody has set one; none for parameters that are ignored.
+    pub fn default_value(&self) -> Option<Value> {
         match self.kind {
-            Kind::Number { default, .. } => Value::Number(default),
-            Kind::Set(words) => Value::Set(words),
-            Kind::Any => Value::Number(0),
+            Kind::Number { default, .. } => Some(Value::Number(default)),
+            Kind::Set(words) => Some(Value::Set(words)),
+            Kind::Any => None,
         }
     }
 
@@ -111,8 +111,7 @@ const ARP: &str = "the gateway answers ARP for its own addresses on the interfac
 const NO_MULTICAST: &str = "multicast isn't routed";
 const NO_RA: &str = "the gateway takes no address or route from router advertisements";
 const SIZING: &str = "the gateway sizes its own tables";
-const NO_SCTP: &str = "SCTP connections are followed with the generic time-out";
-const NO_ACCOUNT: &str = "packets and bytes of connections are always counted";
+const NO_SCTP: &str = "SCTP connections are either closed or established here";
 const NO_EVENTS: &str = "the gateway raises no conntrack events";
 
 /// All parameters; of several rows that match a key the first counts.
@@ -122,11 +121,15 @@ pub static PARAMETERS: &[Parameter] = &[
     flag("net/ipv4/ip_forward", 1, Honoured),
     flag("net/ipv4/conf/{if}/forwarding", 1, Honoured),
     number("net/ipv4/conf/{if}/rp_filter", 0, 2, 0, "", Honoured),
-    flag("net/ipv4/conf/{if}/log_martians", 0, Honoured),
-    // `all` and the interface must agree for a source route to be taken.
-    flag("net/ipv4/conf/all/accept_source_route", 0, Honoured),
-    flag("net/ipv4/conf/{if}/accept_source_route", 1, Honoured),
-    flag("net/ipv4/conf/{if}/accept_local", 0, Honoured),
+    any(
+        "net/ipv4/conf/{if}/log_martians",
+        "packets with impossible addresses are counted, not logged",
+    ),
+    any("net/ipv4/conf/{if}/accept_source_route", "source routes are always refused"),
+    any(
+        "net/ipv4/conf/{if}/accept_local",
+        "packets with the gateway's own source are always refused",
+    ),
     flag("net/ipv4/conf/{if}/route_localnet", 0, Honoured),
     flag("net/ipv4/conf/{if}/send_redirects", 1, Honoured),
     any("net/ipv4/conf/{if}/accept_redirects", NO_REDIRECTS),
@@ -167,6 +170,8 @@ pub static PARAMETERS: &[Parameter] = &[
     any("net/ipv4/ip_unprivileged_port_start", HOST),
     any("net/ipv4/ip_forward_update_priority", KERNEL),
     any("net/ipv4/ip_forward_use_pmtu", KERNEL),
+    number("net/ipv4/ipfrag_time", 0, 86_400, 30, "seconds", Honoured),
+    number("net/ipv4/ipfrag_high_thresh", 0, 1 << 40, 4 << 20, "bytes", Honoured),
     any("net/ipv4/ipfrag_*", SIZING),
     any("net/ipv4/inet_peer_*", SIZING),
     any("net/ipv4/fib_*", KERNEL),
@@ -245,7 +250,10 @@ pub static PARAMETERS: &[Parameter] = &[
     any("net/ipv6/xfrm6_gc_thresh", KERNEL),
     number("net/netfilter/nf_conntrack_max", 1, 2_147_483_647, 262_144, "entries", Honoured),
     flag("net/netfilter/nf_conntrack_checksum", 1, Honoured),
-    number("net/netfilter/nf_conntrack_log_invalid", 0, 255, 0, "", Honoured),
+    any(
+        "net/netfilter/nf_conntrack_log_invalid",
+        "INVALID packets are counted, and logged by LOG rules only",
+    ),
     timeout("net/netfilter/nf_conntrack_generic_timeout", 600),
     timeout("net/netfilter/nf_conntrack_icmp_timeout", 30),
     timeout("net/netfilter/nf_conntrack_icmpv6_timeout", 30),
@@ -265,17 +273,21 @@ pub static PARAMETERS: &[Parameter] = &[
     timeout("net/netfilter/nf_conntrack_tcp_timeout_close", 10),
     timeout("net/netfilter/nf_conntrack_tcp_timeout_max_retrans", 300),
     timeout("net/netfilter/nf_conntrack_tcp_timeout_unacknowledged", 300),
-    timeout("net/netfilter/nf_conntrack_frag6_timeout", 60),
-    any("net/netfilter/nf_conntrack_gre_*", "GRE is followed with the generic time-out"),
+    timeout("net/netfilter/nf_conntrack_gre_timeout", 30),
+    timeout("net/netfilter/nf_conntrack_gre_timeout_stream", 180),
+    timeout("net/netfilter/nf_conntrack_sctp_timeout_closed", 10),
+    timeout("net/netfilter/nf_conntrack_sctp_timeout_established", 210),
     any("net/netfilter/nf_conntrack_sctp_*", NO_SCTP),
     any("net/netfilter/nf_conntrack_dccp_*", "DCCP is followed with the generic time-out"),
-    any("net/netfilter/nf_conntrack_acct", NO_ACCOUNT),
+    flag("net/netfilter/nf_conntrack_acct", 0, Honoured),
     any("net/netfilter/nf_conntrack_timestamp", NO_EVENTS),
     any("net/netfilter/nf_conntrack_events*", NO_EVENTS),
     any("net/netfilter/nf_conntrack_helper", "helpers are attached by rules only"),
     any("net/netfilter/nf_conntrack_count", "it can only be read"),
     any("net/netfilter/nf_conntrack_buckets", SIZING),
     any("net/netfilter/nf_conntrack_expect_max", SIZING),
+    number("net/netfilter/nf_conntrack_frag6_timeout", 0, 86_400, 60, "seconds", Honoured),
+    number("net/netfilter/nf_conntrack_frag6_high_thresh", 0, 1 << 40, 4 << 20, "bytes", Honoured),
     any("net/netfilter/nf_conntrack_frag6_*", SIZING),
     any("net/netfilter/nf_log*", KERNEL),
     any("net/netfilter/nf_hooks_lwtunnel", KERNEL),

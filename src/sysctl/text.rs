@@ -340,9 +340,11 @@ mod tests {
         assert_eq!(free, [vec![2], (128..=255).collect()].concat());
         assert_eq!((s.icmp_msgs_per_sec(), s.icmp_msgs_burst()), (1000, 50));
         assert_eq!(s.ip_default_ttl(), 64);
-        assert!(!s.accept_source_route("eth0") && !s.invalid_bypasses_nat());
+        assert!(!s.invalid_bypasses_nat());
         assert_eq!(s.conntrack("tcp_timeout_established"), Some(432_000));
         assert_eq!(s.conntrack("tcp_timeout_etsablished"), None);
+        assert_eq!(s.conntrack("log_invalid"), None);
+        assert_eq!(s.conntrack("gre_timeout"), Some(30));
         assert!(s.conntrack_all().any(|row| row == ("udp_timeout_stream", 120)));
     }
 

@@ -23,10 +23,17 @@
 //! cut N · pad N · poke AT=HEX          last: shorten, lengthen, overwrite the packet
 //! ```
 
+mod edit;
+mod transport;
+
+pub use edit::hex;
+
 use crate::topology::{Interface, Topology};
+use edit::{edited, overwrite};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use tidegate_packet::{Addr, MacAddr, Parsed, Transport, checksum, ethernet, protocol};
+use transport::{Sum, next_sequence, word};
 
 /// What a frame's description may refer to.
 pub struct Context<'a> {
@@ -201,8 +208,12 @@ impl Builder<'_, '_> {
                 bytes.extend(self.layer(inner, around)?);
                 Ok(bytes)
             }
-            "text" => Ok([layer[1].as_bytes(), &self.layer(inner, around)?].concat()),
-            "hex" => Ok([hex(&layer[1])?, self.layer(inner, around)?].concat()),
+            "text" | "hex" => {
+                let argument = layer.get(1).ok_or_else(|| format!("{} what?", layer[0]))?;
+                let bytes =
+                    if layer[0] == "hex" { hex(argument)? } else { argument.clone().into_bytes() };
+                Ok([bytes, self.layer(inner, around)?].concat())
+            }
             "quote" => self.quote(words),
             other => Err(format!("no layer {other}")),
         }
@@ -354,169 +365,6 @@ impl Builder<'_, '_> {
         Ok(bytes)
     }
 
-    /// Source and destination port: given, or those of the packet that is answered.
-    fn ports(&mut self, words: &mut Words<'_>, around: Around) -> Result<(u16, u16), String> {
-        if let Some((sport, dport)) = words.pair()? {
-            let (s, d) = (self.number(&sport)?, self.number(&dport)?);
-            for (text, port) in [(sport, s), (dport, d)] {
-                if !text.starts_with('$') || text.starts_with("$n") {
-                    self.context.known.insert(port);
-                }
-            }
-            return Ok((s, d));
-        }
-        if !around.turned {
-            return Err("ports: S > D".into());
-        }
-        let name = self.interface.name.clone();
-        let sport = self.context.field(&name, "dport")?;
-        let dport = self.context.field(&name, "sport")?;
-        Ok((self.number(&sport)?, self.number(&dport)?))
-    }
-
-    fn tcp(
-        &mut self,
-        mut words: Words<'_>,
-        inner: &[Vec<String>],
-        around: Around,
-    ) -> Result<Vec<u8>, String> {
-        let (sport, dport) = self.ports(&mut words, around)?;
-        let flags = tcp_flags(words.next()?)?;
-        let (mut seq, mut ack) = (1000u32, 0u32);
-        if around.turned {
-            let packet = &self.context.emitted[&self.interface.name];
-            let parsed = Parsed::parse(packet).map_err(|e| e.to_string())?;
-            if parsed.protocol == protocol::TCP {
-                ack = next_sequence(parsed.segment(packet))?;
-                seq = word(parsed.segment(packet), 8)?;
-            }
-        }
-        let (mut window, mut urgent, mut reserved) = (64240u16, 0u16, 0u8);
-        let (mut offset, mut sum, mut options) = (None, Sum::Right, Vec::new());
-        while let Ok(key) = words.next() {
-            match key {
-                "seq" => seq = self.number(words.next()?)?,
-                "ack" => ack = self.number(words.next()?)?,
-                "win" => window = self.number(words.next()?)?,
-                "urg" => urgent = self.number(words.next()?)?,
-                "res" => reserved = self.number(words.next()?)?,
-                "doff" => offset = Some(self.number::<u8>(words.next()?)?),
-                "mss" => {
-                    options.extend([2, 4]);
-                    options.extend(self.number::<u16>(words.next()?)?.to_be_bytes());
-                }
-                "ws" => options.extend([1, 3, 3, self.number(words.next()?)?]),
-                "sackok" => options.extend([1, 1, 4, 2]),
-                "ts" => {
-                    let (a, b) = words.next()?.split_once(':').ok_or("ts A:B")?;
-                    options.extend([1, 1, 8, 10]);
-                    options.extend(self.number::<u32>(a)?.to_be_bytes());
-                    options.extend(self.number::<u32>(b)?.to_be_bytes());
-                }
-                "opts" => options.extend(hex(words.next()?)?),
-                "cksum" => sum = self.sum(words.next()?)?,
-                other => return Err(format!("tcp {other}?")),
-            }
-        }
-        options.resize(options.len().next_multiple_of(4), 0);
-        let mut segment = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
-        segment.extend(seq.to_be_bytes());
-        segment.extend(ack.to_be_bytes());
-        segment.push(offset.unwrap_or((5 + options.len() / 4) as u8) << 4 | reserved);
-        segment.push(flags);
-        segment.extend(window.to_be_bytes());
-        segment.extend([0, 0]);
-        segment.extend(urgent.to_be_bytes());
-        segment.extend(options);
-        segment.extend(self.layer(inner, Some(around))?);
-        Ok(summed(segment, 16, around, protocol::TCP, sum))
-    }
-
-    fn udp(
-        &mut self,
-        mut words: Words<'_>,
-        inner: &[Vec<String>],
-        around: Around,
-    ) -> Result<Vec<u8>, String> {
-        let (sport, dport) = self.ports(&mut words, around)?;
-        let payload = self.layer(inner, Some(around))?;
-        let (mut len, mut sum) = (8 + payload.len() as u16, Sum::Right);
-        while let Ok(key) = words.next() {
-            match key {
-                "len" => len = self.number(words.next()?)?,
-                "cksum" => sum = self.sum(words.next()?)?,
-                other => return Err(format!("udp {other}?")),
-            }
-        }
-        let mut datagram = [sport.to_be_bytes(), dport.to_be_bytes(), len.to_be_bytes()].concat();
-        datagram.extend([0, 0]);
-        datagram.extend(payload);
-        Ok(summed(datagram, 6, around, protocol::UDP, sum))
-    }
-
-    fn icmp(
-        &mut self,
-        mut words: Words<'_>,
-        inner: &[Vec<String>],
-        around: Around,
-    ) -> Result<Vec<u8>, String> {
-        let v4 = around.src.is_v4();
-        let what = words.next()?;
-        let (kind, code) = what.split_once('/').unwrap_or((what, "0"));
-        let kind = match (kind, v4) {
-            ("echo", true) => 8,
-            ("echo", false) => 128,
-            ("pong", true) => 0,
-            ("pong", false) => 129,
-            (number, _) => self.number(number)?,
-        };
-        let code: u8 = self.number(code)?;
-        let (mut rest, mut extra, mut sum) = ([0u8; 4], Vec::new(), Sum::Right);
-        let name = self.interface.name.clone();
-        let answered = around.turned.then(|| self.context.emitted[&name].clone());
-        if let Some(packet) = &answered {
-            let parsed = Parsed::parse(packet).map_err(|e| e.to_string())?;
-            rest.copy_from_slice(parsed.segment(packet).get(4..8).ok_or("nothing to answer")?);
-            if inner.is_empty() {
-                extra = parsed.segment(packet)[8..].to_vec();
-            }
-        }
-        while let Ok(key) = words.next() {
-            match key {
-                "id" => {
-                    let text = words.next()?;
-                    let id: u16 = self.number(text)?;
-                    if !text.starts_with('$') || text == "$n" {
-                        self.context.known.insert(id);
-                    }
-                    rest[..2].copy_from_slice(&id.to_be_bytes());
-                }
-                "seq" => {
-                    rest[2..].copy_from_slice(&self.number::<u16>(words.next()?)?.to_be_bytes());
-                }
-                "mtu" => rest = self.number::<u32>(words.next()?)?.to_be_bytes(),
-                "ptr" if v4 => rest[0] = self.number(words.next()?)?,
-                "ptr" => rest = self.number::<u32>(words.next()?)?.to_be_bytes(),
-                "gw" => rest = self.address(words.next()?)?.v4_bytes(),
-                "rest" => rest = hex(words.next()?)?.try_into().map_err(|_| "rest: four bytes")?,
-                "target" => extra.extend(self.address(words.next()?)?.octets()),
-                "slla" => {
-                    extra.extend([1, 1]);
-                    let src = Some(around.src.to_ip());
-                    extra.extend(self.context.topology.sender(self.interface, src).0);
-                }
-                "cksum" => sum = self.sum(words.next()?)?,
-                other => return Err(format!("icmp {other}?")),
-            }
-        }
-        let mut message = vec![kind, code, 0, 0];
-        message.extend(rest);
-        message.extend(extra);
-        message.extend(self.layer(inner, None)?);
-        let protocol = if v4 { protocol::ICMP } else { protocol::ICMPV6 };
-        Ok(summed(message, 2, around, protocol, sum))
-    }
-
     fn quote(&mut self, mut words: Words<'_>) -> Result<Vec<u8>, String> {
         let mut interface = self.interface.name.clone();
         let (mut first, mut edits) = (usize::MAX, Vec::new());
@@ -563,39 +411,6 @@ impl Builder<'_, '_> {
         };
         text.parse::<IpAddr>().map(Addr::from).map_err(|_| format!("{text:?} is no address"))
     }
-
-    fn sum(&self, text: &str) -> Result<Sum, String> {
-        Ok(if text == "bad" { Sum::Wrong } else { Sum::Is(self.number(text)?) })
-    }
-}
-
-/// What goes into a checksum field.
-#[derive(Copy, Clone)]
-enum Sum {
-    Right,
-    Wrong,
-    Is(u16),
-}
-
-impl Sum {
-    fn apply(self, right: u16) -> u16 {
-        match self {
-            Self::Right => right,
-            Self::Wrong => right ^ 0x5a5a,
-            Self::Is(value) => value,
-        }
-    }
-}
-
-/// `segment` with its checksum written at `at`.
-fn summed(mut segment: Vec<u8>, at: usize, around: Around, protocol: u8, sum: Sum) -> Vec<u8> {
-    let right = match protocol {
-        protocol::ICMP => checksum::of(&segment),
-        _ => checksum::transport(around.src, around.dst, protocol, &segment),
-    };
-    let right = if right == 0 && protocol == protocol::UDP { 0xffff } else { right };
-    segment[at..at + 2].copy_from_slice(&sum.apply(right).to_be_bytes());
-    segment
 }
 
 /// The protocol number of what comes next.
@@ -620,71 +435,6 @@ fn protocol_of(layers: &[Vec<String>], v4: bool) -> Result<u8, String> {
     })
 }
 
-fn tcp_flags(text: &str) -> Result<u8, String> {
-    if text == "none" {
-        return Ok(0);
-    }
-    text.chars().try_fold(0, |flags, c| {
-        let bit = "FSRPAUEC".find(c).ok_or(format!("{text:?} are no TCP flags"))?;
-        Ok(flags | 1 << bit)
-    })
-}
-
-/// Applies a `cut`, `pad`, `poke` or `slice` to a packet.
-fn edited(mut packet: Vec<u8>, edit: &[String], repetition: u32) -> Result<Vec<u8>, String> {
-    let argument = edit.get(1).ok_or(format!("{} what?", edit[0]))?;
-    let argument = &argument.replace("$n", &repetition.to_string());
-    let number = || argument.parse::<usize>().map_err(|_| format!("{argument:?} is no length"));
-    match edit[0].as_str() {
-        "cut" => packet.truncate(number()?),
-        "pad" => packet.resize(packet.len() + number()?, 0),
-        "poke" => overwrite(&mut packet, argument)?,
-        _ => {
-            let range = argument.split_once("..").ok_or("slice A..B")?;
-            let (from, to) = (range.0.parse(), range.1.parse());
-            let (Ok(from), Ok(to)) = (from, to) else { return Err("slice A..B".into()) };
-            return slice(&packet, from, to);
-        }
-    }
-    Ok(packet)
-}
-
-/// The fragment of `packet` that carries bytes `from..to` of its IP payload.
-fn slice(packet: &[u8], from: usize, to: usize) -> Result<Vec<u8>, String> {
-    let v4 = packet[0] >> 4 == 4;
-    let header_len = if v4 { usize::from(packet[0] & 15) * 4 } else { 40 };
-    let payload = packet[header_len..].get(from..).ok_or("slice beyond the packet")?;
-    let more = from + payload.len() > to;
-    let payload = &payload[..payload.len().min(to - from)];
-    let mut fragment = packet[..header_len].to_vec();
-    if v4 {
-        let len = (header_len + payload.len()) as u16;
-        let flags = u16::from(more) << 13 | u16::from(packet[6] & 0xc0) << 8 | (from / 8) as u16;
-        fragment[2..4].copy_from_slice(&len.to_be_bytes());
-        fragment[6..8].copy_from_slice(&flags.to_be_bytes());
-        fragment[10..12].fill(0);
-        let sum = checksum::of(&fragment);
-        fragment[10..12].copy_from_slice(&sum.to_be_bytes());
-    } else {
-        fragment[4..6].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
-        fragment[6] = protocol::FRAGMENT;
-        fragment.extend([packet[6], 0]);
-        fragment.extend((from as u16 | u16::from(more)).to_be_bytes());
-        fragment.extend([0, 0, 0xab, 0xcd]);
-    }
-    fragment.extend(payload);
-    Ok(fragment)
-}
-
-/// `AT=HEX`
-fn overwrite(bytes: &mut [u8], edit: &str) -> Result<(), String> {
-    let (at, new) = edit.split_once('=').ok_or("AT=HEX")?;
-    let at: usize = at.parse().map_err(|_| format!("{at:?} is no offset"))?;
-    let new = hex(new)?;
-    bytes.get_mut(at..at + new.len()).ok_or("beyond the packet")?.copy_from_slice(&new);
-    Ok(())
-}
-
 /// Source and destination, as far as the bytes have them.
 fn addresses(packet: &[u8], ethertype: u16) -> (Option<IpAddr>, Option<IpAddr>) {
     let v4 = |at: usize| {
@@ -702,33 +452,8 @@ fn addresses(packet: &[u8], ethertype: u16) -> (Option<IpAddr>, Option<IpAddr>) 
     }
 }
 
-fn word(segment: &[u8], at: usize) -> Result<u32, String> {
-    let bytes = segment.get(at..at + 4).ok_or("no TCP header")?;
-    Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-}
-
-/// The sequence number after a TCP segment.
-fn next_sequence(segment: &[u8]) -> Result<u32, String> {
-    let seq = word(segment, 4)?;
-    let header = tidegate_packet::tcp::Header::new_checked(segment).ok_or("no TCP header")?;
-    let flags = header.flags();
-    let counted = u32::from(flags & 2 != 0) + u32::from(flags & 1 != 0);
-    Ok(seq.wrapping_add(counted + (segment.len() - header.header_len()) as u32))
-}
-
 fn mac(text: &str) -> Result<MacAddr, String> {
     text.parse().map_err(|()| format!("{text:?} is no link address"))
-}
-
-/// Bytes written in hexadecimal.
-pub fn hex(text: &str) -> Result<Vec<u8>, String> {
-    if text.len() % 2 != 0 || !text.is_ascii() {
-        return Err(format!("{text:?}: odd number of digits"));
-    }
-    (0..text.len() / 2)
-        .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16))
-        .collect::<Result<_, _>>()
-        .map_err(|_| format!("{text:?} is not hexadecimal"))
 }
 
 impl<'a> Words<'a> {

@@ -1,7 +1,7 @@
 //! What the kernel did, kept in files, for machines that can't ask it.
 //!
 //! `TIDEGATE_BLESS=1` writes them. A frame stands in hexadecimal behind its interface; the lines
-//! that start with `#` are for people.
+//! that start with `#` are for people, those with `=` are the rules and their counters afterwards.
 
 use crate::case::Case;
 use crate::decode::{decode, hex};
@@ -30,6 +30,9 @@ pub fn write(case: &Case, transcript: &Transcript) -> Result<(), String> {
             let _ = writeln!(text, "{interface} {}", hex(frame));
         }
     }
+    for line in transcript.counters.iter().flatten() {
+        let _ = writeln!(text, "= {line}");
+    }
     std::fs::write(path(case), text).map_err(|e| format!("{}: {e}", path(case).display()))
 }
 
@@ -38,13 +41,15 @@ pub fn read(case: &Case) -> Result<Transcript, String> {
     let path = path(case);
     let fail = |why: String| format!("{}: {why}; run with TIDEGATE_BLESS=1", path.display());
     let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
-    let mut transcript = Transcript::default();
+    let mut transcript = Transcript { counters: Some(Vec::new()), ..Transcript::default() };
     let mut steps = Vec::new();
     for line in text.lines() {
         if let Some(text) = line.strip_prefix("# ").filter(|t| !t.starts_with("->")) {
             steps.push(text);
         } else if let Some(known) = line.strip_prefix("known") {
             transcript.known = known.split_whitespace().filter_map(|p| p.parse().ok()).collect();
+        } else if let Some(counter) = line.strip_prefix("= ") {
+            transcript.counters.get_or_insert_default().push(counter.to_owned());
         } else if line == "step" {
             transcript.steps.push(Played::default());
         } else if let (Some((interface, digits)), Some(step)) =

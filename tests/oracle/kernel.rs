@@ -6,7 +6,7 @@
 //! descriptors by then. So nothing has to be waited for, and nothing is lost or late.
 
 use crate::case::{Case, Settings};
-use crate::side::{Side, Transcript, play};
+use crate::side::{Side, Transcript, counted, play};
 use crate::topology::Topology;
 use nix::sched::{CloneFlags, unshare};
 use smoltcp::phy::{Device, Medium, RxToken, TunTapInterface, TxToken};
@@ -75,15 +75,15 @@ pub fn become_root() -> Result<(), String> {
     Ok(())
 }
 
-/// Plays a case in a fresh namespace. `after`: read counters and connections at the end.
-pub fn transcript(case: &Case, after: bool) -> Result<Transcript, String> {
+/// Plays a case in a fresh namespace. `connections`: list them at the end.
+pub fn transcript(case: &Case, connections: bool) -> Result<Transcript, String> {
     let case = case.clone();
     std::thread::spawn(move || {
         let topology = Topology::new(&case.settings);
         let mut kernel = Kernel::new(&topology, &case.settings)?;
         let mut transcript = play(&case, &topology, &mut kernel)?;
-        if after {
-            transcript.counters = kernel.counters();
+        transcript.counters = kernel.counters();
+        if connections {
             transcript.connections = kernel.connections();
         }
         Ok(transcript)
@@ -170,14 +170,7 @@ impl Side for Kernel {
     fn counters(&mut self) -> Option<Vec<String>> {
         let mut lines = Vec::new();
         for (program, family) in [("iptables-legacy-save", "v4"), ("ip6tables-legacy-save", "v6")] {
-            let mut table = String::new();
-            for line in self.lines_of(program, &["-c"])? {
-                if let Some(name) = line.strip_prefix('*') {
-                    table = name.to_owned();
-                } else if line.starts_with([':', '[']) {
-                    lines.push(format!("{family} {table} {line}"));
-                }
-            }
+            lines.extend(counted(family, &self.lines_of(program, &["-c"])?.join("\n")));
         }
         Some(lines)
     }

@@ -17,7 +17,7 @@ pub trait Side {
     /// Time passes.
     fn wait(&mut self, time: Duration);
 
-    /// The rules with their counters, one a line, where the side can tell.
+    /// The rules with their counters as [`counted`] gives them, where the side can tell.
     fn counters(&mut self) -> Option<Vec<String>> {
         None
     }
@@ -113,4 +113,25 @@ fn is_noise(case: &Case, frame: &[u8]) -> bool {
         }
         _ => true,
     }
+}
+
+/// The chains and rules of `iptables-save -c` text, one a line, behind family and table. What a
+/// host of that family sends of its own accord passes OUTPUT and POSTROUTING of IPv6, so these
+/// are left out.
+pub fn counted(family: &str, saved: &str) -> Vec<String> {
+    let mut table = "";
+    let mut lines = Vec::new();
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if line.starts_with([':', '[']) {
+            let noisy = ["OUTPUT", "POSTROUTING"].iter().any(|chain| {
+                line.starts_with(&format!(":{chain} ")) || line.contains(&format!("-A {chain} "))
+            });
+            if family == "v4" || !noisy {
+                lines.push(format!("{family} {table} {line}"));
+            }
+        }
+    }
+    lines
 }

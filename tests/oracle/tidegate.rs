@@ -2,10 +2,12 @@
 
 use crate::case::Case;
 use crate::kernel::BASE;
-use crate::side::{Side, Transcript, play};
+use crate::side::{Side, Transcript, counted, play};
 use crate::topology::Topology;
 use std::time::Duration;
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
+use tidegate_filter::SaveStyle;
+use tidegate_packet::Family;
 
 struct Tidegate(Sim);
 
@@ -13,7 +15,9 @@ struct Tidegate(Sim);
 pub fn transcript(case: &Case) -> Result<Transcript, String> {
     let topology = Topology::new(&case.settings);
     let mut side = Tidegate(Sim::new(&config(case, &topology)?).map_err(|e| e.to_string())?);
-    play(case, &topology, &mut side)
+    let mut transcript = play(case, &topology, &mut side)?;
+    transcript.counters = side.counters();
+    Ok(transcript)
 }
 
 fn config(case: &Case, topology: &Topology) -> Result<SimConfig, String> {
@@ -57,5 +61,14 @@ impl Side for Tidegate {
 
     fn wait(&mut self, time: Duration) {
         self.0.advance(time);
+    }
+
+    fn counters(&mut self) -> Option<Vec<String>> {
+        let rules = self.0.engine().rules_in_force();
+        let style = SaveStyle { stamp: "", rule_counters: true };
+        let saved = |family| rules.of(family).save(Some(rules.counters(family)), style);
+        let mut lines = counted("v4", &saved(Family::V4));
+        lines.extend(counted("v6", &saved(Family::V6)));
+        Some(lines)
     }
 }

@@ -184,17 +184,16 @@ fn holds<T: Copy>(asked: Asked<T>, test: impl FnOnce(T) -> bool) -> bool {
 
 impl Conntrack {
     fn connection_matches(&self, c: &Connection) -> bool {
-        let flows = [c.original, c.original, c.reply, c.reply];
-        let addr = |n: usize| -> Addr { if n % 2 == 0 { flows[n].src } else { flows[n].dst } };
-        let port = |n: usize| if n % 2 == 0 { flows[n].sport } else { flows[n].dport };
+        let addrs: [Addr; 4] = [c.original.src, c.original.dst, c.reply.src, c.reply.dst];
+        let ports = [c.original.sport, c.original.dport, c.reply.sport, c.reply.dport];
         let status = u8::from(c.expected)
             | u8::from(c.seen_reply) << 1
             | u8::from(c.assured) << 2
             | u8::from(c.confirmed) << 3;
         self.direction.is_none_or(|d| d == c.direction)
-            && (0..4).all(|n| holds(self.addresses[n], |net| net.contains(addr(n))))
+            && (0..4).all(|n| holds(self.addresses[n], |net| net.contains(addrs[n])))
             && holds(self.protocol, |p| p == c.original.protocol)
-            && (0..4).all(|n| holds(self.ports[n], |(low, high)| (low..=high).contains(&port(n))))
+            && (0..4).all(|n| holds(self.ports[n], |(low, high)| (low..=high).contains(&ports[n])))
             && holds(self.status, |s| s.0 & status != 0)
             && holds(self.expire, |(low, high)| (low..=high).contains(&c.expires))
     }

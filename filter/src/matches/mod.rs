@@ -16,7 +16,9 @@ mod pkttype;
 mod recent;
 mod rpfilter;
 mod state;
+mod string;
 mod tcp;
+mod tcpmss;
 mod tos;
 mod ttl;
 mod udp;
@@ -44,7 +46,9 @@ static ALL: &[&MatchSpec] = &[
     &recent::SPEC,
     &rpfilter::SPEC,
     &state::SPEC,
+    &string::SPEC,
     &tcp::SPEC,
+    &tcpmss::SPEC,
     &tos::SPEC,
     &ttl::TTL,
     &ttl::HL,

@@ -77,7 +77,7 @@ struct Parser {
 impl Parser {
     fn run(&mut self) -> Outcome<()> {
         while let Some(word) = self.next() {
-            if word.text == "!" && !word.quoted {
+            if word.text == "!" {
                 if self.negation.is_some() {
                     return Err(word.wrong("two ! in a row"));
                 }
@@ -255,7 +255,7 @@ impl Parser {
                 let second = self.value(word, false)?;
                 self.set_command(own, word, Some(chain), Some(second))
             }
-            (Own::Flush | Own::DeleteChain, _) => {
+            (Own::Flush | Own::DeleteChain | Own::Zero, _) => {
                 let chain = self.optional_value();
                 self.set_command(own, word, chain, None)
             }
@@ -424,6 +424,7 @@ impl Parser {
                 policy: second.ok_or_else(second_missing)?,
             },
             Own::Flush => ItemAst::Flush(chain),
+            Own::Zero => ItemAst::Zero(chain),
             Own::DeleteChain => ItemAst::DeleteChain(chain),
             _ => return Err(word.wrong(format!("{} has no place in a rules file", word.text))),
         })

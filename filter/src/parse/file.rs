@@ -72,7 +72,7 @@ fn one_line(
         return Err(Problem::new(whole, "COMMIT must be followed by a line end and nothing else"));
     }
     let item = match body.strip_prefix(':') {
-        Some(_) => Some(chain(body, start)?),
+        Some(_) => Some(chain(body, start, &mut ast.warnings)?),
         None => super::command::command(body, start, family)?,
     };
     table.items.extend(item);
@@ -92,7 +92,7 @@ fn table_name(body: &str, whole: Range<usize>) -> Outcome<TableName> {
 }
 
 /// `:CHAIN POLICY [packets:bytes]`.
-fn chain(body: &str, start: usize) -> Outcome<ItemAst> {
+fn chain(body: &str, start: usize, warnings: &mut Vec<Problem>) -> Outcome<ItemAst> {
     let mut words = Vec::new();
     let mut at = 1;
     for part in body[1..].split([' ', '\t']) {
@@ -110,7 +110,11 @@ fn chain(body: &str, start: usize) -> Outcome<ItemAst> {
             .help("expected ACCEPT or DROP for a built-in chain, - for one's own")
     })?;
     let count = match words.next() {
-        Some(word) => count(&word)?,
+        // Without -c iptables-restore doesn't look at them, so files with nonsense here do exist.
+        Some(word) => count(&word).unwrap_or_else(|problem| {
+            warnings.push(problem);
+            Count::default()
+        }),
         None => Count::default(),
     };
     Ok(ItemAst::Chain { name, policy, count })

@@ -1,0 +1,107 @@
+//! Matches that remember: `recent` lists and `limit` buckets.
+
+mod common;
+
+use common::*;
+use tidegate_filter::*;
+use tidegate_packet::{Instant, Parsed};
+
+const A: &str = "10.0.0.2";
+const B: &str = "192.0.2.9";
+
+/// Packets at given seconds, and which of them a rule takes.
+fn over_time(lines: &str, times: &[(u64, &[u8])]) -> Vec<bool> {
+    let rules = rules(&filter(lines));
+    let memory = Memory::new();
+    memory.adopt(&[&rules]);
+    let mut counters = rules.zero_counters();
+    let one = |&(secs, bytes): &(u64, &[u8])| {
+        let packet = Parsed::parse(bytes).unwrap();
+        let query = Query { now: Instant::from_secs(secs), ..query(&packet, bytes) };
+        let (table, hook) = (TableName::Filter, Hook::Forward);
+        rules.evaluate(table, hook, &query, &mut counters, &memory, &mut NoEffects) == Verdict::Drop
+    };
+    times.iter().map(one).collect()
+}
+
+#[test]
+fn recent_as_the_page_uses_it() {
+    let a = udp(A, B, 1, 2);
+    let c = udp("10.0.0.3", B, 1, 2);
+    // Brute force: the fourth within ten seconds is refused.
+    let brute = "-A FORWARD -m recent --name x --rttl --rcheck --hitcount 3 --seconds 10 -j DROP\n\
+                 -A FORWARD -m recent --name x --set -j ACCEPT";
+    let times = [(0, &a[..]), (1, &a), (2, &a), (3, &a), (3, &c), (10, &a), (11, &a)];
+    // At 10 s the stamp of 0 s still counts; at 11 s two are left.
+    assert_eq!(over_time(brute, &times), [false, false, false, true, false, true, false]);
+    // Port scan: every further try starts the sixty seconds anew.
+    let scan = "-A FORWARD -m recent --update --seconds 60 --name x -j DROP\n\
+                -A FORWARD -m recent --set --name x -j ACCEPT";
+    let times = [(0, &a[..]), (50, &a), (110, &a), (171, &a), (171, &c)];
+    assert_eq!(over_time(scan, &times), [false, true, true, false, false]);
+    let remove = "-A FORWARD -m recent --remove --name x -j DROP\n\
+                  -A FORWARD -m recent --set --name x -j ACCEPT";
+    assert_eq!(over_time(remove, &[(0, &a), (1, &a), (2, &a)]), [false, true, false]);
+    let negated = "-A FORWARD -m recent ! --rcheck --name x -j DROP";
+    assert_eq!(over_time(negated, &[(0, &a)]), [true]);
+}
+
+/// An entry keeps 32 stamps, or the power of two that the largest `--hitcount` needs. (The figures
+/// are the kernel's, for seventy packets at once.)
+#[test]
+fn recent_keeps_as_many_stamps_as_the_kernel() {
+    let a = udp(A, B, 1, 2);
+    let times = vec![(1, &a[..]); 70];
+    for (hitcount, want) in [(20, 51), (32, 39), (33, 38)] {
+        let lines = format!(
+            "-A FORWARD -m recent --set --name a\n\
+             -A FORWARD -m recent --rcheck --hitcount {hitcount} --name a -j DROP"
+        );
+        let hits = over_time(&lines, &times).into_iter().filter(|hit| *hit).count();
+        assert_eq!(hits, want, "{hitcount}");
+    }
+}
+
+/// A list holds a hundred addresses; the one not seen for longest gives way.
+#[test]
+fn recent_lists_are_bounded() {
+    let lines = "-A FORWARD -p tcp -m recent --rcheck --name x -j DROP\n\
+                 -A FORWARD -p udp -m recent --set --name x";
+    let mut packets: Vec<Vec<u8>> =
+        (0..101).map(|n| udp(&format!("10.0.1.{n}"), B, 1, 2)).collect();
+    packets.push(tcp("10.0.1.0", B, 1, 2, 0));
+    packets.push(tcp("10.0.1.1", B, 1, 2, 0));
+    packets.push(tcp("10.0.1.100", B, 1, 2, 0));
+    let times: Vec<_> = packets.iter().map(|p| (1, p.as_slice())).collect();
+    assert_eq!(over_time(lines, &times)[101..], [false, true, true]);
+}
+
+#[test]
+fn recent_lists_outlive_a_reload_while_they_are_named() {
+    let set = rules(&filter("-A FORWARD -m recent --set --name x"));
+    let check = rules(&filter("-A FORWARD -m recent --rcheck --name x -j DROP"));
+    let none = rules(&filter("-A FORWARD -j ACCEPT"));
+    let memory = Memory::new();
+    let bytes = udp(A, B, 1, 2);
+    let packet = Parsed::parse(&bytes).unwrap();
+    let run = |rules: &Ruleset| {
+        memory.adopt(&[rules]);
+        let (table, hook) = (TableName::Filter, Hook::Forward);
+        let mut counters = rules.zero_counters();
+        let query = query(&packet, &bytes);
+        rules.evaluate(table, hook, &query, &mut counters, &memory, &mut NoEffects)
+    };
+    run(&set);
+    assert_eq!(run(&check), Verdict::Drop);
+    run(&none);
+    assert_eq!(run(&check), Verdict::Accept);
+}
+
+#[test]
+fn limit_lets_a_burst_pass_and_then_the_rate() {
+    let a = udp(A, B, 1, 2);
+    let lines = "-A FORWARD -m limit --limit 1/s --limit-burst 2 -j DROP";
+    let times: Vec<_> = [0, 0, 0, 1, 1, 5, 5, 5].into_iter().map(|t| (t, &a[..])).collect();
+    let want = [true, true, false, true, false, true, true, false];
+    assert_eq!(over_time(lines, &times), want);
+}

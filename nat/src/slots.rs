@@ -1,0 +1,217 @@
+//! Where connections are kept and how they are found.
+//!
+//! Connections live in numbered slots; the index holds a number and a direction for each tuple and
+//! reads the tuple itself from the slot. A slot's generation tells a connection from a later one
+//! in the same place, so a [`crate::Tracked`] that outlives its connection finds nothing.
+
+use tidegate_packet::Instant;
+
+use crate::Tuple;
+use crate::conn::{Connection, Direction, Status};
+use crate::table::Conntrack;
+use crate::tracked::ConnId;
+
+/// No slot.
+pub(crate) const NONE: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) generation: u32,
+    pub(crate) conn: Option<Connection>,
+}
+
+impl Conntrack {
+    #[inline]
+    pub(crate) fn find_slot(&self, tuple: &Tuple) -> Option<(ConnId, Direction)> {
+        let hash = self.key.tuple(tuple);
+        let &entry = self.index.find(hash, |&e| tuple_at(&self.slots, e) == Some(tuple))?;
+        let slot = entry / 2;
+        let direction = if entry & 1 == 0 { Direction::Original } else { Direction::Reply };
+        Some((ConnId { slot, generation: self.slots[slot as usize].generation }, direction))
+    }
+
+    /// As [`Conntrack::find`]; a connection that is found expired is removed.
+    pub(crate) fn lookup(&mut self, tuple: &Tuple, now: Instant) -> Option<(ConnId, Direction)> {
+        let (id, direction) = self.find_slot(tuple)?;
+        if self.get(id)?.is_expired(now) {
+            self.remove(id.slot);
+            return None;
+        }
+        Some((id, direction))
+    }
+
+    /// The newest of the connections whose original source is that of `tuple` and was translated,
+    /// and from there on the older ones.
+    pub(crate) fn same_source(&self, tuple: &Tuple) -> impl Iterator<Item = &Connection> {
+        let head = self
+            .sources
+            .find(self.key.source(tuple), |&s| same_source_at(&self.slots, s, tuple))
+            .copied();
+        let at = |slot: u32| self.slots.get(slot as usize).and_then(|s| s.conn.as_ref());
+        std::iter::successors(head.and_then(at), move |conn| at(conn.same_source[0]))
+    }
+
+    pub(crate) fn insert(&mut self, conn: Connection) -> ConnId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, conn: None });
+            (self.slots.len() - 1) as u32
+        });
+        let hashes = conn.tuples.map(|t| self.key.tuple(&t));
+        let (source, translated) = (conn.tuples[0], conn.status.has(Status::SNAT));
+        self.wheel.arm(slot, conn.deadline);
+        let place = &mut self.slots[slot as usize];
+        let id = ConnId { slot, generation: place.generation };
+        place.conn = Some(conn);
+        let (key, slots) = (self.key, &self.slots);
+        for (direction, hash) in hashes.into_iter().enumerate() {
+            self.index.insert_unique(hash, slot * 2 + direction as u32, |&e| {
+                tuple_at(slots, e).map_or(0, |t| key.tuple(t))
+            });
+        }
+        if translated {
+            self.link_source(slot, &source);
+        }
+        id
+    }
+
+    fn link_source(&mut self, slot: u32, source: &Tuple) {
+        let (key, slots) = (self.key, &self.slots);
+        let hash = key.source(source);
+        let head = self.sources.find_mut(hash, |&s| same_source_at(slots, s, source));
+        let old = match head {
+            Some(head) => std::mem::replace(head, slot),
+            None => {
+                self.sources.insert_unique(hash, slot, |&s| {
+                    slots[s as usize].conn.as_ref().map_or(0, |c| key.source(&c.tuples[0]))
+                });
+                NONE
+            }
+        };
+        self.set_neighbour(slot, 0, old);
+        self.set_neighbour(old, 1, slot);
+    }
+
+    fn unlink_source(&mut self, slot: u32, conn: &Connection) {
+        let [next, prev] = conn.same_source;
+        self.set_neighbour(next, 1, prev);
+        self.set_neighbour(prev, 0, next);
+        if prev != NONE {
+            return;
+        }
+        // It was the head; its own slot still holds nothing, so compare numbers.
+        let hash = self.key.source(&conn.tuples[0]);
+        if let Ok(mut head) = self.sources.find_entry(hash, |&s| s == slot) {
+            if next == NONE {
+                head.remove();
+            } else {
+                *head.get_mut() = next;
+            }
+        }
+    }
+
+    fn set_neighbour(&mut self, slot: u32, side: usize, to: u32) {
+        if let Some(conn) = self.slots.get_mut(slot as usize).and_then(|s| s.conn.as_mut()) {
+            conn.same_source[side] = to;
+        }
+    }
+
+    /// Takes a connection out of the table.
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<Connection> {
+        let place = self.slots.get_mut(slot as usize)?;
+        let conn = place.conn.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.wheel.disarm(slot);
+        for (direction, tuple) in conn.tuples.iter().enumerate() {
+            let entry = slot * 2 + direction as u32;
+            if let Ok(found) = self.index.find_entry(self.key.tuple(tuple), |&e| e == entry) {
+                found.remove();
+            }
+        }
+        if conn.status.has(Status::SNAT) {
+            self.unlink_source(slot, &conn);
+        }
+        self.free.push(slot);
+        Some(conn)
+    }
+
+    /// Makes room: removes one connection among the next few slots that is expired, unassured or
+    /// closing. netfilter looks at eight chains near the newcomer's in the same way.
+    pub(crate) fn drop_early(&mut self, now: Instant) -> bool {
+        const LOOK_AT: usize = 64;
+        let total = self.slots.len();
+        for _ in 0..LOOK_AT.min(total) {
+            self.victim = (self.victim + 1) % total as u32;
+            let slot = self.victim;
+            let conn = self.slots[slot as usize].conn.as_ref();
+            if conn.is_some_and(|c| c.is_expired(now) || c.may_drop_early()) {
+                return self.remove(slot).is_some();
+            }
+        }
+        false
+    }
+}
+
+/// The connection of that name, if it is still there; borrows nothing but the slots.
+#[inline]
+pub(crate) fn conn_of(slots: &mut [Slot], id: ConnId) -> Option<&mut Connection> {
+    let slot = slots.get_mut(id.slot as usize)?;
+    if slot.generation == id.generation { slot.conn.as_mut() } else { None }
+}
+
+#[inline]
+fn tuple_at(slots: &[Slot], entry: u32) -> Option<&Tuple> {
+    let conn = slots.get(entry as usize / 2)?.conn.as_ref()?;
+    Some(&conn.tuples[entry as usize & 1])
+}
+
+fn same_source_at(slots: &[Slot], slot: u32, tuple: &Tuple) -> bool {
+    slots.get(slot as usize).and_then(|s| s.conn.as_ref()).is_some_and(|conn| {
+        let t = &conn.tuples[0];
+        (t.src, t.sport, t.protocol) == (tuple.src, tuple.sport, tuple.protocol)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::Proto;
+    use crate::settings::Settings;
+
+    fn conn(port: u16) -> Connection {
+        let [a, b, c] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|a| a.parse().unwrap());
+        let original = Tuple { src: a, dst: b, sport: 1, dport: port, protocol: 17 };
+        let reply = Tuple { src: b, dst: c, sport: port, dport: 1, protocol: 17 };
+        let mut conn = Connection::new(original, reply, Proto::Plain, false);
+        conn.status.set(Status::SNAT.with(Status::CONFIRMED));
+        conn
+    }
+
+    /// With the index, the chains and the wheel about 220 bytes a connection.
+    #[test]
+    fn sizes() {
+        assert_eq!(size_of::<Tuple>(), 38);
+        assert!(size_of::<Slot>() <= 184, "{}", size_of::<Slot>());
+    }
+
+    /// Newest first, whichever goes.
+    #[test]
+    fn chains_of_one_source() {
+        for gone in 0..4usize {
+            let mut table = Conntrack::new(Settings::default(), [1, 1]);
+            let ids: Vec<ConnId> = (0..4).map(|port| table.insert(conn(port))).collect();
+            let chain = |table: &Conntrack| -> Vec<u16> {
+                table.same_source(conn(0).original()).map(|c| c.tuples[0].dport).collect()
+            };
+            assert_eq!(chain(&table), [3, 2, 1, 0]);
+            table.remove(ids[gone].slot);
+            let mut want = vec![3, 2, 1, 0];
+            want.remove(3 - gone);
+            assert_eq!(chain(&table), want);
+            table.insert(conn(9));
+            want.insert(0, 9);
+            assert_eq!(chain(&table), want);
+            table.flush();
+            assert!(chain(&table).is_empty() && table.index.is_empty() && table.sources.is_empty());
+        }
+    }
+}
