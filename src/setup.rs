@@ -13,8 +13,12 @@ use std::path::Path;
 use tidegate_filter::Ruleset;
 use tidegate_packet::{Family, MacAddr, Prefix};
 
-/// Where what is taken from the kernel is written down.
-pub const RECORDS: &str = "/run/tidegate";
+/// Where what is taken from the kernel is written down: beside the control socket. That is
+/// `/run/tidegate` unless told otherwise, and a place that is writable for a gateway that isn't
+/// run by root.
+fn records(config: &Config) -> &Path {
+    config.control.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
 
 /// Why a gateway can't be built.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +170,7 @@ impl Opening<'_> {
 
     /// Takes an interface over from the kernel and opens it once for each worker.
     fn af_packet(&mut self, name: &str, promiscuous: bool) -> Result<Found, SetupError> {
-        let adopted = link::adopt(name, Path::new(RECORDS))?;
+        let adopted = link::adopt(name, records(self.config))?;
         let link = adopted.link().clone();
         self.held.adopted.push(adopted);
         let port = self.next_port();

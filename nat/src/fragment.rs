@@ -37,6 +37,8 @@ pub struct Pieces {
     pub largest: u16,
     /// The longest piece asked not to be fragmented further (the whole has the bit set then).
     pub dont_fragment: bool,
+    /// The old boundaries can't be kept: see [`Pieces::header_was_written`].
+    pub(crate) boundaries_lost: bool,
     /// IPv6: where the fragment header stood, and so where it goes again.
     pub(crate) header_at: u16,
     /// IPv6: the byte that named it.
@@ -44,6 +46,29 @@ pub struct Pieces {
 }
 
 impl Pieces {
+    /// Notes that the first `len` payload bytes were written to. If they end off the eight-byte
+    /// grid beyond the first piece, Linux has joined pieces to write there and cuts anew.
+    pub fn header_was_written(&mut self, len: usize) {
+        let first = self.sizes.first().map_or(0, |s| usize::from(*s));
+        self.boundaries_lost |= first < len;
+    }
+
+    /// The pieces of a host's own IPv6 packet that is too long for its link; the fragment header
+    /// goes before the upper layer at `l4`.
+    pub fn of_own(packet: &[u8], l4: usize, mtu: usize) -> Self {
+        let named_at = ipv6::Extensions::new(packet).last().map_or(6, |e| e.at);
+        let payload = packet.len().saturating_sub(l4);
+        Self {
+            // Two sizes that don't fit: it is cut into the largest that do.
+            sizes: vec![payload.min(usize::from(u16::MAX)) as u16, 0],
+            largest: mtu.min(usize::from(u16::MAX)) as u16,
+            dont_fragment: false,
+            boundaries_lost: true,
+            header_at: l4.min(usize::from(u16::MAX)) as u16,
+            named_at: named_at as u16,
+        }
+    }
+
     /// Whether the datagram can't be sent on and frag-needed or packet-too-big has to be answered:
     /// a piece doesn't fit and must not be cut.
     pub fn too_big(&self, mtu: usize) -> bool {
@@ -111,6 +136,8 @@ struct Queue {
     header_at: u16,
     named_at: u16,
     cost: usize,
+    /// The first piece as it came, as far as an error quotes it.
+    first: Option<Vec<u8>>,
 }
 
 /// Collects pieces. One for each family, as each has its own bounds.
@@ -122,10 +149,15 @@ pub struct Reassembler {
     order: VecDeque<(Instant, Key, u64)>,
     serial: u64,
     bytes: usize,
+    expired: Vec<Vec<u8>>,
 }
 
 /// What a piece or a queue costs besides its bytes.
 const OVERHEAD: usize = 128;
+/// The longest quote in an ICMP error (RFC 4443 section 2.4 c).
+const QUOTE: usize = 1280;
+/// Given-up datagrams that wait for [`Reassembler::take_expired`].
+const MAX_EXPIRED: usize = 256;
 /// The longest IP packet.
 const MAX_LEN: u32 = 65_535;
 
@@ -133,7 +165,7 @@ impl Reassembler {
     /// Without queues.
     pub fn new(settings: FragmentSettings) -> Self {
         let (queues, order) = (BTreeMap::new(), VecDeque::new());
-        Self { settings, queues, order, serial: 0, bytes: 0 }
+        Self { settings, queues, order, serial: 0, bytes: 0, expired: Vec::new() }
     }
 
     /// The bounds, to be changed.
@@ -161,11 +193,20 @@ impl Reassembler {
             }
             self.order.pop_front();
             if live {
-                self.give_up(&key);
+                let first = self.give_up(&key).and_then(|queue| queue.first);
+                let room = self.expired.len() < MAX_EXPIRED;
+                self.expired.extend(first.filter(|_| room));
                 ended += 1;
             }
         }
         ended
+    }
+
+    /// The first pieces of datagrams that were given up for time since the last call, cut after
+    /// what an ICMP error may quote (RFC 792: time exceeded, code 1, is sent only if the first
+    /// piece has come).
+    pub fn take_expired(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.expired)
     }
 
     /// When [`Reassembler::expire`] should be called next.
@@ -234,6 +275,8 @@ impl Reassembler {
 
 /// A fragment taken apart.
 struct Piece<'a> {
+    /// All of it.
+    bytes: &'a [u8],
     head: &'a [u8],
     /// IPv6: the fragment header's next-header value, for the byte that named it.
     next: u8,
@@ -272,6 +315,7 @@ impl<'a> Piece<'a> {
             payload = &payload[..payload.len() & !7];
         }
         Self {
+            bytes,
             head: &bytes[..head_len],
             next,
             payload,
@@ -321,7 +365,9 @@ impl Queue {
             if !piece.v4 {
                 head[usize::from(piece.named_at)] = piece.next;
             }
-            self.cost += head.len();
+            let quote = piece.bytes[..piece.bytes.len().min(QUOTE)].to_vec();
+            self.cost += head.len() + quote.len();
+            self.first = Some(quote);
             self.head = Some(head);
             self.header_at = piece.fragment.header_at;
             self.named_at = piece.named_at;
@@ -391,6 +437,7 @@ impl Queue {
             largest: self.largest,
             // RFC 8200 section 5: routers never fragment, so a piece is as large as it may be.
             dont_fragment: dont_fragment || !v4,
+            boundaries_lost: false,
             header_at: self.header_at,
             named_at: self.named_at,
         };

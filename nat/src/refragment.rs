@@ -29,7 +29,8 @@ pub fn refragment(whole: &[u8], pieces: &Pieces, mtu: usize, id: u32) -> Option<
     let extra = if v4 { 0 } else { ipv6::FRAGMENT_LEN };
     let payload = whole.get(head_len..)?;
     let fits = |size: usize| head_len + extra + size <= mtu;
-    let as_it_came = pieces.sizes.iter().map(|&s| usize::from(s)).sum::<usize>() == payload.len()
+    let as_it_came = !pieces.boundaries_lost
+        && pieces.sizes.iter().map(|&s| usize::from(s)).sum::<usize>() == payload.len()
         && pieces.sizes.iter().all(|&s| fits(usize::from(s)));
     let mut sizes: Vec<usize> = pieces.sizes.iter().map(|&s| usize::from(s)).collect();
     if !as_it_came {

@@ -252,6 +252,18 @@ impl Conntrack {
         }
     }
 
+    /// Whether the packet is the gateway's answer to one whose connection is still new and has this
+    /// end undecided. netfilter asks its nat table about such an answer too, if it is no ICMP
+    /// error, but the outcome can't change it.
+    pub fn asks_nat_in_vain(&self, tracked: &Tracked, manip: Manip) -> bool {
+        match &tracked.entry {
+            Entry::Own(conn) => {
+                tracked.role == Role::Answer && !conn.status.any(Status::done(manip))
+            }
+            _ => false,
+        }
+    }
+
     /// Remembers the egress interface of a masqueraded connection, so that
     /// [`Conntrack::forget_masqueraded`] and [`Conntrack::check_egress`] find it.
     pub fn set_masqueraded(&mut self, tracked: &mut Tracked, interface: u32) {

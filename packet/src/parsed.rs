@@ -133,6 +133,22 @@ impl Parsed {
         }
     }
 
+    /// Decodes the beginning of a packet that may have been cut short: the length counted is that of
+    /// the bytes there.
+    pub fn parse_quote(bytes: &[u8]) -> Result<Self, ParseError> {
+        let mut whole = bytes.to_vec();
+        let wanted = match bytes.first().map(|b| b >> 4) {
+            Some(4) if bytes.len() >= ipv4::MIN_HEADER_LEN => usize::from(be16(bytes, 2)),
+            Some(6) if bytes.len() >= ipv6::HEADER_LEN => {
+                ipv6::HEADER_LEN + usize::from(be16(bytes, 4))
+            }
+            _ => return Err(ParseError::Truncated),
+        };
+        whole.resize(wanted.max(bytes.len()), 0);
+        let parsed = Self::parse(&whole)?;
+        Ok(Self { len: parsed.len.min(bytes.len() as u32), ..parsed })
+    }
+
     /// The checks of Linux's `ip_rcv_core`, in its order.
     fn parse_v4(packet: &[u8]) -> Result<Self, ParseError> {
         if packet.len() < ipv4::MIN_HEADER_LEN {

@@ -71,7 +71,12 @@ impl Engine {
         self.translate(Hook::Postrouting, &mut packet, out)?;
         self.confirm(&mut packet)?;
         if hop.egress == LOOPBACK {
-            return self.loop_back(&packet);
+            self.loop_back(&packet, LOOPBACK);
+            return Ok(Fate::Consumed);
+        }
+        // Who sends a broadcast hears it, too.
+        if hop.broadcast && packet.input.is_none() {
+            self.loop_back(&packet, hop.egress);
         }
         self.link_out(packet, hop)
     }
@@ -130,8 +135,11 @@ pub(crate) enum Own {
         /// Bound to this interface (neighbour discovery).
         bound: bool,
     },
-    /// Sent to the gateway's own address: comes in again by the loopback interface.
+    /// Sent to the gateway's own address: comes in again by the loopback interface. Or a copy of
+    /// a broadcast, which comes in again by the interface it left by.
     Looped {
+        /// The interface.
+        input: InterfaceId,
         /// The packet.
         frame: OwnedFrame,
         /// Its connection stays with it.
@@ -172,9 +180,9 @@ impl Engine {
                     frame = OwnedFrame::new(&bytes);
                     self.send_made(&mut frame, asked_on, attach, bound)
                 }
-                Own::Looped { frame: looped, tracked } => {
+                Own::Looped { input, frame: looped, tracked } => {
                     frame = looped;
-                    self.come_in_again(&mut frame, tracked)
+                    self.come_in_again(&mut frame, input, tracked)
                 }
             };
             match result {
@@ -206,7 +214,7 @@ impl Engine {
     }
 
     /// A packet of the host device's kernel: like one of the gateway's own.
-    pub(crate) fn from_host(&mut self, frame: crate::io::Frame<'_>) -> Result<Fate, Drop> {
+    pub(crate) fn host_output(&mut self, frame: crate::io::Frame<'_>) -> Result<Fate, Drop> {
         super::offload::check_frame(&frame)?;
         let l3 = frame.meta.start;
         let mut packet = Packet::decode(frame, l3)?;
@@ -215,21 +223,26 @@ impl Engine {
         self.send(packet, hop)
     }
 
-    fn loop_back(&mut self, packet: &Packet<'_>) -> Result<Fate, Drop> {
+    fn loop_back(&mut self, packet: &Packet<'_>, input: InterfaceId) {
         let frame = packet.to_owned_frame();
-        self.own.push_back(Own::Looped { frame, tracked: packet.tracked.clone() });
-        Ok(Fate::Consumed)
+        self.own.push_back(Own::Looped { input, frame, tracked: packet.tracked.clone() });
     }
 
     fn come_in_again(
         &mut self,
         frame: &mut OwnedFrame,
+        input: InterfaceId,
         tracked: Option<Tracked>,
     ) -> Result<Fate, Drop> {
         let l3 = frame.meta.start;
         let mut packet = Packet::decode(frame.frame(), l3)?;
-        packet.input = Some(LOOPBACK);
+        packet.input = Some(input);
         packet.tracked = tracked;
-        self.forward(packet)
+        if input == LOOPBACK {
+            return self.forward(packet);
+        }
+        // Its route is known; asked again, its source would be a martian's.
+        self.after_reassembly(&mut packet)?;
+        self.deliver(packet)
     }
 }

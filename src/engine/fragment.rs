@@ -1,11 +1,12 @@
 //! Fragments: put together on the way in while the family is tracked, cut on the way out.
 
 use super::counters::Drop;
+use super::icmp::Message;
 use super::link_out::Hop;
 use super::packet::{OwnedFrame, Packet};
 use super::{Engine, Fate};
 use crate::io::Checksum;
-use tidegate_nat::{Pushed, refragment};
+use tidegate_nat::{Pieces, Pushed, refragment};
 use tidegate_packet::{Family, ipv4, ipv6};
 
 impl Engine {
@@ -15,6 +16,23 @@ impl Engine {
         packet.parsed.fragment.is_some()
             && packet.pieces.is_none()
             && self.policy.tracks(packet.parsed.family)
+    }
+
+    /// Time exceeded in reassembly (RFC 792, RFC 8200 section 4.5). For IPv4 only an end host says
+    /// so, as in Linux: a gateway on the way isn't where the datagram should have become whole.
+    pub(crate) fn report_expired_fragments(&mut self) {
+        for family in [Family::V4, Family::V6] {
+            for first in self.reassemblers[family as usize].take_expired() {
+                let mut frame = OwnedFrame::new(&first);
+                let l3 = frame.meta.start;
+                // The quote may be cut, so its length field needn't be right.
+                let Ok(packet) = Packet::decode_quote(frame.frame(), l3) else { continue };
+                if family == Family::V4 && !self.routes.is_local(packet.parsed.dst) {
+                    continue;
+                }
+                self.send_error(&packet, Message::reassembly_time(family));
+            }
+        }
     }
 
     /// Adds a fragment to its datagram; the last one to come sends the whole on its way.
@@ -57,7 +75,12 @@ impl Engine {
             }
             (None, Family::V4) => cut(&packet, mtu).ok_or(Drop::TooBig)?,
             // Only the sender fragments IPv6 (RFC 8200 section 5).
-            (None, Family::V6) => return Err(Drop::TooBig),
+            (None, Family::V6) if packet.input.is_some() => return Err(Drop::TooBig),
+            (None, Family::V6) => {
+                let id = self.next_fragment_id();
+                let pieces = Pieces::of_own(packet.bytes(), usize::from(packet.parsed.l4), mtu);
+                refragment(packet.bytes(), &pieces, mtu, id).ok_or(Drop::TooBig)?
+            }
         };
         for fragment in fragments {
             self.send_fragment(&fragment, &packet, hop)?;

@@ -33,7 +33,8 @@ impl Engine {
         if packet.parsed.fragment.is_some() && packet.pieces.is_none() {
             return Err(Drop::HostIgnored);
         }
-        if !transport_checksum_is_right(&packet) {
+        let knows = !matches!(packet.parsed.transport, Transport::Other | Transport::Ports { .. });
+        if knows && !transport_checksum_is_right(&packet) {
             return Err(Drop::HostMalformed);
         }
         match packet.parsed.transport {

@@ -9,6 +9,7 @@ use super::route::Target;
 use std::collections::HashMap;
 use std::time::Duration;
 use tidegate_filter::LinkType;
+use tidegate_nat::Tracked;
 use tidegate_packet::builder::{self, Ip};
 use tidegate_packet::{Addr, Family, Instant, Parsed, Transport, icmp, icmpv6, protocol};
 
@@ -34,6 +35,14 @@ impl Message {
         match family {
             Family::V4 => Self::new(icmp::TIME_EXCEEDED, 0),
             Family::V6 => Self::new(icmpv6::TIME_EXCEEDED, 0),
+        }
+    }
+
+    /// Fragments that never became whole.
+    pub const fn reassembly_time(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::new(icmp::TIME_EXCEEDED, 1),
+            Family::V6 => Self::new(icmpv6::TIME_EXCEEDED, 1),
         }
     }
 
@@ -139,10 +148,31 @@ impl Limiter {
     }
 }
 
+/// A packet that an error is about.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct About<'a> {
+    /// Its headers.
+    pub parsed: &'a Parsed,
+    /// The packet, from its IP header on.
+    pub bytes: &'a [u8],
+    /// The interface it came in by.
+    pub input: Option<InterfaceId>,
+    /// Its connection.
+    pub tracked: Option<&'a Tracked>,
+}
+
 impl Engine {
     /// Answers a packet with an error, unless it must not be answered. The message goes through
     /// OUTPUT like every packet of the gateway's own, once the packet's own way has ended.
     pub(crate) fn send_error(&mut self, packet: &Packet<'_>, message: Message) {
+        // While Linux sends an ICMP message of its own, it can make no other: what becomes of the
+        // gateway's echo replies and errors in OUTPUT is never reported.
+        let own_icmp = packet.input.is_none()
+            && self.host_port.is_none()
+            && matches!(packet.parsed.protocol, protocol::ICMP | protocol::ICMPV6);
+        if own_icmp {
+            return;
+        }
         // A group on the link or on the network gets no answer (RFC 1122 section 3.2.2); a
         // packet that is too big is the exception of RFC 4443 section 2.4 (e.3).
         let v6_exception =
@@ -152,8 +182,13 @@ impl Engine {
         if to_group && !v6_exception {
             return;
         }
-        let bytes = packet.bytes().to_vec();
-        self.send_error_about(&packet.parsed, &bytes, packet.input, message);
+        let about = About {
+            parsed: &packet.parsed,
+            bytes: packet.bytes(),
+            input: packet.input,
+            tracked: packet.tracked.as_ref(),
+        };
+        self.send_error_about(about, message);
     }
 
     fn is_group(&self, dst: Addr) -> bool {
@@ -163,20 +198,15 @@ impl Engine {
     }
 
     /// The same for a packet that isn't on its way any more.
-    pub(crate) fn send_error_about(
-        &mut self,
-        parsed: &Parsed,
-        bytes: &[u8],
-        input: Option<InterfaceId>,
-        message: Message,
-    ) {
+    pub(crate) fn send_error_about(&mut self, about: About<'_>, message: Message) {
+        let About { parsed, bytes, input, tracked } = about;
         if !may_be_answered(parsed) || parsed.src.is_unspecified() || parsed.src.is_multicast() {
             return;
         }
         let Some(found) = self.routes.lookup(parsed.src, input) else { return };
         let egress = match found.target {
             Target::Local(_) => LOOPBACK,
-            Target::Unicast { egress, .. } => egress,
+            Target::Unicast { egress, .. } | Target::Broadcast(egress) => egress,
             _ => return,
         };
         if egress != LOOPBACK && !self.error_allowed(parsed, found.prefix_len, message) {
@@ -188,7 +218,10 @@ impl Engine {
             Family::V4 => self.error_v4(parsed, bytes, src, message),
             Family::V6 => error_v6(parsed, bytes, src, message),
         };
-        self.originate(answer, input);
+        // As in Linux, an error belongs to the connection of the packet that it is about, even if
+        // that will never be confirmed.
+        let attach = tracked.map(|question| self.conntrack.attach_reply(question));
+        self.originate_attached(answer, input, attach);
     }
 
     /// The address the offender spoke to if it is ours, else that of the route back.

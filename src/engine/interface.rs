@@ -189,6 +189,17 @@ impl Interfaces {
         self.ports.iter().position(|(_, n)| n == name).map(|n| PortId(n as u16))
     }
 
+    /// Whether an address is the subnet-router anycast address of one of the gateway's networks
+    /// (RFC 4291 section 2.6.1): all routers on a link share it.
+    pub fn is_anycast(&self, addr: Addr) -> bool {
+        !addr.is_v4()
+            && self
+                .interfaces
+                .iter()
+                .flat_map(|i| &i.addresses)
+                .any(|p| p.len() < 127 && p.network().addr() == addr && p.addr() != addr)
+    }
+
     /// The interface that carries an address.
     pub fn owner(&self, addr: Addr) -> Option<InterfaceId> {
         self.iter().find(|(_, i)| i.has(addr)).map(|(id, _)| id)

@@ -51,7 +51,7 @@ impl Engine {
         match self.neighbours.resolve((hop.egress, hop.next), self.now) {
             Resolution::Known(mac) => Ok(mac),
             Resolution::Probe(mac) => {
-                self.ask(hop.egress, hop.next, Some(mac));
+                self.ask(hop.egress, hop.next, None, Some(mac));
                 Ok(mac)
             }
             Resolution::Unknown { ask } => Err(ask),
@@ -64,10 +64,17 @@ impl Engine {
         hop: Hop,
         ask: bool,
     ) -> Result<Fate, Drop> {
-        let waiting = Waiting { frame: packet.to_owned_frame(), input: packet.input };
+        let src = packet.parsed.src;
+        let source = self.routes.is_local(src).then_some(src);
+        let waiting = Waiting {
+            frame: packet.to_owned_frame(),
+            input: packet.input,
+            tracked: packet.tracked.clone(),
+            source,
+        };
         let refused = self.neighbours.wait((hop.egress, hop.next), waiting, self.now);
         if ask {
-            self.ask(hop.egress, hop.next, None);
+            self.ask(hop.egress, hop.next, source, None);
         }
         if refused.is_some() {
             return Err(Drop::NeighbourQueue);
@@ -76,11 +83,17 @@ impl Engine {
     }
 
     /// Asks for a link address by the family's protocol.
-    pub(crate) fn ask(&mut self, interface: InterfaceId, target: Addr, probe: Option<MacAddr>) {
+    pub(crate) fn ask(
+        &mut self,
+        interface: InterfaceId,
+        target: Addr,
+        asker: Option<Addr>,
+        probe: Option<MacAddr>,
+    ) {
         if target.is_v4() {
-            self.arp_ask(interface, target, probe);
+            self.arp_ask(interface, target, asker, probe);
         } else {
-            self.ndp_ask(interface, target, probe.is_some());
+            self.ndp_ask(interface, target, asker, probe.is_some());
         }
     }
 

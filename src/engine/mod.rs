@@ -112,7 +112,7 @@ impl Engine {
             static_routes: routes,
             policy,
             conntrack: Conntrack::new(conntrack_settings(&sysctls), key),
-            reassemblers: [FragmentSettings::V4, FragmentSettings::V6].map(Reassembler::new),
+            reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
             rules: RulesInForce::new(rules_v4, rules_v6),
             neighbours: neighbour::Neighbours::default(),
@@ -143,7 +143,7 @@ impl Engine {
     pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
         self.counters.received[usize::from(port.0)].count(frame.bytes().len());
         let result = if self.host_port == Some(port) {
-            self.from_host(frame)
+            self.host_output(frame)
         } else {
             self.link_in(port, frame)
         };
@@ -167,18 +167,24 @@ impl Engine {
             let given_up = reassembler.expire(self.now);
             self.counters.drop_many(Drop::Fragment, given_up as u64);
         }
+        self.report_expired_fragments();
         let (mut questions, mut failed) = (Vec::new(), Vec::new());
         self.neighbours.tick(self.now, &mut questions, &mut failed);
         for question in questions {
-            self.ask(question.key.0, question.key.1, question.mac);
+            self.ask(question.key.0, question.key.1, question.asker, question.mac);
         }
         for (_, mut waiting) in failed {
             self.counters.drop(Drop::NeighbourFailed);
             let l3 = waiting.frame.meta.start;
             if let Ok(packet) = packet::Packet::decode(waiting.frame.frame(), l3) {
                 let message = icmp::Message::host_unreachable(packet.parsed.family);
-                let bytes = packet.bytes().to_vec();
-                self.send_error_about(&packet.parsed, &bytes, waiting.input, message);
+                let about = icmp::About {
+                    parsed: &packet.parsed,
+                    bytes: packet.bytes(),
+                    input: waiting.input,
+                    tracked: waiting.tracked.as_ref(),
+                };
+                self.send_error_about(about, message);
             }
         }
         self.send_own();
@@ -240,6 +246,10 @@ impl Engine {
     /// Replaces the kernel parameters.
     pub fn replace_sysctls(&mut self, sysctls: Sysctls) {
         *self.conntrack.settings_mut() = conntrack_settings(&sysctls);
+        let fragments = fragment_settings(&sysctls);
+        for (reassembler, settings) in self.reassemblers.iter_mut().zip(fragments) {
+            *reassembler.settings_mut() = settings;
+        }
         self.sysctls = sysctls;
         self.rebuild();
     }
@@ -327,6 +337,14 @@ impl From<ParseError> for Drop {
             ParseError::ExtensionHeader => Self::Ip6ExtensionHeader,
         }
     }
+}
+
+/// Bounds of the fragment queues, IPv4 and IPv6.
+fn fragment_settings(sysctls: &Sysctls) -> [FragmentSettings; 2] {
+    [Family::V4, Family::V6].map(|family| FragmentSettings {
+        max_bytes: sysctls.fragment_bytes(family),
+        timeout: sysctls.fragment_time(family),
+    })
 }
 
 /// The `nf_conntrack_*` parameters in the form that the table wants.

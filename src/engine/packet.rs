@@ -35,7 +35,11 @@ impl<'a> Packet<'a> {
     pub fn decode(frame: Frame<'a>, l3: usize) -> Result<Self, ParseError> {
         let parsed = Parsed::parse(&frame.slot[l3..frame.meta.end])?;
         frame.meta.end = l3 + parsed.len as usize;
-        Ok(Self {
+        Ok(Self::new(frame, l3, parsed))
+    }
+
+    fn new(frame: Frame<'a>, l3: usize, parsed: Parsed) -> Self {
+        Self {
             frame,
             l3,
             parsed,
@@ -45,7 +49,13 @@ impl<'a> Packet<'a> {
             mark: 0,
             tracked: None,
             pieces: None,
-        })
+        }
+    }
+
+    /// The same for the beginning of a packet whose end may be missing, as in a quote.
+    pub fn decode_quote(frame: Frame<'a>, l3: usize) -> Result<Self, ParseError> {
+        let parsed = Parsed::parse_quote(&frame.slot[l3..frame.meta.end])?;
+        Ok(Self::new(frame, l3, parsed))
     }
 
     /// From the IP header to the end.

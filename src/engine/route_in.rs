@@ -108,6 +108,9 @@ impl Engine {
             let joined = self.interfaces.get(input).joined(dst);
             return if joined { Ok(Destination::Local) } else { Err(Drop::MulticastNotJoined) };
         }
+        if self.interfaces.is_anycast(dst) {
+            return Ok(Destination::Local);
+        }
         // A link-local address is ours only on its own link.
         if dst.is_v6_link_local() && self.interfaces.get(input).has(dst) {
             return Ok(Destination::Local);

@@ -128,9 +128,9 @@ pub struct RulesInForce {
 }
 
 impl RulesInForce {
-    /// These rulesets, with the counters they were loaded with.
+    /// These rulesets, counters at zero as after `iptables-restore` without `-c`.
     pub fn new(v4: Ruleset, v6: Ruleset) -> Self {
-        let counters = [v4.new_counters(), v6.new_counters()];
+        let counters = [v4.zero_counters(), v6.zero_counters()];
         let rulesets = [v4, v6];
         let this = Self { rulesets, counters, memory: filter::Memory::new() };
         this.memory.adopt(&[&this.rulesets[0], &this.rulesets[1]]);
@@ -139,7 +139,7 @@ impl RulesInForce {
 
     /// Replaces both rulesets and their counters; `recent` lists that are still named stay.
     pub fn replace(&mut self, v4: Ruleset, v6: Ruleset) {
-        self.counters = [v4.new_counters(), v6.new_counters()];
+        self.counters = [v4.zero_counters(), v6.zero_counters()];
         self.rulesets = [v4, v6];
         self.memory.adopt(&[&self.rulesets[0], &self.rulesets[1]]);
     }
@@ -246,6 +246,13 @@ impl filter::Gateway for RoutingView<'_> {
         let Some(input) = self.interfaces.by_name(question.input) else { return false };
         if input == super::interface::LOOPBACK {
             return true;
+        }
+        // Who has no address yet asks everybody: there is no path to check.
+        if question.src.is_unspecified() {
+            let o = question.dst.octets();
+            return !question.src.is_v4()
+                || question.dst.is_limited_broadcast()
+                || o[12..15] == [224, 0, 0];
         }
         match self.routes.lookup(question.src, Some(input)).map(|f| f.target) {
             Some(Target::Unicast { egress, .. }) => question.loose || egress == input,

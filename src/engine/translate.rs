@@ -7,7 +7,7 @@ use super::packet::Packet;
 use crate::io::Checksum;
 use tidegate_filter::{Hook, NatAction, NatRange, TableName, Verdict};
 use tidegate_nat::{Manip, Range, State};
-use tidegate_packet::{Addr, Prefix};
+use tidegate_packet::{Addr, Prefix, protocol};
 
 impl Engine {
     /// conntrack at PREROUTING and OUTPUT. Packets that already have a connection (the gateway's
@@ -63,9 +63,21 @@ impl Engine {
                 self.conntrack.set_masqueraded(&mut tracked, u32::from(egress.0));
             }
         }
+        // netfilter asks the nat table about a reset that a rule has made for a packet whose source
+        // isn't decided yet. The answer changes nothing, but the rules count it.
+        if self.conntrack.asks_nat_in_vain(&tracked, manip) && !packet.parsed.is_icmp_error() {
+            packet.tracked = Some(tracked);
+            self.ask_nat_table(hook, packet, output)?;
+            let Some(taken) = packet.tracked.take() else { return Ok(()) };
+            tracked = taken;
+        }
         let field = packet.checksum_field();
         let bytes = &mut packet.frame.slot[packet.l3..packet.frame.meta.end];
         let done = self.conntrack.translate(&tracked, manip, &mut packet.parsed, bytes, field);
+        let translated = self.conntrack.view(&tracked).is_some_and(|c| c.is_translated());
+        if let (true, Some(pieces)) = (translated, &mut packet.pieces) {
+            pieces.header_was_written(header_len(packet.parsed.protocol));
+        }
         packet.tracked = Some(tracked);
         done.map_err(|_| Drop::NatImpossible)
     }
@@ -137,6 +149,15 @@ impl Engine {
     pub(crate) fn confirm(&mut self, packet: &mut Packet<'_>) -> Result<(), Drop> {
         let Some(tracked) = &mut packet.tracked else { return Ok(()) };
         self.conntrack.confirm(tracked, self.now).map(|_| ()).map_err(|_| Drop::ConnectionTable)
+    }
+}
+
+/// How much of a transport header Linux makes writable to translate it.
+fn header_len(transport: u8) -> usize {
+    match transport {
+        protocol::TCP => 20,
+        protocol::UDP | protocol::UDPLITE | protocol::ICMP | protocol::ICMPV6 => 8,
+        _ => 0,
     }
 }
 

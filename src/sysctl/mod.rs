@@ -128,6 +128,24 @@ impl Sysctls {
         self.u32("net/ipv4/icmp_msgs_burst")
     }
 
+    /// How long an incomplete datagram is kept (`ipfrag_time`, `nf_conntrack_frag6_timeout`).
+    pub fn fragment_time(&self, family: Family) -> Duration {
+        let seconds = match family {
+            Family::V4 => self.number("net/ipv4/ipfrag_time"),
+            Family::V6 => self.number("net/netfilter/nf_conntrack_frag6_timeout"),
+        };
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// How many bytes incomplete datagrams may hold together (`…_high_thresh`).
+    pub fn fragment_bytes(&self, family: Family) -> usize {
+        let bytes = match family {
+            Family::V4 => self.number("net/ipv4/ipfrag_high_thresh"),
+            Family::V6 => self.number("net/netfilter/nf_conntrack_frag6_high_thresh"),
+        };
+        usize::try_from(bytes).unwrap_or(0)
+    }
+
     /// TTL of the gateway's own IPv4 packets.
     pub fn ip_default_ttl(&self) -> u8 {
         u8::try_from(self.number("net/ipv4/ip_default_ttl")).unwrap_or(64)

@@ -63,8 +63,8 @@ pub fn a_kept_lab_is_entered_and_stopped() -> Outcome {
 }
 
 /// Starts a lab and waits until it is built.
-fn begun() -> Result<(std::process::Child, PathBuf), Box<dyn std::error::Error>> {
-    let child = lab(&["--reference"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+fn begun(arguments: &[&str]) -> Result<(std::process::Child, PathBuf), Box<dyn std::error::Error>> {
+    let child = lab(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let pid = child.id().to_string();
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(10) {
@@ -84,20 +84,43 @@ fn begun() -> Result<(std::process::Child, PathBuf), Box<dyn std::error::Error>>
 
 pub fn remains_are_cleaned_up() -> Outcome {
     // In order.
-    let (mut child, directory) = begun()?;
+    let (mut child, directory) = begun(&["--reference"])?;
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
     assert_eq!(child.wait()?.code(), Some(130));
     assert!(!directory.exists());
 
     // After a crash, by the next.
-    let (mut child, directory) = begun()?;
+    let (mut child, directory) = begun(&["--reference"])?;
     child.kill()?;
     child.wait()?;
     assert!(directory.exists(), "nobody could have removed it");
-    let (mut next, own) = begun()?;
+    let (mut next, own) = begun(&["--reference"])?;
     assert!(!directory.exists(), "{}", directory.display());
     kill(Pid::from_raw(next.id().cast_signed()), Signal::SIGTERM)?;
     next.wait()?;
     assert!(!own.exists());
     Ok(())
+}
+
+pub fn the_gateway_ends_with_a_lab_that_crashes() -> Outcome {
+    let (mut child, directory) = begun(&[])?;
+    let state: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(directory.join("state.json"))?)?;
+    let gateway = state["gateway"]["pid"].as_u64().ok_or("the gateway has a process")?;
+    assert!(runs(gateway));
+    child.kill()?;
+    child.wait()?;
+    let killed = Instant::now();
+    while runs(gateway) {
+        assert!(killed.elapsed() < Duration::from_secs(10), "process {gateway} is still there");
+        thread::sleep(Duration::from_millis(10));
+    }
+    std::fs::remove_dir_all(directory)?;
+    Ok(())
+}
+
+/// Whether a process does anything any more; one that nobody waits for doesn't.
+fn runs(pid: u64) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .is_ok_and(|status| !status.contains("State:\tZ"))
 }

@@ -4,6 +4,7 @@
 //! that isn't installed, it says so, and fails if `TIDEGATE_FORBID_SKIP` is set.
 
 use std::error::Error;
+use std::fs::File;
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -20,6 +21,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 enum Needs {
     Nothing,
     Iptables,
+    Tun,
 }
 
 struct Test {
@@ -55,6 +57,17 @@ const TESTS: &[Test] = &[
         run: rows::rows_notice_a_gateway_that_fails,
     },
     Test {
+        name: "all_rows_hold_on_packet_sockets",
+        needs: Needs::Nothing,
+        run: rows::all_rows_hold_on_packet_sockets,
+    },
+    Test { name: "all_rows_hold_on_taps", needs: Needs::Tun, run: rows::all_rows_hold_on_taps },
+    Test {
+        name: "the_gateway_ends_with_a_lab_that_crashes",
+        needs: Needs::Nothing,
+        run: command::the_gateway_ends_with_a_lab_that_crashes,
+    },
+    Test {
         name: "a_kept_lab_is_entered_and_stopped",
         needs: Needs::Iptables,
         run: command::a_kept_lab_is_entered_and_stopped,
@@ -73,6 +86,7 @@ fn main() -> ExitCode {
     let rights = privilege::acquire();
     let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
     let iptables = has_iptables();
+    let tun = File::options().read(true).write(true).open("/dev/net/tun").is_ok();
     let trials = TESTS
         .iter()
         .map(|test| {
@@ -81,6 +95,7 @@ fn main() -> ExitCode {
                 (Ok(_), Needs::Iptables) if !iptables => {
                     Some("the reference needs iptables-restore or iptables-legacy-restore".into())
                 }
+                (Ok(_), Needs::Tun) if !tun => Some("/dev/net/tun cannot be opened".into()),
                 _ => None,
             };
             if let Some(why) = missing.as_ref().filter(|_| !forbid) {

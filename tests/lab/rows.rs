@@ -1,19 +1,39 @@
 //! The lab's rows against the kernel's own netfilter.
 
+use std::path::Path;
+
 use tidegate::lab::gateway::Engine;
 use tidegate::lab::rows;
 use tidegate::lab::scene::{Devices, Plan, Scene};
 
 use super::Outcome;
 
-fn reference(directory: &std::path::Path) -> Plan {
+fn reference(directory: &Path) -> Plan {
     let (engine, devices) = (Engine::Kernel, Devices::AfPacket);
     Plan { engine, devices, directory: directory.to_owned() }
 }
 
 pub fn the_rows_are_the_kernels_behaviour() -> Outcome {
     let directory = tempfile::tempdir()?;
-    let scene = Scene::build(&reference(directory.path()))?;
+    all_rows_hold(&reference(directory.path()))
+}
+
+pub fn all_rows_hold_on_packet_sockets() -> Outcome {
+    all_rows_hold_with_tidegate(Devices::AfPacket)
+}
+
+pub fn all_rows_hold_on_taps() -> Outcome {
+    all_rows_hold_with_tidegate(Devices::Tap)
+}
+
+fn all_rows_hold_with_tidegate(devices: Devices) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let engine = Engine::Tidegate { program: env!("CARGO_BIN_EXE_tidegate").into() };
+    all_rows_hold(&Plan { engine, devices, directory: directory.path().to_owned() })
+}
+
+fn all_rows_hold(plan: &Plan) -> Outcome {
+    let scene = Scene::build(plan)?;
     let wrong: Vec<_> = rows::all()
         .iter()
         .filter_map(|row| {

@@ -50,9 +50,17 @@ impl Engine {
     }
 
     /// Asks who has `target`, everybody or, for a probe, the one who had it.
-    pub(crate) fn arp_ask(&mut self, interface: InterfaceId, target: Addr, probe: Option<MacAddr>) {
+    /// The question comes from the address that the waiting packet has, if it is the gateway's own
+    /// (Linux's `arp_announce = 0`).
+    pub(crate) fn arp_ask(
+        &mut self,
+        interface: InterfaceId,
+        target: Addr,
+        asker: Option<Addr>,
+        probe: Option<MacAddr>,
+    ) {
         let from = self.interfaces.get(interface);
-        let Some(sender) = from.source_address(target) else { return };
+        let Some(sender) = asker.or_else(|| from.source_address(target)) else { return };
         let request = Arp {
             operation: Operation::Request,
             sender_mac: from.mac,

@@ -12,6 +12,7 @@ use super::interface::InterfaceId;
 use super::packet::OwnedFrame;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+use tidegate_nat::Tracked;
 use tidegate_packet::{Addr, Instant, MacAddr};
 
 /// How long an answer is trusted without asking again (RFC 4861 section 10: REACHABLE_TIME).
@@ -37,11 +38,15 @@ pub struct Waiting {
     pub frame: OwnedFrame,
     /// The interface it had come in by, for the error that may follow.
     pub input: Option<InterfaceId>,
+    /// Its connection, for the same.
+    pub tracked: Option<Tracked>,
+    /// Its source address if that is one of the gateway's: the one to ask from.
+    pub source: Option<Addr>,
 }
 
 #[derive(Debug)]
 enum State {
-    Incomplete { asked: u8, waiting: VecDeque<Waiting> },
+    Incomplete { asked: u8, asker: Option<Addr>, waiting: VecDeque<Waiting> },
     Known { mac: MacAddr, confirmed: Instant, used: Instant, probes: u8 },
     Permanent { mac: MacAddr },
 }
@@ -72,6 +77,8 @@ pub enum Resolution {
 pub struct Question {
     /// Who is asked for.
     pub key: Key,
+    /// The gateway's address to ask from, where it matters.
+    pub asker: Option<Addr>,
     /// Where a probe goes; absent: to everybody.
     pub mac: Option<MacAddr>,
 }
@@ -120,7 +127,8 @@ impl Neighbours {
             if self.entries.len() >= MAX_ENTRIES {
                 return Some(packet);
             }
-            let state = State::Incomplete { asked: 1, waiting: VecDeque::new() };
+            let asker = packet.source;
+            let state = State::Incomplete { asked: 1, asker, waiting: VecDeque::new() };
             self.entries.insert(key, Entry { state, next: now + RETRANSMIT });
             self.asking.push(key);
         }
@@ -191,9 +199,9 @@ impl Neighbours {
             entry.next = now + RETRANSMIT;
             match &mut entry.state {
                 State::Permanent { .. } => false,
-                State::Incomplete { asked, .. } if *asked < TRIES => {
+                State::Incomplete { asked, asker, .. } if *asked < TRIES => {
                     *asked += 1;
-                    questions.push(Question { key: *key, mac: None });
+                    questions.push(Question { key: *key, asker: *asker, mac: None });
                     true
                 }
                 State::Incomplete { waiting, .. } => {
@@ -203,7 +211,7 @@ impl Neighbours {
                 }
                 State::Known { mac, probes, .. } if *probes < TRIES => {
                     *probes += 1;
-                    questions.push(Question { key: *key, mac: Some(*mac) });
+                    questions.push(Question { key: *key, asker: None, mac: Some(*mac) });
                     true
                 }
                 State::Known { .. } => {
@@ -263,7 +271,7 @@ mod tests {
     }
 
     fn waiting(n: u8) -> Waiting {
-        Waiting { frame: OwnedFrame::new(&[n]), input: None }
+        Waiting { frame: OwnedFrame::new(&[n]), input: None, tracked: None, source: None }
     }
 
     #[test]

@@ -57,26 +57,40 @@ impl Engine {
             self.release(interface, mac, released);
         }
         let dst = if from.is_unspecified() { ALL_NODES } else { from };
+        let to_group = packet.parsed.dst.is_multicast();
         let answer = Ndp::Advertisement {
             target,
-            target_mac: Some(self.interfaces.get(interface).mac),
+            // Who asked the address itself knows where it is (Linux leaves both out then).
+            target_mac: to_group.then_some(self.interfaces.get(interface).mac),
             router: self.policy.forwarding(Family::V6, interface),
             solicited: !from.is_unspecified(),
-            overrides: true,
+            overrides: to_group,
         };
         self.originate_on(interface, answer.to_packet(target, dst));
         Ok(Fate::Consumed)
     }
 
     /// Asks who has `target`, its solicited-node group or, for a probe, the one who had it.
-    pub(crate) fn ndp_ask(&mut self, interface: InterfaceId, target: Addr, probe: bool) {
+    /// The question comes from the waiting packet's address if that is this interface's, else from
+    /// the link-local one.
+    pub(crate) fn ndp_ask(
+        &mut self,
+        interface: InterfaceId,
+        target: Addr,
+        asker: Option<Addr>,
+        probe: bool,
+    ) {
         let from = self.interfaces.get(interface);
-        let Some(src) = from.source_address(target) else { return };
+        let link_local = || from.source_address(LINK_LOCAL);
+        let Some(src) = asker.filter(|a| from.has(*a)).or_else(link_local) else { return };
         let question = Ndp::Solicitation { target, source_mac: Some(from.mac) };
         let dst = if probe { target } else { ndp::solicited_node(target) };
         self.originate_on(interface, question.to_packet(src, dst));
     }
 }
 
+/// Any link-local address: what is asked for is the interface's own.
+const LINK_LOCAL: Addr =
+    Addr::from_v6_bytes([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 /// `ff02::1`.
 const ALL_NODES: Addr = Addr::from_v6_bytes([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
