@@ -157,9 +157,9 @@ pub fn parsed(frame: &Flying) -> Option<Parsed> {
 }
 
 /// An address that MASQUERADE rules cover, of a host other than the gateway.
-fn inside(addr: Addr) -> bool {
+fn inside(address: Addr) -> bool {
     let lan: Prefix = "192.168.0.0/24".parse().expect("a prefix");
     let other: Prefix = "10.3.0.0/16".parse().expect("a prefix");
     let own = [addr("192.168.0.1"), addr("10.3.0.1")];
-    (lan.contains(addr) || other.contains(addr)) && !own.contains(&addr)
+    (lan.contains(address) || other.contains(address)) && !own.contains(&address)
 }
