@@ -89,7 +89,7 @@ fn page_walk() -> Trace {
         on("ppp0", segment(visitor, (WAN, 81), tcp::SYN, 1, 0, b"")),
         on("ppp0", builder::udp(ip(FAR, WAN), 50_000, 81, b"anybody?")),
         on("ppp0", segment(visitor, (CLIENT, 80), tcp::SYN, 1, 0, b"")),
-        on("ppp0", builder::ip(Ip { protocol: 253, ..ip(FAR, WAN) }, b"what?")),
+        on("ppp0", builder::ip(Ip { protocol: 253, ..ip(FAR, WAN) }, &[0xff, 0xff])),
         // Pings: of the gateway, and through it. An INVALID segment ends here.
         on("eth0", builder::echo(ip(CLIENT, "192.168.0.1"), true, 1, 1, b"ping")),
         on("eth0", builder::echo(ip(CLIENT, FAR), true, 2, 1, b"ping")),
