@@ -37,6 +37,8 @@ reasons! {
     LinkOtherHost = "link_other_host",
     /// Frame of a VLAN that no interface carries.
     LinkVlan = "link_vlan",
+    /// Checksum or segmentation request of the device that doesn't fit the frame.
+    Offload = "offload",
     /// EtherType that the gateway doesn't handle.
     LinkProtocol = "link_protocol",
     /// A bridge knows the destination on the port the frame came in by.

@@ -220,8 +220,10 @@ impl Engine {
 
     /// A packet of the host device's kernel: like one of the gateway's own.
     pub(crate) fn host_output(&mut self, frame: crate::io::Frame<'_>) -> Result<Fate, Drop> {
+        super::offload::check_frame(&frame)?;
         let l3 = frame.meta.start;
-        let packet = Packet::decode(frame, l3)?;
+        let mut packet = Packet::decode(frame, l3)?;
+        super::offload::check_packet(&mut packet)?;
         let hop = self.route_out(packet.parsed.dst, None)?;
         self.send(packet, hop)
     }

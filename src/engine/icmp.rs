@@ -66,7 +66,16 @@ impl Message {
         }
     }
 
-    /// The host doesn't answer on its link, or an unreachable route covers it.
+    /// An unreachable route covers the destination. Linux makes no difference to having no route
+    /// in IPv6, but does in IPv4.
+    pub const fn unreachable_route(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::host_unreachable(family),
+            Family::V6 => Self::no_route(family),
+        }
+    }
+
+    /// The host doesn't answer on its link.
     pub const fn host_unreachable(family: Family) -> Self {
         match family {
             Family::V4 => Self::new(icmp::DEST_UNREACHABLE, icmp::unreachable::HOST),

@@ -52,6 +52,7 @@ impl Engine {
     /// From a frame to a packet: what isn't IP for the gateway is dealt with here.
     pub(crate) fn link_in(&mut self, port: PortId, mut frame: Frame<'_>) -> Result<Fate, Drop> {
         let header = ethernet::Header::parse(frame.bytes()).ok_or(Drop::LinkRunt)?;
+        super::offload::check_frame(&frame)?;
         let interface = self.interfaces.of_port(port);
         if self.interfaces.get(interface).kind == Kind::Bridge
             && let Some(fate) = self.switch(port, interface, &header, &mut frame)?
@@ -79,6 +80,7 @@ impl Engine {
                 if super::packet::ethertype(&packet.parsed) != header.ethertype {
                     return Err(Drop::IpVersion);
                 }
+                super::offload::check_packet(&mut packet)?;
                 packet.input = Some(interface);
                 packet.port = Some(port);
                 packet.link = Some(Link { dst: header.dst, src: header.src, kind });

@@ -172,6 +172,8 @@ pub trait Receive: Send {
 pub struct Sent {
     /// Taken by the device.
     pub frames: usize,
+    /// Their bytes, from the Ethernet header on.
+    pub bytes: usize,
     /// Refused (queue full, link down, too long); they are lost, as in a kernel's queue.
     pub refused: usize,
 }
