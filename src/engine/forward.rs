@@ -172,7 +172,7 @@ impl Engine {
     /// Sends what was queued. Answers to answers are rare and errors are never answered, so the
     /// bound is only a safety net.
     pub(crate) fn send_own(&mut self) {
-        for _ in 0..64 {
+        for _ in 0..self.own.len() + 64 {
             let Some(own) = self.own.pop_front() else { return };
             let mut frame;
             let result = match own {
@@ -191,6 +191,7 @@ impl Engine {
                 Err(reason) => self.counters.drop(reason),
             }
         }
+        self.counters.drop_many(Drop::HostIgnored, self.own.len() as u64);
         self.own.clear();
     }
 

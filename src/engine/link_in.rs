@@ -14,6 +14,9 @@ const AGEING: Duration = Duration::from_secs(300);
 /// Stations that one bridge remembers at most.
 const MAX_STATIONS: usize = 65_536;
 
+/// DHCP answers that wait for the client at most.
+const MAX_DHCP_FRAMES: usize = 64;
+
 /// Where a bridge's stations are.
 #[derive(Debug, Default)]
 pub struct Stations {
@@ -139,7 +142,12 @@ impl Engine {
                 let l4 = ethernet::HEADER_LEN + usize::from(packet.parsed.l4);
                 tidegate_packet::checksum::complete_partial(&mut frame, l4, udp::CHECKSUM_AT);
             }
-            self.dhcp_frames.push((interface, frame));
+            // A flood of answers must not become a flood of memory.
+            if self.dhcp_frames.len() < MAX_DHCP_FRAMES {
+                self.dhcp_frames.push((interface, frame));
+            } else {
+                self.counters.drop(Drop::HostIgnored);
+            }
         }
         client
     }

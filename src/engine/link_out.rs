@@ -73,7 +73,7 @@ impl Engine {
             source,
         };
         let refused = self.neighbours.wait((hop.egress, hop.next), waiting, self.now);
-        if ask {
+        if ask && refused.is_none() {
             self.ask(hop.egress, hop.next, source, None);
         }
         if refused.is_some() {

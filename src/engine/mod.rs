@@ -270,7 +270,8 @@ impl Engine {
         }
         self.static_routes = routes;
         self.routes = Routes::build(&self.interfaces, &self.static_routes);
-        self.neighbours.flush(id);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost as u64);
     }
 
     /// The routes that were configured.

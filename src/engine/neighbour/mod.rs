@@ -23,6 +23,8 @@ pub const RETRANSMIT: Duration = Duration::from_secs(1);
 pub const TRIES: u8 = 3;
 /// Packets that wait for one unresolved address.
 pub const QUEUE: usize = 16;
+/// Bytes of all packets that wait, at most: a scan with long packets must not take the memory.
+pub const MAX_HELD: usize = 8 << 20;
 /// Entries at most; a scan of a large LAN must not take the memory.
 pub const MAX_ENTRIES: usize = 16_384;
 /// An entry that nobody used for so long is forgotten.
@@ -89,6 +91,8 @@ pub struct Neighbours {
     entries: HashMap<Key, Entry>,
     /// Entries that are incomplete or being probed; few at any time.
     asking: Vec<Key>,
+    /// Bytes of all packets that wait.
+    held: usize,
     swept: Instant,
 }
 
@@ -123,6 +127,10 @@ impl Neighbours {
     /// Keeps a packet until the address is known. Gives it back if there is no room for it (the
     /// oldest waiting packet is what goes, as in Linux, so it may be another one).
     pub fn wait(&mut self, key: Key, packet: Waiting, now: Instant) -> Option<Waiting> {
+        let bytes = packet.frame.bytes().len();
+        if self.held + bytes > MAX_HELD {
+            return Some(packet);
+        }
         if !self.entries.contains_key(&key) {
             if self.entries.len() >= MAX_ENTRIES {
                 return Some(packet);
@@ -135,7 +143,9 @@ impl Neighbours {
         match self.entries.get_mut(&key).map(|e| &mut e.state) {
             Some(State::Incomplete { waiting, .. }) => {
                 waiting.push_back(packet);
-                if waiting.len() > QUEUE { waiting.pop_front() } else { None }
+                let oldest = if waiting.len() > QUEUE { waiting.pop_front() } else { None };
+                self.held = self.held + bytes - bytes_of(&oldest);
+                oldest
             }
             _ => Some(packet),
         }
@@ -164,6 +174,7 @@ impl Neighbours {
                 State::Permanent { .. } => {}
                 State::Incomplete { waiting, .. } => {
                     let waiting = std::mem::take(waiting);
+                    self.held -= bytes_of(&waiting);
                     // An answer to our question confirms both ways.
                     entry.state = known(now);
                     self.asking.retain(|k| *k != key);
@@ -205,6 +216,7 @@ impl Neighbours {
                     true
                 }
                 State::Incomplete { waiting, .. } => {
+                    self.held -= bytes_of(&*waiting);
                     failed.extend(waiting.drain(..).map(|w| (*key, w)));
                     self.entries.remove(key);
                     false
@@ -241,11 +253,18 @@ impl Neighbours {
         !self.asking.is_empty()
     }
 
-    /// Forgets everything learnt on an interface.
-    pub fn flush(&mut self, interface: InterfaceId) {
+    /// Forgets everything learnt on an interface and says how many packets waited there.
+    pub fn flush(&mut self, interface: InterfaceId) -> usize {
+        let (mut lost, mut bytes) = (0, 0);
         self.entries.retain(|key, entry| {
-            key.0 != interface || matches!(entry.state, State::Permanent { .. })
+            let stays = key.0 != interface || matches!(entry.state, State::Permanent { .. });
+            if let (false, State::Incomplete { waiting, .. }) = (stays, &entry.state) {
+                (lost, bytes) = (lost + waiting.len(), bytes + bytes_of(waiting));
+            }
+            stays
         });
+        self.held -= bytes;
+        lost
     }
 
     /// The known addresses, for listings.
@@ -258,6 +277,10 @@ impl Neighbours {
             (*key, mac)
         })
     }
+}
+
+fn bytes_of<'a>(packets: impl IntoIterator<Item = &'a Waiting>) -> usize {
+    packets.into_iter().map(|packet| packet.frame.bytes().len()).sum()
 }
 
 #[cfg(test)]
@@ -298,6 +321,22 @@ mod tests {
         }
         let lost = table.wait(key(5), waiting(99), now).unwrap();
         assert_eq!(lost.frame.bytes(), [0]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        let mut table = Neighbours::default();
+        let now = Instant::from_secs(100);
+        let long = || Waiting { frame: OwnedFrame::new(&[0; 60_000]), ..waiting(0) };
+        let kept = (0..20_u8)
+            .flat_map(|n| (0..10).map(move |_| n))
+            .filter(|n| table.wait(key(*n), long(), now).is_none())
+            .count();
+        assert_eq!(kept, MAX_HELD / 60_000);
+        assert_eq!(table.learn(key(0), MAC, true, false, now).len(), 10);
+        assert!(table.wait(key(99), long(), now).is_none(), "room again");
+        assert_eq!(table.flush(InterfaceId(1)), kept - 10 + 1);
+        assert_eq!(table.held, 0);
     }
 
     #[test]
