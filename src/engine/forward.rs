@@ -203,6 +203,7 @@ impl Engine {
                 Err(reason) => self.counters.drop(reason),
             }
         }
+        self.counters.drop_many(Drop::HostIgnored, self.own.len() as u64);
         self.own.clear();
     }
 
