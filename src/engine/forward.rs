@@ -209,8 +209,13 @@ impl Engine {
     pub(crate) fn from_host(&mut self, frame: crate::io::Frame<'_>) -> Result<Fate, Drop> {
         let l3 = frame.meta.start;
         let packet = Packet::decode(frame, l3)?;
-        let hop = self.route_out(packet.parsed.dst, None)?;
-        self.send(packet, hop)
+        match self.route_out(packet.parsed.dst, None) {
+            Ok(hop) => self.send(packet, hop),
+            Err(reason) => {
+                self.tell_host(&packet);
+                Err(reason)
+            }
+        }
     }
 
     fn loop_back(&mut self, packet: &Packet<'_>) -> Result<Fate, Drop> {
