@@ -1,7 +1,7 @@
 //! The table of connections and a packet's way through it.
 
 use hashbrown::HashTable;
-use tidegate_packet::{Instant, Parsed, Transport, protocol};
+use tidegate_packet::{Family, Instant, Parsed, Transport, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
 use crate::expiry::Wheel;
@@ -252,6 +252,18 @@ impl Conntrack {
         }
     }
 
+    /// Whether the packet is the gateway's answer to one whose connection is still new and has this
+    /// end undecided. netfilter asks its nat table about such an answer too, if it is no ICMP
+    /// error, but the outcome can't change it.
+    pub fn asks_nat_in_vain(&self, tracked: &Tracked, manip: Manip) -> bool {
+        match &tracked.entry {
+            Entry::Own(conn) => {
+                tracked.role == Role::Answer && !conn.status.any(Status::done(manip))
+            }
+            _ => false,
+        }
+    }
+
     /// Remembers the egress interface of a masqueraded connection, so that
     /// [`Conntrack::forget_masqueraded`] and [`Conntrack::check_egress`] find it.
     pub fn set_masqueraded(&mut self, tracked: &mut Tracked, interface: u32) {
@@ -385,6 +397,17 @@ impl Conntrack {
             }
         }
         gone
+    }
+
+    /// Starts a family's established TCP connections from new windows with their next segments,
+    /// because segments have passed unseen: tracking was off for a while (`nf_ct_tcp_fixup`).
+    pub fn forget_windows(&mut self, family: Family) {
+        for conn in self.slots.iter_mut().filter_map(|slot| slot.conn.as_mut()) {
+            let this_family = conn.original().src.family() == family;
+            if let (true, Proto::Tcp(track)) = (this_family, &mut conn.proto) {
+                track.forget_windows();
+            }
+        }
     }
 
     /// Removes what was masqueraded for an interface whose address has changed.

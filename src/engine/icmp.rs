@@ -4,6 +4,7 @@
 use super::Engine;
 use super::counters::Drop;
 use super::interface::{InterfaceId, LOOPBACK};
+use super::ip_options::{Options, Reply};
 use super::packet::Packet;
 use super::route::Target;
 use std::collections::HashMap;
@@ -114,8 +115,24 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// The bucket of all destinations together: `per_second` tokens, at most `burst` saved.
-    pub fn allow_global(&mut self, per_second: u32, burst: u32, now: Instant) -> bool {
+    /// Takes a token of the destination's bucket and one of all destinations' together, or none.
+    /// So a destination that has had its share takes nothing from the others, as in Linux.
+    pub fn allow(
+        &mut self,
+        peer: Addr,
+        interval: Duration,
+        (per_second, burst): (u32, u32),
+        now: Instant,
+    ) -> bool {
+        let allowed =
+            self.global_has(per_second, burst, now) && self.allow_peer(peer, interval, now);
+        self.global.0 -= u32::from(allowed);
+        allowed
+    }
+
+    /// Whether the bucket of all destinations together has a token: `per_second` come, at most
+    /// `burst` are saved.
+    fn global_has(&mut self, per_second: u32, burst: u32, now: Instant) -> bool {
         let (credit, stamp) = &mut self.global;
         if !self.started {
             (self.started, *credit, *stamp) = (true, burst, now);
@@ -126,15 +143,11 @@ impl Limiter {
             *credit = u64::from(*credit).saturating_add(fresh).min(u64::from(burst)) as u32;
             *stamp = now;
         }
-        if *credit == 0 {
-            return false;
-        }
-        *credit -= 1;
-        true
+        *credit > 0
     }
 
     /// The bucket of one destination: a token each `interval`, at most six saved.
-    pub fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
+    fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
         if interval.is_zero() {
             return true;
         }
@@ -168,16 +181,28 @@ pub(crate) struct About<'a> {
     pub input: Option<InterfaceId>,
     /// Its connection.
     pub tracked: Option<&'a Tracked>,
+    /// Its IPv4 options; the error carries them turned round.
+    pub options: Option<&'a Options>,
 }
 
 impl Engine {
     /// Answers a packet with an error, unless it must not be answered. The message goes through
     /// OUTPUT like every packet of the gateway's own, once the packet's own way has ended.
     pub(crate) fn send_error(&mut self, packet: &Packet<'_>, message: Message) {
+        // While Linux sends an ICMP message of its own, it can make no other: what becomes of the
+        // gateway's echo replies and errors in OUTPUT is never reported.
+        let own_icmp = packet.input.is_none()
+            && self.host_port.is_none()
+            && matches!(packet.parsed.protocol, protocol::ICMP | protocol::ICMPV6);
+        if own_icmp {
+            return;
+        }
         // A group on the link or on the network gets no answer (RFC 1122 section 3.2.2); a
-        // packet that is too big is the exception of RFC 4443 section 2.4 (e.3).
-        let v6_exception =
-            packet.parsed.family == Family::V6 && message.kind == icmpv6::PACKET_TOO_BIG;
+        // packet that is too big and an option that asks for it are the exceptions of RFC 4443
+        // section 2.4 (e.3).
+        let v6_exception = packet.parsed.family == Family::V6
+            && (message.kind == icmpv6::PACKET_TOO_BIG
+                || super::extension_headers::asks_for_answer(packet.bytes(), message));
         let to_group = packet.link.is_some_and(|l| l.kind != LinkType::Unicast)
             || self.is_group(packet.parsed.dst);
         if to_group && !v6_exception {
@@ -188,6 +213,7 @@ impl Engine {
             bytes: packet.bytes(),
             input: packet.input,
             tracked: packet.tracked.as_ref(),
+            options: packet.options.as_deref(),
         };
         self.send_error_about(about, message);
     }
@@ -200,7 +226,7 @@ impl Engine {
 
     /// The same for a packet that isn't on its way any more.
     pub(crate) fn send_error_about(&mut self, about: About<'_>, message: Message) {
-        let About { parsed, bytes, input, tracked } = about;
+        let About { parsed, bytes, input, tracked, options } = about;
         if !may_be_answered(parsed) || parsed.src.is_unspecified() || parsed.src.is_multicast() {
             return;
         }
@@ -216,7 +242,10 @@ impl Engine {
         }
         let Some(src) = self.error_source(parsed, found.target, egress) else { return };
         let answer = match parsed.family {
-            Family::V4 => self.error_v4(parsed, bytes, src, message),
+            Family::V4 => {
+                let Some(options) = self.turn_round(options, bytes) else { return };
+                self.error_v4(about, src, message, options)
+            }
             Family::V6 => error_v6(parsed, bytes, src, message),
         };
         // As in Linux, an error belongs to the connection of the packet that it is about, even if
@@ -240,8 +269,12 @@ impl Engine {
             Some(_) => return,
         };
         let bytes = packet.bytes();
+        let about = About { parsed, bytes, input: None, tracked: None, options: None };
         let answer = match family {
-            Family::V4 => self.error_v4(parsed, bytes, parsed.src, message),
+            Family::V4 => {
+                let Some(options) = self.turn_round(None, bytes) else { return };
+                self.error_v4(about, parsed.src, message, options)
+            }
             Family::V6 => error_v6(parsed, bytes, parsed.src, message),
         };
         self.outbox.push((port, super::OwnedFrame::new(&answer)));
@@ -276,23 +309,30 @@ impl Engine {
             Family::V4 => limits.interval,
             Family::V6 => limits.interval / (1 << ((128 - u32::from(prefix_len)) >> 5)),
         };
-        let (per_second, burst) = (self.policy.icmp_per_second, self.policy.icmp_burst);
-        self.limiter.allow_global(per_second, burst, self.now)
-            && self.limiter.allow_peer(parsed.src, interval, self.now)
+        let all = (self.policy.icmp_per_second, self.policy.icmp_burst);
+        self.limiter.allow(parsed.src, interval, all, self.now)
     }
 
     /// At most 576 bytes in all (RFC 1812 section 4.3.2.3), precedence internetwork control
     /// (section 4.3.2.5).
-    fn error_v4(&mut self, parsed: &Parsed, bytes: &[u8], src: Addr, message: Message) -> Vec<u8> {
-        const MAX_QUOTE: usize = 576 - 20 - 8;
-        let quote = &bytes[..(parsed.len as usize).min(bytes.len()).min(MAX_QUOTE)];
+    fn error_v4(
+        &mut self,
+        about: About<'_>,
+        src: Addr,
+        message: Message,
+        options: Reply,
+    ) -> Vec<u8> {
+        let About { parsed, bytes, .. } = about;
+        let max_quote = 576 - 20 - 8 - options.len();
+        let quote = &bytes[..(parsed.len as usize).min(bytes.len()).min(max_quote)];
         let header = Ip {
             tos: parsed.tos & 0x1e | 0xc0,
             id: self.next_ip_id(),
             hop_limit: self.policy.default_ttl,
             ..Ip::new(src, parsed.src, protocol::ICMP)
         };
-        builder::icmp(header, message.kind, message.code, message.rest, quote)
+        let packet = builder::icmp(header, message.kind, message.code, message.rest, quote);
+        options.put_into(packet)
     }
 }
 
@@ -338,9 +378,22 @@ mod tests {
     #[test]
     fn the_bucket_of_all_refills_with_time() {
         let mut limiter = Limiter::default();
-        let at = Instant::from_secs(5);
-        assert_eq!((0..100).filter(|_| limiter.allow_global(1000, 50, at)).count(), 50);
-        let later = Instant::from_millis(5020);
-        assert_eq!((0..100).filter(|_| limiter.allow_global(1000, 50, later)).count(), 20);
+        let peer = |n| Addr::from_v4_bytes([192, 168, 0, n]);
+        let mut hundred = |at| {
+            let allowed = |n: &u8| limiter.allow(peer(*n), Duration::from_secs(1), (1000, 50), at);
+            (0..100).filter(allowed).count()
+        };
+        assert_eq!(hundred(Instant::from_secs(5)), 50);
+        assert_eq!(hundred(Instant::from_millis(5020)), 20);
+    }
+
+    #[test]
+    fn one_destination_does_not_use_up_the_bucket_of_all() {
+        let mut limiter = Limiter::default();
+        let (second, at) = (Duration::from_secs(1), Instant::from_secs(5));
+        let loud = Addr::from_v4_bytes([192, 168, 0, 2]);
+        assert_eq!((0..100).filter(|_| limiter.allow(loud, second, (1000, 50), at)).count(), 6);
+        let other = Addr::from_v4_bytes([192, 168, 0, 3]);
+        assert!(limiter.allow(other, second, (1000, 50), at));
     }
 }

@@ -128,7 +128,7 @@ pub struct RulesInForce {
 }
 
 impl RulesInForce {
-    /// These rulesets, with the counters they were loaded with.
+    /// These rulesets, counters at zero as after `iptables-restore` without `-c`.
     pub fn new(v4: Ruleset, v6: Ruleset) -> Self {
         let counters = [v4.zero_counters(), v6.zero_counters()];
         let rulesets = [v4, v6];
@@ -246,6 +246,13 @@ impl filter::Gateway for RoutingView<'_> {
         let Some(input) = self.interfaces.by_name(question.input) else { return false };
         if input == super::interface::LOOPBACK {
             return true;
+        }
+        // Who has no address yet asks everybody: there is no path to check.
+        if question.src.is_unspecified() {
+            let o = question.dst.octets();
+            return !question.src.is_v4()
+                || question.dst.is_limited_broadcast()
+                || o[12..15] == [224, 0, 0];
         }
         match self.routes.lookup(question.src, Some(input)).map(|f| f.target) {
             Some(Target::Unicast { egress, .. }) => question.loose || egress == input,

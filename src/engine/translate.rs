@@ -63,6 +63,14 @@ impl Engine {
                 self.conntrack.set_masqueraded(&mut tracked, u32::from(egress.0));
             }
         }
+        // netfilter asks the nat table about a reset that a rule has made for a packet whose source
+        // isn't decided yet. The answer changes nothing, but the rules count it.
+        if self.conntrack.asks_nat_in_vain(&tracked, manip) && !packet.parsed.is_icmp_error() {
+            packet.tracked = Some(tracked);
+            self.ask_nat_table(hook, packet, output)?;
+            let Some(taken) = packet.tracked.take() else { return Ok(()) };
+            tracked = taken;
+        }
         let field = packet.checksum_field();
         let bytes = &mut packet.frame.slot[packet.l3..packet.frame.meta.end];
         let done = self.conntrack.translate(&tracked, manip, &mut packet.parsed, bytes, field);

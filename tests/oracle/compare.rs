@@ -134,12 +134,11 @@ impl Comparison<'_> {
     fn equal(&mut self, name: &str, a: &Value, b: &Value) -> bool {
         match (a, b) {
             (Value::Port(protocol, a), Value::Port(_, b)) => self.ports(*protocol, *a, *b),
-            (Value::IpId(a, ttl), Value::IpId(b, _)) => {
-                let sent = |id: u16| {
-                    self.injected.iter().any(|(i, t)| *i == id && (*t == *ttl || *t == ttl + 1))
-                };
-                // A packet of the gateway's own may carry any id but where the kernel's is zero.
-                a == b || !sent(*a) && !sent(*b) && *a != 0 && *b != 0
+            (Value::IpId { id: a, ttl, df }, Value::IpId { id: b, .. }) => {
+                let forwarded =
+                    |id| self.injected.iter().any(|(i, t)| (*i, *t) == (id, ttl.wrapping_add(1)));
+                // A packet of the gateway's own may carry any number if it may be fragmented.
+                a == b || !df && !forwarded(*a) && !forwarded(*b)
             }
             (Value::FragmentId(a), Value::FragmentId(b)) => self.renaming.unify(0x100, *a, *b),
             (Value::Text(a), Value::Text(b)) if name == "ip.label" => {

@@ -11,8 +11,15 @@ pub enum Value {
     Text(String),
     /// A port or ICMP identifier; the protocol, too, since each has its own numbers.
     Port(u8, u16),
-    /// An IPv4 identification and the packet's TTL, which tells a forwarded packet.
-    IpId(u16, u8),
+    /// An IPv4 identification.
+    IpId {
+        /// The number.
+        id: u16,
+        /// The packet's TTL, which tells one that was forwarded.
+        ttl: u8,
+        /// Whether it mustn't be fragmented: then a kernel's own packets carry zero.
+        df: bool,
+    },
     /// An IPv6 fragment's identification.
     FragmentId(u32),
 }
@@ -22,7 +29,7 @@ impl fmt::Display for Value {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::Port(_, port) => write!(f, "{port}"),
-            Self::IpId(id, _) => write!(f, "{id:#06x}"),
+            Self::IpId { id, .. } => write!(f, "{id:#06x}"),
             Self::FragmentId(id) => write!(f, "{id:#x}"),
         }
     }
@@ -116,7 +123,7 @@ impl Decoder {
         if quoted {
             self.text("ip.id", format!("{id:#06x}"));
         } else {
-            self.put("ip.id", Value::IpId(id, ttl));
+            self.put("ip.id", Value::IpId { id, ttl, df: word & 0x4000 != 0 });
         }
         self.text("ip.evil", word >> 15);
         self.text("ip.df", word >> 14 & 1);

@@ -41,7 +41,7 @@ pub fn read(case: &Case) -> Result<Transcript, String> {
     let path = path(case);
     let fail = |why: String| format!("{}: {why}; run with TIDEGATE_BLESS=1", path.display());
     let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
-    let mut transcript = Transcript::default();
+    let mut transcript = Transcript { counters: Some(Vec::new()), ..Transcript::default() };
     let mut steps = Vec::new();
     for line in text.lines() {
         if let Some(text) = line.strip_prefix("# ").filter(|t| !t.starts_with("->")) {
