@@ -48,6 +48,10 @@ impl Engine {
             Transport::Icmp { kind, code, .. } => self.host_icmp(&packet, kind, code),
             Transport::Icmpv6 { kind, .. } => self.host_icmpv6(&packet, kind),
             Transport::Malformed => Err(Drop::HostMalformed),
+            // TCP is between two stations (RFC 9293 section 3.9.2.3).
+            Transport::Tcp { .. } if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) => {
+                Err(Drop::HostIgnored)
+            }
             Transport::Tcp { .. } => {
                 self.send_reset(&packet, Origin::Host);
                 Err(Drop::HostIgnored)

@@ -67,7 +67,16 @@ impl Message {
         }
     }
 
-    /// The host doesn't answer on its link, or an unreachable route covers it.
+    /// An unreachable route covers the destination. Linux makes no difference to having no route
+    /// in IPv6, but does in IPv4.
+    pub const fn unreachable_route(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::host_unreachable(family),
+            Family::V6 => Self::no_route(family),
+        }
+    }
+
+    /// The host doesn't answer on its link.
     pub const fn host_unreachable(family: Family) -> Self {
         match family {
             Family::V4 => Self::new(icmp::DEST_UNREACHABLE, icmp::unreachable::HOST),
@@ -106,8 +115,24 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// The bucket of all destinations together: `per_second` tokens, at most `burst` saved.
-    pub fn allow_global(&mut self, per_second: u32, burst: u32, now: Instant) -> bool {
+    /// Takes a token of the destination's bucket and one of all destinations' together, or none.
+    /// So a destination that has had its share takes nothing from the others, as in Linux.
+    pub fn allow(
+        &mut self,
+        peer: Addr,
+        interval: Duration,
+        (per_second, burst): (u32, u32),
+        now: Instant,
+    ) -> bool {
+        let allowed =
+            self.global_has(per_second, burst, now) && self.allow_peer(peer, interval, now);
+        self.global.0 -= u32::from(allowed);
+        allowed
+    }
+
+    /// Whether the bucket of all destinations together has a token: `per_second` come, at most
+    /// `burst` are saved.
+    fn global_has(&mut self, per_second: u32, burst: u32, now: Instant) -> bool {
         let (credit, stamp) = &mut self.global;
         if !self.started {
             (self.started, *credit, *stamp) = (true, burst, now);
@@ -118,15 +143,11 @@ impl Limiter {
             *credit = u64::from(*credit).saturating_add(fresh).min(u64::from(burst)) as u32;
             *stamp = now;
         }
-        if *credit == 0 {
-            return false;
-        }
-        *credit -= 1;
-        true
+        *credit > 0
     }
 
     /// The bucket of one destination: a token each `interval`, at most six saved.
-    pub fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
+    fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
         if interval.is_zero() {
             return true;
         }
@@ -267,9 +288,8 @@ impl Engine {
             Family::V4 => limits.interval,
             Family::V6 => limits.interval / (1 << ((128 - u32::from(prefix_len)) >> 5)),
         };
-        let (per_second, burst) = (self.policy.icmp_per_second, self.policy.icmp_burst);
-        self.limiter.allow_global(per_second, burst, self.now)
-            && self.limiter.allow_peer(parsed.src, interval, self.now)
+        let all = (self.policy.icmp_per_second, self.policy.icmp_burst);
+        self.limiter.allow(parsed.src, interval, all, self.now)
     }
 
     /// At most 576 bytes in all (RFC 1812 section 4.3.2.3), precedence internetwork control
@@ -337,9 +357,22 @@ mod tests {
     #[test]
     fn the_bucket_of_all_refills_with_time() {
         let mut limiter = Limiter::default();
-        let at = Instant::from_secs(5);
-        assert_eq!((0..100).filter(|_| limiter.allow_global(1000, 50, at)).count(), 50);
-        let later = Instant::from_millis(5020);
-        assert_eq!((0..100).filter(|_| limiter.allow_global(1000, 50, later)).count(), 20);
+        let peer = |n| Addr::from_v4_bytes([192, 168, 0, n]);
+        let mut hundred = |at| {
+            let allowed = |n: &u8| limiter.allow(peer(*n), Duration::from_secs(1), (1000, 50), at);
+            (0..100).filter(allowed).count()
+        };
+        assert_eq!(hundred(Instant::from_secs(5)), 50);
+        assert_eq!(hundred(Instant::from_millis(5020)), 20);
+    }
+
+    #[test]
+    fn one_destination_does_not_use_up_the_bucket_of_all() {
+        let mut limiter = Limiter::default();
+        let (second, at) = (Duration::from_secs(1), Instant::from_secs(5));
+        let loud = Addr::from_v4_bytes([192, 168, 0, 2]);
+        assert_eq!((0..100).filter(|_| limiter.allow(loud, second, (1000, 50), at)).count(), 6);
+        let other = Addr::from_v4_bytes([192, 168, 0, 3]);
+        assert!(limiter.allow(other, second, (1000, 50), at));
     }
 }

@@ -19,6 +19,7 @@ mod ip_options;
 mod link_in;
 mod link_out;
 mod neighbour;
+mod offload;
 mod packet;
 mod reject;
 mod route_in;
@@ -167,7 +168,8 @@ impl Engine {
     pub fn tick(&mut self) {
         self.conntrack.expire(self.now);
         for reassembler in &mut self.reassemblers {
-            reassembler.expire(self.now);
+            let given_up = reassembler.expire(self.now);
+            self.counters.drop_many(Drop::Fragment, given_up as u64);
         }
         self.report_expired_fragments();
         let (mut questions, mut failed) = (Vec::new(), Vec::new());
@@ -271,9 +273,14 @@ impl Engine {
         if lost {
             self.conntrack.forget_masqueraded(u32::from(id.0));
         }
+        self.replace_routes(routes);
+        self.neighbours.flush(id);
+    }
+
+    /// Replaces the routes beyond those to the interfaces' own networks.
+    pub fn replace_routes(&mut self, routes: Vec<StaticRoute>) {
         self.static_routes = routes;
         self.routes = Routes::build(&self.interfaces, &self.static_routes);
-        self.neighbours.flush(id);
     }
 
     /// The routes that were configured.
@@ -308,7 +315,13 @@ impl Engine {
 
     fn rebuild(&mut self) {
         let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
-        self.policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        let policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        for family in [Family::V4, Family::V6] {
+            if policy.tracks(family) && !self.policy.tracks(family) {
+                self.conntrack.forget_windows(family);
+            }
+        }
+        self.policy = policy;
     }
 
     fn next_ip_id(&mut self) -> u16 {

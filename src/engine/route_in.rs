@@ -175,7 +175,7 @@ impl Engine {
         let family = packet.parsed.family;
         let (message, reason) = match found {
             Some(Target::Blackhole) => return Err(Drop::RouteRefused),
-            Some(Target::Unreachable) => (Message::host_unreachable(family), Drop::RouteRefused),
+            Some(Target::Unreachable) => (Message::unreachable_route(family), Drop::RouteRefused),
             Some(Target::Prohibit) => (Message::prohibited(family), Drop::RouteRefused),
             _ => (Message::no_route(family), Drop::NoRoute),
         };

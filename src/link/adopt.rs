@@ -29,7 +29,7 @@ pub enum AdoptError {
     #[error("interface {0} is adopted by another process")]
     Taken(String),
     /// The record can't be kept, and without one nothing is taken away.
-    #[error("can't keep a record in {}", path.display())]
+    #[error("can't keep a record in {}: {source}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum AdoptError {
         source: io::Error,
     },
     /// The kernel refused a step.
-    #[error("interface {name}: {step}")]
+    #[error("interface {name}: can't {step}: {source}")]
     Kernel {
         /// The interface.
         name: String,
