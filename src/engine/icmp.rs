@@ -147,7 +147,7 @@ impl Limiter {
     }
 
     /// The bucket of one destination: a token each `interval`, at most six saved.
-    fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
+    pub fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
         if interval.is_zero() {
             return true;
         }
