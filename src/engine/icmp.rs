@@ -230,7 +230,9 @@ impl Engine {
         if !may_be_answered(parsed) || parsed.src.is_unspecified() || parsed.src.is_multicast() {
             return;
         }
-        let Some(found) = self.routes.lookup(parsed.src, input) else { return };
+        let Some(options) = self.turn_round(options, bytes) else { return };
+        let to = options.first_stop().unwrap_or(parsed.src);
+        let Some(found) = self.routes.lookup(to, input) else { return };
         let egress = match found.target {
             Target::Local(_) => LOOPBACK,
             Target::Unicast { egress, .. } | Target::Broadcast(egress) => egress,
@@ -240,12 +242,9 @@ impl Engine {
             self.counters.drop(Drop::ErrorRateLimited);
             return;
         }
-        let Some(src) = self.error_source(parsed, found.target, egress) else { return };
+        let Some(src) = self.error_source(parsed, to, found.target, egress) else { return };
         let answer = match parsed.family {
-            Family::V4 => {
-                let Some(options) = self.turn_round(options, bytes) else { return };
-                self.error_v4(about, src, message, options)
-            }
+            Family::V4 => self.error_v4(about, src, message, options),
             Family::V6 => error_v6(parsed, bytes, src, message),
         };
         // As in Linux, an error belongs to the connection of the packet that it is about, even if
@@ -281,16 +280,22 @@ impl Engine {
     }
 
     /// The address the offender spoke to if it is ours, else that of the route back.
-    fn error_source(&self, parsed: &Parsed, target: Target, egress: InterfaceId) -> Option<Addr> {
+    fn error_source(
+        &self,
+        parsed: &Parsed,
+        to: Addr,
+        target: Target,
+        egress: InterfaceId,
+    ) -> Option<Addr> {
         if self.routes.is_local(parsed.dst) {
             return Some(parsed.dst);
         }
         if egress == LOOPBACK {
-            return Some(parsed.src);
+            return Some(to);
         }
         let next = match target {
             Target::Unicast { via: Some(via), .. } if parsed.family == Family::V4 => via,
-            _ => parsed.src,
+            _ => to,
         };
         self.source_for(egress, next)
     }

@@ -349,7 +349,7 @@ impl Engine {
             Some(Target::Local(_) | Target::Broadcast(_))
         );
         let unicast = !addr.is_multicast() && !addr.is_limited_broadcast();
-        unicast && !ours && addr.v4_bytes()[0] != 0 && !addr.is_loopback()
+        unicast && !ours && !addr.is_unspecified() && !addr.is_loopback()
     }
 
     fn bad_option(&mut self, packet: &Packet<'_>, pointer: u8) -> Drop {
@@ -381,3 +381,6 @@ impl Engine {
         ipv4::write_checksum(packet.bytes_mut());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,6 +120,11 @@ impl Reply {
         self.bytes.extend([0; 4]);
     }
 
+    /// Where the answer goes first, if not straight to who asked.
+    pub fn first_stop(&self) -> Option<Addr> {
+        self.detour.map(|(_, first)| first)
+    }
+
     /// How many octets they take.
     pub fn len(&self) -> usize {
         self.bytes.len()
