@@ -120,7 +120,7 @@ impl Worker {
             for port in 0..self.devices.len() {
                 match self.burst(port) {
                     Ok(frames) => busy |= frames > 0,
-                    Err(error) => failed.report(port, &error),
+                    Err(error) => failed.report(port, &error, &self.engine),
                 }
             }
             let now = self.clock.now();
@@ -185,7 +185,8 @@ impl Worker {
                 .filter(|index| fates[*index] == wanted)
                 .map(|index| receive.sent(index));
             let sent = transmit.send(&mut staged);
-            if let Err(error) = self.count(egress, sent) {
+            let wanted = fates.iter().filter(|fate| **fate == wanted).count();
+            if let Err(error) = self.count(egress, wanted, sent) {
                 result = Err(error);
             }
         }
@@ -199,19 +200,25 @@ impl Worker {
             let outgoing = Outgoing { bytes: frame.bytes(), offload: frame.meta.offload };
             let egress = usize::from(*egress);
             let sent = self.devices[egress].transmit.send(&mut std::iter::once(outgoing));
-            if let Err(error) = self.count(egress, sent) {
+            if let Err(error) = self.count(egress, 1, sent) {
                 result = Err(error);
             }
         }
         result
     }
 
-    /// Counts what a device took and what it refused.
-    fn count(&self, egress: usize, sent: io::Result<crate::io::Sent>) -> io::Result<()> {
-        let sent = sent?;
+    /// Counts what a device took and what it refused of the frames that it was given.
+    fn count(
+        &self,
+        egress: usize,
+        given: usize,
+        sent: io::Result<crate::io::Sent>,
+    ) -> io::Result<()> {
         let mut engine = lock(&self.engine);
         let counters: &mut Counters = engine.counters_mut();
+        let sent = sent.inspect_err(|_| counters.drop_many(Drop::EgressDown, given as u64))?;
         counters.sent[egress].packets += sent.frames as u64;
+        counters.sent[egress].bytes += sent.bytes as u64;
         if sent.refused > 0 {
             counters.drop_many(Drop::DeviceRefused, sent.refused as u64);
         }
@@ -271,11 +278,12 @@ struct Failures {
 }
 
 impl Failures {
-    fn report(&mut self, port: usize, error: &io::Error) {
+    fn report(&mut self, port: usize, error: &io::Error, engine: &Mutex<Engine>) {
         let now = std::time::Instant::now();
         let last = self.since.insert(port, now);
         if last.is_none_or(|at| now - at > Duration::from_secs(5)) {
-            tracing::warn!(port, %error, "device fails; trying again");
+            let name = lock(engine).interfaces().port_name(PortId(port as u16)).to_owned();
+            tracing::warn!(port = name, %error, "device fails; trying again");
         }
     }
 

@@ -72,6 +72,8 @@ pub(crate) enum Told {
     Words(String),
     /// The same, without the program's name before it.
     Bare(String),
+    /// A file ends where more was to come.
+    Unfinished,
     /// The line is right, and the rules as they are don't allow it.
     Refused(Refusal),
 }

@@ -134,7 +134,8 @@ impl Entry {
     /// Appends its line.
     fn text(&self, out: &mut String) {
         // A jiffy of 4 ms, as with HZ=250.
-        let jiffies = |stamp: &Instant| stamp.saturating_since(Instant::from_secs(0)).as_millis() / 4;
+        let jiffies =
+            |stamp: &Instant| stamp.saturating_since(Instant::from_secs(0)).as_millis() / 4;
         let Self { addr, ttl, stamps, index } = self;
         out.push_str("src=");
         // Writing to a string can't fail.

@@ -159,8 +159,7 @@ impl Rule {
             })
             && match (&self.action, &other.action) {
                 (Action::Target(a, one), Action::Target(b, two)) => {
-                    std::ptr::eq(*a, *b)
-                        && text(&|out| one.save(out)) == text(&|out| two.save(out))
+                    std::ptr::eq(*a, *b) && text(&|out| one.save(out)) == text(&|out| two.save(out))
                 }
                 (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
             }

@@ -22,7 +22,7 @@ use rule::{Draft, Tally};
 /// The longest chain name (`XT_EXTENSION_MAXNAMELEN` less the final zero).
 const MAX_CHAIN_NAME: usize = 28;
 
-const CLASH: &str = "chain name may not clash with target name\n";
+const CLASH: &str = "chain name may not clash with target name";
 
 /// What iptables says to a name of more than [`MAX_CHAIN_NAME`] bytes.
 fn too_long(name: &str) -> String {
@@ -102,7 +102,8 @@ impl Draftbook {
             rules: Vec::new(),
         };
         let chains = name.hooks().iter().map(builtin).collect();
-        let mut book = Self { name, family, chains, index: HashMap::new(), redeclare: false, told: None };
+        let mut book =
+            Self { name, family, chains, index: HashMap::new(), redeclare: false, told: None };
         book.reindex();
         book
     }
@@ -122,7 +123,8 @@ impl Draftbook {
         };
         let chains = table.chains.iter().map(draft).collect();
         let name = table.name;
-        let mut book = Self { name, family, chains, index: HashMap::new(), redeclare: false, told: None };
+        let mut book =
+            Self { name, family, chains, index: HashMap::new(), redeclare: false, told: None };
         book.reindex();
         book
     }
@@ -229,9 +231,7 @@ impl Draftbook {
         if let (Some(name), Some(number)) = (name, number) {
             let n = number.number(1..=u64::from(u32::MAX))? as usize;
             let rule = self.chain(name)?.rules.get_mut(n - 1).ok_or_else(|| {
-                number
-                    .wrong(format!("{} has no rule {n}", name.text))
-                    .refused(Refusal::NoCounter)
+                number.wrong(format!("{} has no rule {n}", name.text)).refused(Refusal::NoCounter)
             })?;
             rule.count = rule.count.zeroed();
             return Ok(());
@@ -276,7 +276,9 @@ impl Draftbook {
                 self.chains[at].rules.clear();
                 return Ok(());
             }
-            return Err(name.wrong(format!("chain `{}` is declared twice", name.text)));
+            return Err(name
+                .wrong(format!("chain `{}` is declared twice", name.text))
+                .words(format!("error creating chain '{}':File exists", name.text)));
         }
         self.add_chain(name)
     }
@@ -291,7 +293,7 @@ impl Draftbook {
             let first = name.text.chars().next().unwrap_or('-');
             return Err(name
                 .wrong("a chain's name can't start with - or !")
-                .words(format!("chain name not allowed to start with `{first}'\n")));
+                .words(format!("chain name not allowed to start with `{first}'")));
         }
         if name.text.contains(char::is_whitespace) {
             return Err(name
@@ -361,12 +363,11 @@ impl Draftbook {
         ast: &RuleAst,
         warnings: &mut Vec<Problem>,
     ) -> Outcome<()> {
-        self.chain(name)?;
         let drafts = rule::drafts(self, name, ast, warnings)?;
         if let Some(told) = &mut self.told {
             for draft in &drafts {
                 let to = draft.to.as_deref().unwrap_or("");
-                told.push_str(&told_of(&draft.rule, self.family, to));
+                told.push_str(&told_of(&draft.rule, to));
             }
         }
         let chain = self.chain(name)?;
@@ -449,9 +450,7 @@ impl Draftbook {
                 .refused(Refusal::NameTaken));
         }
         if self.chain(old)?.hook.is_some() {
-            return Err(old
-                .wrong("a built-in chain can't be renamed")
-                .refused(Refusal::NoBuiltin));
+            return Err(old.wrong("a built-in chain can't be renamed").refused(Refusal::NoBuiltin));
         }
         self.new_chain(new)?;
         self.chains.pop();
@@ -472,7 +471,8 @@ impl Draftbook {
 
     /// The places in the counters that stay taken.
     pub fn kept(&self) -> impl Iterator<Item = usize> {
-        let policies = self.chains.iter().filter(|c| c.hook.is_some()).map(|c| (c.count, c.counter));
+        let policies =
+            self.chains.iter().filter(|c| c.hook.is_some()).map(|c| (c.count, c.counter));
         let rules = self.chains.iter().flat_map(|c| &c.rules).map(|r| (r.count, r.rule.counter));
         policies.chain(rules).filter(|(tally, _)| tally.is_old()).map(|(_, counter)| counter)
     }

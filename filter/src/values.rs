@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use tidegate_packet::{Addr, Family};
 
 use crate::diagnostic::Outcome;
+use crate::extension::Listing;
 use crate::lex::Word;
 use crate::services;
 
@@ -280,6 +281,24 @@ pub(crate) fn save_option(out: &mut String, name: &str, inverted: bool, value: i
     save_name(out, name, inverted);
     // Writing to a string can't fail.
     let _ = write!(out, " {value}");
+}
+
+/// `!` for what is negated.
+pub(crate) fn bang(inverted: bool) -> &'static str {
+    if inverted { "!" } else { "" }
+}
+
+/// Appends what `save` writes, without the dashes of its options: so some extensions are listed.
+pub(crate) fn list_saved(out: &mut String, save: impl FnOnce(&mut String)) {
+    let mut saved = String::new();
+    save(&mut saved);
+    out.push_str(&saved.replace(" --", " "));
+}
+
+/// A port as `iptables -L` shows it.
+pub(crate) fn shown_port(port: u16, style: Listing) -> String {
+    let name = style.protocol.filter(|_| !style.numeric).and_then(|p| services::name(port, p));
+    name.map_or_else(|| port.to_string(), str::to_owned)
 }
 
 /// `n` or `low:high`.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tidegate_filter::live::{self, Call, Present, Program};
-use tidegate_filter::{Counters, Ruleset, SaveStyle};
+use tidegate_filter::{Counters, Ruleset};
 use tidegate_packet::Family;
 
 /// What a command gave.
@@ -47,6 +47,14 @@ impl Gateway {
         Ran { status: answer.status, out: answer.out, err: answer.err }
     }
 }
+
+/// Every table empty, every policy ACCEPT: iptables-restore keeps a policy that isn't mentioned.
+const RESET: &str = "\
+*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
+*mangle\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
+*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
+*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
+*security\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
 
 /// A command of the corpus.
 #[derive(Clone, Debug)]
@@ -135,7 +143,8 @@ fn ask(flags: &str, family: Family, steps: &[Step]) -> Vec<Ran> {
         std::fs::write(folder.join(format!("{n}.in")), &step.input).unwrap();
         let args: Vec<_> = step.args.iter().map(|a| quoted(a)).collect();
         let name = program(family, step.program);
-        script += &format!("{name} {} <{n}.in >{n}.out 2>{n}.err; echo $? >{n}.rc\n", args.join(" "));
+        script +=
+            &format!("{name} {} <{n}.in >{n}.out 2>{n}.err; echo $? >{n}.rc\n", args.join(" "));
     }
     std::fs::write(folder.join("run.sh"), script).unwrap();
     let status = unshare(flags).args(["sh", "run.sh"]).current_dir(&folder).status().unwrap();
@@ -184,8 +193,15 @@ fn settled(saved: &str) -> String {
 
 /// What to look at when a sequence is over.
 const AFTER: &[&str] = &[
-    "iptables -S", "iptables -S -v", "iptables -L -n -v", "iptables -L -nv --line-numbers -x",
-    "iptables -L", "iptables -t nat -S", "iptables -t nat -L -n -v", "save -c", "save",
+    "iptables -S",
+    "iptables -S -v",
+    "iptables -L -n -v",
+    "iptables -L -nv --line-numbers -x",
+    "iptables -L",
+    "iptables -t nat -S",
+    "iptables -t nat -L -n -v",
+    "save -c",
+    "save",
     "save -t filter -c",
 ];
 
@@ -239,17 +255,20 @@ fn listed(file: &str, family: Family) {
         let Some((table, rule)) = line.split_once(' ').filter(|(t, _)| *t != "deny") else {
             continue;
         };
+        // Names of hosts aren't asked for here, and iptables finds this one in a file.
+        if rule.contains("localhost") || rule.contains("127.0.0.1") {
+            continue;
+        }
         let input = format!("*{table}\n{rule}\nCOMMIT\n");
         let mut gateway = Gateway::new(family);
         let restored = gateway.run(Program::Restore, &[], &input);
         if restored.status != 0 {
             continue;
         }
-        // From the saved form: where that differs is for another test to say.
-        let style = SaveStyle { stamp: "NOW", rule_counters: false };
-        let input = gateway.ruleset.save(None, style);
-        steps.push(Step { program: Program::Restore, args: vec![], input, own_words: true });
-        ours.push(None);
+        for input in [RESET.to_owned(), input] {
+            steps.push(Step { program: Program::Restore, args: vec![], input, own_words: true });
+            ours.push(None);
+        }
         for form in ["-nL", "-nvL", "-L"] {
             let args = vec!["-t".into(), table.into(), form.into()];
             let input = String::new();
@@ -266,7 +285,12 @@ fn listed(file: &str, family: Family) {
             None => taken = theirs.status == 0,
             Some((rule, ours)) if taken && theirs.out != ours.out => {
                 let differs = |(a, b): &(&str, &str)| a != b;
-                let (a, b) = theirs.out.lines().zip(ours.out.lines()).find(differs).unwrap_or((&theirs.out, &ours.out));
+                let (a, b) = theirs
+                    .out
+                    .lines()
+                    .zip(ours.out.lines())
+                    .find(differs)
+                    .unwrap_or((&theirs.out, &ours.out));
                 wrong.push(format!("{rule} ({})\n  {a:?}\n  {b:?}", step.args[2]));
             }
             Some(_) => {}

@@ -10,13 +10,16 @@ pub mod policy;
 pub mod route;
 
 mod clamp_mss;
+mod extension_headers;
 mod forward;
 mod fragment;
 mod host;
 mod icmp;
+mod ip_options;
 mod link_in;
 mod link_out;
 mod neighbour;
+mod offload;
 mod packet;
 mod reject;
 mod route_in;
@@ -85,6 +88,7 @@ pub struct Engine {
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
     limiter: icmp::Limiter,
+    redirects: neighbour::redirect::Redirects,
     counters: Counters,
     rng: StdRng,
     host_port: Option<PortId>,
@@ -119,6 +123,7 @@ impl Engine {
             neighbours: neighbour::Neighbours::default(),
             stations: link_in::Stations::default(),
             limiter: icmp::Limiter::default(),
+            redirects: neighbour::redirect::Redirects::default(),
             rng,
             host_port,
             dhcp_interfaces: HashSet::new(),
@@ -165,7 +170,8 @@ impl Engine {
     pub fn tick(&mut self) {
         self.conntrack.expire(self.now);
         for reassembler in &mut self.reassemblers {
-            reassembler.expire(self.now);
+            let given_up = reassembler.expire(self.now);
+            self.counters.drop_many(Drop::Fragment, given_up as u64);
         }
         self.report_expired_fragments();
         let (mut questions, mut failed) = (Vec::new(), Vec::new());
@@ -183,6 +189,7 @@ impl Engine {
                     bytes: packet.bytes(),
                     input: waiting.input,
                     tracked: waiting.tracked.as_ref(),
+                    options: None,
                 };
                 self.send_error_about(about, message);
             }
@@ -280,9 +287,15 @@ impl Engine {
         if lost {
             self.conntrack.forget_masqueraded(u32::from(id.0));
         }
+        self.replace_routes(routes);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost);
+    }
+
+    /// Replaces the routes beyond those to the interfaces' own networks.
+    pub fn replace_routes(&mut self, routes: Vec<StaticRoute>) {
         self.static_routes = routes;
         self.routes = Routes::build(&self.interfaces, &self.static_routes);
-        self.neighbours.flush(id);
     }
 
     /// The routes that were configured.
@@ -317,7 +330,13 @@ impl Engine {
 
     fn rebuild(&mut self) {
         let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
-        self.policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        let policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        for family in [Family::V4, Family::V6] {
+            if policy.tracks(family) && !self.policy.tracks(family) {
+                self.conntrack.forget_windows(family);
+            }
+        }
+        self.policy = policy;
     }
 
     fn next_ip_id(&mut self) -> u16 {

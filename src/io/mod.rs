@@ -118,7 +118,7 @@ impl Frame<'_> {
         self.slot[start + 10..start + 12].copy_from_slice(&tci.to_be_bytes());
         self.meta.start -= 4;
         if let Checksum::Partial { start, .. } = &mut self.meta.offload.checksum {
-            *start += 4;
+            *start = start.saturating_add(4);
         }
     }
 }
@@ -172,6 +172,8 @@ pub trait Receive: Send {
 pub struct Sent {
     /// Taken by the device.
     pub frames: usize,
+    /// Their bytes, from the Ethernet header on.
+    pub bytes: usize,
     /// Refused (queue full, link down, too long); they are lost, as in a kernel's queue.
     pub refused: usize,
 }

@@ -75,6 +75,8 @@ impl PacketTransmit {
             };
             if let Ok(n @ 1..) = usize::try_from(n) {
                 sent.frames += n;
+                let bytes = |m: &libc::mmsghdr| (m.msg_len as usize).saturating_sub(vnet::LEN);
+                sent.bytes += rest[..n].iter().map(bytes).sum::<usize>();
                 rest = &mut rest[n..];
                 continue;
             }
@@ -126,6 +128,7 @@ impl Transmit for PacketTransmit {
             }
             let sent = if n == 0 { Sent::default() } else { self.send_burst(&burst[..n]) };
             total.frames += sent.frames;
+            total.bytes += sent.bytes;
             total.refused += sent.refused;
             if n < BURST {
                 return Ok(total);

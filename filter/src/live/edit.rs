@@ -15,6 +15,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use tidegate_packet::Family;
 
+/// What is said of `-W`.
+pub(super) const NO_INTERVAL: &str = "Ignoring deprecated --wait-interval option.\n";
+
 pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed> {
     let CommandLine { switches, list, item } = command::call(words(call.args), call.family)?;
     if switches.version {
@@ -27,6 +30,9 @@ pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed
     let name = switches.table.as_ref().map_or("filter", |word| word.text.as_str());
     let name = table(name).ok_or_else(|| Failed::NoTable(name.to_owned()))?;
     let mut answer = Answer::default();
+    if switches.wait_interval {
+        answer.err.push_str(NO_INTERVAL);
+    }
     if let Some(list) = &list {
         list::list(&mut answer.out, list, &switches, present, name)?;
     }

@@ -13,7 +13,6 @@ use crate::ruleset::{Action, Chain, Policy, Rule, Table};
 use crate::validate::Draftbook;
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use tidegate_packet::Family;
 
 /// Appends what `-L` or `-S` asks for.
 pub(super) fn list(
@@ -39,7 +38,7 @@ pub(super) fn list(
         Some(word) => Some(rule_number(word)? as usize),
         None => None,
     };
-    let view = View { table: &table, counters: present.counters, family: ruleset.family, number };
+    let view = View { table: &table, counters: present.counters, number };
     if listing.as_rules {
         view.rules(out, &chains, switches.verbose);
     } else {
@@ -52,7 +51,6 @@ pub(super) fn list(
 struct View<'a> {
     table: &'a Table,
     counters: &'a Counters,
-    family: Family,
     number: Option<usize>,
 }
 
@@ -130,7 +128,7 @@ impl View<'_> {
                     number_cell(out, count.bytes, form);
                 }
                 let to = |at: usize| &*self.table.chains[at].name;
-                line(out, rule, self.family, form, to);
+                line(out, rule, form, to);
                 out.push('\n');
             }
         }
@@ -153,9 +151,7 @@ impl View<'_> {
             }
             None => {
                 let to = |rule: &&Rule| match rule.action {
-                    Action::Jump(to) | Action::Goto(to) => {
-                        self.table.chains[to].name == chain.name
-                    }
+                    Action::Jump(to) | Action::Goto(to) => self.table.chains[to].name == chain.name,
                     _ => false,
                 };
                 let rules = self.table.chains.iter().flat_map(|c| &c.rules);
@@ -214,13 +210,7 @@ fn number_cell(out: &mut String, mut number: u64, form: Form) {
 }
 
 /// A rule from its target to its end, without the line end.
-fn line<'a>(
-    out: &mut String,
-    rule: &Rule,
-    family: Family,
-    form: Form,
-    chain: impl Fn(usize) -> &'a str,
-) {
+fn line<'a>(out: &mut String, rule: &Rule, form: Form, chain: impl Fn(usize) -> &'a str) {
     let Rule { base, matches, action, counter: _ } = rule;
     let target = match action {
         Action::None => "",
@@ -228,6 +218,8 @@ fn line<'a>(
         Action::Drop => "DROP",
         Action::Return => "RETURN",
         Action::Jump(to) | Action::Goto(to) => chain(*to),
+        // What saved rules call NOTRACK is CT to the kernel.
+        Action::Target(spec, _) if spec.name == "NOTRACK" => "CT",
         Action::Target(spec, _) => spec.name,
     };
     let cell = |out: &mut String, text: &str, width: usize| {
@@ -241,11 +233,10 @@ fn line<'a>(
     if form.in_line {
         out.push_str("opt ");
     }
-    out.push_str(match (family, base.fragment) {
-        (Family::V6, _) => "   ",
-        (_, None) => "-- ",
-        (_, Some(true)) => "-f ",
-        (_, Some(false)) => "!f ",
+    out.push_str(match base.fragment {
+        None => "-- ",
+        Some(true) => "-f ",
+        Some(false) => "!f ",
     });
     if form.counts {
         let any = if form.numeric { "*" } else { "any" };
@@ -282,7 +273,7 @@ fn protocol(number: u8, form: Form) -> String {
         _ if form.numeric && !form.in_line => None,
         0 => Some("all"),
         // Without a look into /etc/protocols it knows only those that it has extensions for.
-        58 if form.numeric => Some("icmpv6"),
+        58 => Some("ipv6-icmp"),
         1 | 6 | 17 | 50 | 51 | 132 | 136 => names::protocol_name(number),
         135 if form.numeric => Some("ipv6-mh"),
         _ if form.numeric => None,
@@ -309,10 +300,10 @@ fn address(address: Address, form: Form) -> String {
 }
 
 /// What `-v` says of a rule that is added or taken away, its line end included.
-pub(crate) fn told(rule: &Rule, family: Family, to: &str) -> String {
+pub(crate) fn told(rule: &Rule, to: &str) -> String {
     let mut out = String::new();
     let form = Form { numeric: true, counts: true, exact: false, in_line: true };
-    line(&mut out, rule, family, form, |_| to);
+    line(&mut out, rule, form, |_| to);
     out.push('\n');
     out
 }

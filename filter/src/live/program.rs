@@ -90,7 +90,7 @@ impl Failed {
             Self::Problem(problem) => problem,
         };
         match &problem.told {
-            Told::Usage => call.usage(&shown(&problem)),
+            Told::Usage | Told::Unfinished => call.usage(&shown(&problem)),
             Told::Words(words) => call.usage(words),
             Told::Bare(words) => {
                 let mut err = format!("{words}\n");
@@ -122,9 +122,7 @@ pub(super) fn save(call: Call<'_>, present: Present<'_>) -> Result<Answer, Faile
     let name = call.name();
     let said = |err: String| Failed::Said(Answer { status: OTHER, err, ..Answer::default() });
     let options = options(call.program, call.args).map_err(|why| {
-        said(format!(
-            "{name}: {why}\nLook at manual page `{name}.8' for more information.\n"
-        ))
+        said(format!("{name}: {why}\nLook at manual page `{name}.8' for more information.\n"))
     })?;
     if options.version {
         return Ok(call.version());

@@ -1,6 +1,6 @@
 //! `iptables-restore`: whole tables at once.
 
-use super::edit::{book, change, tell};
+use super::edit::{NO_INTERVAL, book, change, tell};
 use super::program::{Failed, OTHER, USAGE, shown};
 use super::words::options;
 use super::{Answer, Call, Present, table};
@@ -61,7 +61,8 @@ pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed
     }
     let change = change(present.ruleset, books).map_err(failed)?;
     let change = (!options.test && !ast.tables.is_empty()).then_some(change);
-    Ok(Answer { out, change, ..Answer::default() })
+    let err = if options.wait_interval { NO_INTERVAL.to_owned() } else { String::new() };
+    Ok(Answer { status: 0, out, err, change })
 }
 
 fn clear(book: &mut Draftbook, out: Option<&mut String>) {
@@ -118,7 +119,7 @@ fn wrong(call: Call<'_>, problems: Vec<Problem>) -> Answer {
     if let Some(first) = problems.first() {
         let at = line(first);
         let words = match &first.told {
-            Told::Refused(_) => None,
+            Told::Refused(_) | Told::Unfinished => None,
             Told::Words(words) | Told::Bare(words) => Some(words.clone()),
             Told::Usage => Some(shown(first)),
         };
@@ -130,6 +131,9 @@ fn wrong(call: Call<'_>, problems: Vec<Problem>) -> Answer {
                     "{name} v{VERSION} (legacy): {words}\nError occurred at line: {at}\n"
                 );
                 call.try_help(&mut err);
+            }
+            None if first.told == Told::Unfinished => {
+                let _ = writeln!(err, "{name}: COMMIT expected at line {at}");
             }
             None => {
                 let _ = writeln!(err, "{name}: line {at} failed");

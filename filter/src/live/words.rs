@@ -31,6 +31,7 @@ pub(super) struct Options {
     pub test: bool,
     pub help: bool,
     pub noflush: bool,
+    pub wait_interval: bool,
     pub table: Option<String>,
     file: Option<String>,
     pub rest: Vec<String>,
@@ -147,7 +148,8 @@ impl Options {
             ('t', Program::Restore) => self.test = true,
             ('t' | 'T', _) => self.table = value,
             ('f', _) => self.file = value,
-            // -w and -W: every call waits for its turn; -M: nothing has to be loaded.
+            ('W', _) => self.wait_interval = true,
+            // -w: every call waits for its turn; -M: nothing has to be loaded.
             _ => {}
         }
     }

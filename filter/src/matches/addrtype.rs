@@ -1,13 +1,14 @@
 //! `-m addrtype`: what the routing table makes of an address.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use tidegate_packet::Family;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
 use crate::query::{AddrType, Hook};
+use crate::values::bang;
 use crate::values::{save_name, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -123,6 +124,20 @@ impl Match for AddrTypes {
             })
         };
         holds(self.source, query.packet.src) && holds(self.destination, query.packet.dst)
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        out.push_str(" ADDRTYPE match");
+        for (name, asked) in [("src-type", self.source), ("dst-type", self.destination)] {
+            if let Some((types, inverted)) = asked {
+                let _ = write!(out, " {name} {}{types}", bang(inverted));
+            }
+        }
+        out.push_str(match self.limit {
+            Limit::None => "",
+            Limit::Input => " limit-in",
+            Limit::Output => " limit-out",
+        });
     }
 
     fn save(&self, out: &mut String) {

@@ -1,7 +1,7 @@
 //! `-m comment`: a note to the reader, which matches everything.
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::{save_name, save_string};
 
 pub(crate) static SPEC: MatchSpec =
@@ -24,6 +24,12 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for Comment {
     fn matches(&self, _: &mut Context<'_>) -> bool {
         true
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        out.push_str(" /* ");
+        out.push_str(&self.0);
+        out.push_str(" */");
     }
 
     fn save(&self, out: &mut String) {

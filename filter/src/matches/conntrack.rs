@@ -5,10 +5,11 @@ use std::fmt;
 use tidegate_packet::Addr;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
 use crate::parse::command::protocol;
 use crate::query::{Connection, CtState, Direction};
+use crate::values::list_saved;
 use crate::values::{Network, Span, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -216,6 +217,10 @@ impl Match for Conntrack {
             // Without a connection the state is all there is: netfilter then forgets the rest.
             None => self.states.is_some(),
         }
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

@@ -1,8 +1,11 @@
 //! `-m dscp`: the differentiated services code point (RFC 2474).
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
+use crate::values::bang;
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -48,6 +51,10 @@ fn class(word: &Word) -> Outcome<u8> {
 impl Match for Dscp {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         (context.query.packet.tos >> 2 == self.value) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let _ = write!(out, " DSCP match {}0x{:02x}", bang(self.inverted), self.value);
     }
 
     fn save(&self, out: &mut String) {

@@ -6,8 +6,9 @@ use tidegate_packet::{Family, protocol};
 
 use super::header;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
+use crate::values::bang;
 use crate::values::{parse_number, save_name};
 
 pub(crate) static V4: MatchSpec = MatchSpec {
@@ -162,6 +163,24 @@ impl Match for Icmp {
         let any = self.family == Family::V4 && self.kind == ANY;
         let same = self.kind == header[0] && self.code.is_none_or(|code| code == header[1]);
         (any || same) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, style: Listing) {
+        let Self { family, kind, code, inverted } = *self;
+        let (prefix, names) = match family {
+            Family::V4 => (" icmp", NAMES_V4),
+            Family::V6 => (" ipv6-icmp", NAMES_V6),
+        };
+        out.push_str(prefix);
+        let name = names.iter().find(|(_, k, c)| (*k, *c) == (kind, code));
+        if let Some((name, ..)) = name.filter(|_| !style.numeric) {
+            let _ = write!(out, " {}{name}", bang(inverted));
+            return;
+        }
+        let _ = write!(out, "{}type {kind}", if inverted { " !" } else { "" });
+        if let Some(code) = code {
+            let _ = write!(out, " code {code}");
+        }
     }
 
     fn save(&self, out: &mut String) {

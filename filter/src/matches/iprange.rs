@@ -1,9 +1,11 @@
 //! `-m iprange`: addresses between two others.
 
+use std::fmt::Write as _;
+
 use tidegate_packet::Addr;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -51,6 +53,15 @@ impl Match for IpRange {
         let packet = context.query.packet;
         self.source.is_none_or(|r| r.holds(packet.src))
             && self.destination.is_none_or(|r| r.holds(packet.dst))
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        for (name, range) in [("source", self.source), ("destination", self.destination)] {
+            if let Some(Range { first, last, inverted }) = range {
+                let bang = if inverted { " !" } else { "" };
+                let _ = write!(out, " {name} IP range{bang} {first}-{last}");
+            }
+        }
     }
 
     fn save(&self, out: &mut String) {

@@ -1,7 +1,10 @@
 //! `-m length`: the packet's length.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
+use crate::values::bang;
 use crate::values::{Span, save_option};
 
 pub(crate) static SPEC: MatchSpec =
@@ -33,6 +36,10 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for Length {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         (self.low..=self.high).contains(&context.query.packet.len) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let _ = write!(out, " length {}{}", bang(self.inverted), Span(self.low, self.high, ':'));
     }
 
     fn save(&self, out: &mut String) {

@@ -1,12 +1,12 @@
 //! `-m limit`: a token bucket per rule.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_packet::Instant;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
 use crate::values::{parse_number, save_option};
 
@@ -113,6 +113,12 @@ impl Match for Limit {
             *bucket = Some(Bucket { credit, at: at.max(now) });
         }
         passes
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let Self { period, burst, .. } = self;
+        // Writing to a string can't fail.
+        let _ = write!(out, " limit: avg {} burst {burst}", Rate(*period));
     }
 
     fn save(&self, out: &mut String) {

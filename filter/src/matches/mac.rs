@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use tidegate_packet::MacAddr;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
 use crate::query::Hook;
 use crate::values::save_name;
@@ -51,6 +51,13 @@ impl Match for Mac {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         // Without a link layer there is nothing to compare, negated or not (xt_mac).
         context.query.link.is_some_and(|link| (link.src == MacAddr(self.source)) != self.inverted)
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        out.push_str(if self.inverted { " MAC !" } else { " MAC" });
+        for (n, byte) in self.source.iter().enumerate() {
+            let _ = write!(out, "{}{byte:02x}", if n == 0 { ' ' } else { ':' });
+        }
     }
 
     fn save(&self, out: &mut String) {

@@ -1,7 +1,9 @@
 //! `-m mark`: the packet's mark.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec =
@@ -23,6 +25,14 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for Mark {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         (context.mark & self.mask == self.value) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let Self { value, mask, inverted } = *self;
+        let _ = write!(out, " mark match{} 0x{value:x}", if inverted { " !" } else { "" });
+        if mask != u32::MAX {
+            let _ = write!(out, "/0x{mask:x}");
+        }
     }
 
     fn save(&self, out: &mut String) {

@@ -6,7 +6,8 @@ use tidegate_packet::protocol;
 
 use super::header;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
+use crate::values::shown_port;
 use crate::values::{Span, save_name};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -72,6 +73,19 @@ impl Match for MultiPort {
             Side::Either => any(source) || any(destination),
         };
         found != self.inverted
+    }
+
+    fn list(&self, out: &mut String, style: Listing) {
+        let name = match self.side {
+            Side::Source => "sports",
+            Side::Destination => "dports",
+            Side::Either => "ports",
+        };
+        let _ = write!(out, " multiport {name} {}", if self.inverted { " !" } else { "" });
+        for (n, &(low, high)) in self.ranges.iter().enumerate() {
+            let range = Span(shown_port(low, style), shown_port(high, style), ':');
+            let _ = write!(out, "{}{range}", if n == 0 { "" } else { "," });
+        }
     }
 
     fn save(&self, out: &mut String) {

@@ -5,7 +5,7 @@
 
 use crate::base::Interface;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::values::{save_name, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -64,6 +64,11 @@ impl Match for PhysDev {
             && self.is_bridged != Some(true)
             && self.input.as_ref().is_none_or(|i| i.matches(Some(port)))
             && self.output.as_ref().is_none_or(|o| o.matches(None))
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        out.push_str(" PHYSDEV match");
+        self.save(out);
     }
 
     fn save(&self, out: &mut String) {

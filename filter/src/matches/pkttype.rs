@@ -1,8 +1,11 @@
 //! `-m pkttype`: to whom the frame was addressed on its link.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::query::LinkType;
+use crate::values::bang;
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec =
@@ -59,6 +62,10 @@ impl Match for PktType {
             Wanted::OtherHost => false,
         };
         same != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let _ = write!(out, " PKTTYPE {}= {}", bang(self.inverted), self.name);
     }
 
     fn save(&self, out: &mut String) {

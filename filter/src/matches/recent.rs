@@ -1,9 +1,11 @@
 //! `-m recent`: addresses seen lately. The lists themselves are in [`crate::memory`].
 
+use std::fmt::Write as _;
+
 use tidegate_packet::Family;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, RecentUse, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, RecentUse, Spec, flag, value};
 use crate::memory::{Action, Touch};
 use crate::values::{mask_addr, save_name, save_option};
 
@@ -126,6 +128,28 @@ impl Match for Recent {
             dry: context.dry,
         };
         context.memory.touch(self.list(), touch)
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let Self { action, inverted, seconds, hitcount, reap, ttl, name, .. } = self;
+        out.push_str(if *inverted { " ! recent:" } else { " recent:" });
+        out.push_str(match action {
+            Action::Set => " SET",
+            Action::Check => " CHECK",
+            Action::Update => " UPDATE",
+            Action::Remove => " REMOVE",
+        });
+        if *seconds > 0 {
+            let _ = write!(out, " seconds: {seconds}");
+        }
+        out.push_str(if *reap { " reap" } else { "" });
+        if *hitcount > 0 {
+            let _ = write!(out, " hit_count: {hitcount}");
+        }
+        out.push_str(if *ttl { " TTL-Match" } else { "" });
+        let side = if self.destination { "dest" } else { "source" };
+        let mask = mask_addr(self.mask, self.family);
+        let _ = write!(out, " name: {name} side: {side} mask: {mask}");
     }
 
     fn save(&self, out: &mut String) {

@@ -1,8 +1,9 @@
 //! `-m rpfilter`: would an answer leave by the interface that the packet came in by?
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag};
 use crate::query::{Hook, ReversePath, TableName};
+use crate::values::list_saved;
 use crate::values::save_name;
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -41,6 +42,11 @@ impl Match for RpFilter {
             mark: if self.valid_mark { context.mark } else { 0 },
         };
         query.gateway.reverse_path(question) != self.invert
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        out.push_str(" rpfilter");
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

@@ -2,7 +2,8 @@
 
 use super::conntrack::{States, states};
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
+use crate::values::list_saved;
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec =
@@ -22,6 +23,10 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for State {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         self.states.has(context.query.state) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
 use crate::values::{save_name, save_option};
 
@@ -85,6 +85,30 @@ fn hex_blocks(word: &Word) -> Outcome<Vec<u8>> {
     Ok(bytes)
 }
 
+impl Pattern {
+    /// Whether it isn't text that a line can't show, or whose last backslash would escape the quote.
+    fn printable(&self) -> bool {
+        let shown = self.bytes.iter().all(|b| matches!(b, b' '..=b'~'));
+        shown && self.bytes.last() != Some(&b'\\')
+    }
+
+    /// The bytes as text, or else as digits.
+    fn write_bytes(&self, out: &mut String) {
+        let printable = self.printable();
+        for &byte in &self.bytes {
+            if !printable {
+                // Writing to a string can't fail.
+                let _ = write!(out, "{byte:02x}");
+                continue;
+            }
+            if matches!(byte, b'"' | b'\\') {
+                out.push('\\');
+            }
+            out.push(char::from(byte));
+        }
+    }
+}
+
 impl Match for Pattern {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         let query = context.query;
@@ -98,25 +122,31 @@ impl Match for Pattern {
         found != self.inverted
     }
 
+    fn list(&self, out: &mut String, _style: Listing) {
+        out.push_str(if self.inverted { " STRING match !" } else { " STRING match " });
+        out.push_str(if self.printable() { " \"" } else { " \"|" });
+        self.write_bytes(out);
+        out.push_str(if self.printable() { "\"" } else { "|\"" });
+        let _ = write!(out, " ALGO name {}", self.algorithm);
+        if self.from != 0 {
+            let _ = write!(out, " FROM {}", self.from);
+        }
+        if self.to != MAX_OFFSET {
+            let _ = write!(out, " TO {}", self.to);
+        }
+        out.push_str(if self.ignore_case { " ICASE" } else { "" });
+    }
+
     fn save(&self, out: &mut String) {
-        // Text that a line can't show, or whose last backslash would escape the quote.
-        let printable = self.bytes.iter().all(|b| matches!(b, b' '..=b'~'));
-        if printable && self.bytes.last() != Some(&b'\\') {
+        if self.printable() {
             save_name(out, "string", self.inverted);
             out.push_str(" \"");
-            for &byte in &self.bytes {
-                if matches!(byte, b'"' | b'\\') {
-                    out.push('\\');
-                }
-                out.push(char::from(byte));
-            }
+            self.write_bytes(out);
             out.push('"');
         } else {
             save_name(out, "hex-string", self.inverted);
             out.push_str(" \"|");
-            for byte in &self.bytes {
-                let _ = write!(out, "{byte:02x}");
-            }
+            self.write_bytes(out);
             out.push_str("|\"");
         }
         save_option(out, "algo", false, self.algorithm);

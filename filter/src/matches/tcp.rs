@@ -1,12 +1,15 @@
 //! `-m tcp`: ports, flags, options.
 
+use std::fmt::Write as _;
+
 use tidegate_packet::{Family, protocol, tcp};
 
 use super::header;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
 use crate::values::{Span, save_name, save_option};
+use crate::values::{bang, shown_port};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     options: &[
@@ -112,6 +115,18 @@ impl Ports {
         (self.low <= port && port <= self.high) != self.inverted
     }
 
+    /// The range of all ports is left out, unless negated.
+    pub fn list(self, out: &mut String, name: &str, style: Listing) {
+        let Self { low, high, inverted } = self;
+        if (low, high) == (0, u16::MAX) && !inverted {
+            return;
+        }
+        let s = if low == high { "" } else { "s" };
+        let range = Span(shown_port(low, style), shown_port(high, style), ':');
+        // Writing to a string can't fail.
+        let _ = write!(out, " {name}{s}:{}{range}", bang(inverted));
+    }
+
     /// iptables-save leaves out the range of all ports, even negated.
     pub fn save(self, out: &mut String, name: &str) {
         let Self { low, high, inverted } = self;
@@ -145,6 +160,28 @@ impl Match for Tcp {
                 };
                 has_option(header.option_bytes(), kind) != inverted
             })
+    }
+
+    fn list(&self, out: &mut String, style: Listing) {
+        out.push_str(" tcp");
+        self.source.list(out, "spt", style);
+        self.destination.list(out, "dpt", style);
+        if let Some((kind, inverted)) = self.option {
+            let _ = write!(out, " option={}{kind}", bang(inverted));
+        }
+        if let Some(Flags { mask, set, inverted }) = self.flags.filter(|f| f.mask | f.set != 0) {
+            let _ = write!(out, " flags:{}", bang(inverted));
+            if style.numeric {
+                let _ = write!(out, "0x{mask:02X}/0x{set:02X}");
+                return;
+            }
+            let mut names = String::new();
+            save_flags(&mut names, mask);
+            save_flags(&mut names, set);
+            // The first blank, and a slash for the second.
+            let (mask, set) = names.trim_start().split_once(' ').unwrap_or_default();
+            let _ = write!(out, "{mask}/{set}");
+        }
     }
 
     fn save(&self, out: &mut String) {

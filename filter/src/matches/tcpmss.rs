@@ -1,10 +1,13 @@
 //! `-m tcpmss`: the maximum segment size that a TCP header announces.
 
+use std::fmt::Write as _;
+
 use tidegate_packet::{protocol, tcp};
 
 use super::header;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
+use crate::values::bang;
 use crate::values::{Span, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -55,6 +58,11 @@ impl Match for TcpMss {
         });
         // A header without the option is like one outside the range.
         announced.is_some_and(|mss| (self.low..=self.high).contains(&mss)) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let range = Span(self.low, self.high, ':');
+        let _ = write!(out, " tcpmss match {}{range}", bang(self.inverted));
     }
 
     fn save(&self, out: &mut String) {

@@ -1,7 +1,9 @@
 //! `-m tos`: the type-of-service byte or traffic class.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec =
@@ -41,6 +43,16 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for Tos {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         (context.query.packet.tos & self.mask == self.value) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, style: Listing) {
+        let Self { value, mask, inverted } = *self;
+        out.push_str(if inverted { " tos match!" } else { " tos match" });
+        let name = NAMES.iter().find(|(_, named)| *named == value && mask == NAME_MASK);
+        let _ = match name.filter(|_| !style.numeric) {
+            Some((name, _)) => write!(out, " {name}"),
+            None => write!(out, "0x{value:02x}/0x{mask:02x}"),
+        };
     }
 
     fn save(&self, out: &mut String) {

@@ -1,11 +1,13 @@
 //! `-m ttl` and `-m hl`: the TTL or hop limit.
 
+use std::fmt::Write as _;
+
 use std::cmp::Ordering;
 
 use tidegate_packet::Family;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static TTL: MatchSpec = MatchSpec {
@@ -50,6 +52,17 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for HopLimit {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         (context.query.packet.hop_limit.cmp(&self.value) == self.wanted) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let name = if self.name.starts_with("ttl") { "TTL" } else { "HL" };
+        let sign = match self.wanted {
+            Ordering::Less => "<",
+            Ordering::Equal if self.inverted => "!=",
+            Ordering::Equal => "==",
+            Ordering::Greater => ">",
+        };
+        let _ = write!(out, " {name} match {name} {sign} {}", self.value);
     }
 
     fn save(&self, out: &mut String) {

@@ -5,7 +5,7 @@ use tidegate_packet::protocol;
 use super::header;
 use super::tcp::Ports;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     options: &[
@@ -34,6 +34,12 @@ impl Match for Udp {
         let Some(header) = header::<8>(context) else { return false };
         self.source.matches(u16::from_be_bytes([header[0], header[1]]))
             && self.destination.matches(u16::from_be_bytes([header[2], header[3]]))
+    }
+
+    fn list(&self, out: &mut String, style: Listing) {
+        out.push_str(" udp");
+        self.source.list(out, "spt", style);
+        self.destination.list(out, "dpt", style);
     }
 
     fn save(&self, out: &mut String) {

@@ -61,7 +61,7 @@ pub(crate) struct Switches {
     pub version: bool,
     pub help: bool,
     wait: bool,
-    wait_interval: bool,
+    pub wait_interval: bool,
     counters: bool,
 }
 
@@ -233,7 +233,12 @@ impl Parser {
     fn split(&mut self, word: &Word, own: Own, value: bool) {
         let rest: String = word.text.chars().skip(2).collect();
         let optional = [
-            Own::List, Own::ListRules, Own::Flush, Own::Zero, Own::DeleteChain, Own::Wait,
+            Own::List,
+            Own::ListRules,
+            Own::Flush,
+            Own::Zero,
+            Own::DeleteChain,
+            Own::Wait,
             Own::WaitInterval,
         ];
         let text = if value || optional.contains(&own) { rest } else { format!("-{rest}") };
@@ -266,6 +271,7 @@ impl Parser {
                 Lookup::Ambiguous(which) => {
                     return Err(word
                         .wrong(format!("`{}` is ambiguous", word.text))
+                        .words(format!("unknown option \"{}\"", word.text))
                         .help(format!("expected {which}")));
                 }
                 Lookup::None if self.load_protocol() => {}
@@ -401,11 +407,18 @@ impl Parser {
                 Ok(())
             }
             (Own::Counters, Some(packets)) => {
-                let bytes = self.value(word, false).map_err(|problem| {
-                    problem.words("-c requires packet and byte counter")
-                })?;
-                self.rule.count.packets = packets.number(0..=u64::MAX)?;
-                self.rule.count.bytes = bytes.number(0..=u64::MAX)?;
+                let bytes = self
+                    .value(word, false)
+                    .map_err(|problem| problem.words("-c requires packet and byte counter"))?;
+                let number = |word: &Word, what| {
+                    let words = match bytes.text.starts_with('-') {
+                        true => "-c requires packet and byte counter".to_owned(),
+                        false => format!("-c {what} counter not numeric"),
+                    };
+                    word.number(0..=u64::MAX).map_err(|problem| problem.words(words))
+                };
+                self.rule.count.bytes = number(&bytes, "byte")?;
+                self.rule.count.packets = number(&packets, "packet")?;
                 if let Some(switches) = &mut self.switches {
                     switches.counters = true;
                 }
@@ -451,7 +464,9 @@ impl Parser {
         }
         let Some(switches) = &mut self.switches else { return Ok(()) };
         let given = match own {
-            Own::Table => return once(&mut switches.table, value.unwrap_or_else(|| word.clone()), word),
+            Own::Table => {
+                return once(&mut switches.table, value.unwrap_or_else(|| word.clone()), word);
+            }
             // The module loader, for what is built in here.
             Own::Modprobe => return Ok(()),
             Own::Verbose => {
@@ -565,8 +580,8 @@ impl Parser {
                 ItemAst::Rule { chain: chain.ok_or_else(missing)?, place, rule }
             }
             Own::Replace => {
-                let n = second
-                    .ok_or_else(|| second_missing().words("-R requires a rule number"))?;
+                let n =
+                    second.ok_or_else(|| second_missing().words("-R requires a rule number"))?;
                 let place = Place::Replace(numbered(&n)?, n.span.clone());
                 ItemAst::Rule { chain: chain.ok_or_else(missing)?, place, rule }
             }
@@ -713,8 +728,7 @@ impl Given {
             Own::Delete => second.is_none(),
             _ => false,
         };
-        let takes_counters =
-            matches!(own, Own::Append | Own::Insert | Own::Replace | Own::Policy);
+        let takes_counters = matches!(own, Own::Append | Own::Insert | Own::Replace | Own::Policy);
         let listing = *own == Own::List;
         let wrong = match self {
             Self { numeric: true, .. } if !listing => Some('n'),
@@ -744,7 +758,9 @@ fn both_commands(word: &Word, own: Own, earlier: &Command) -> Problem {
 fn multiple(word: &Word) -> String {
     let long = word.text.strip_prefix("--").unwrap_or("");
     match option::long(long, std::iter::empty()) {
-        Lookup::One(Found::Own { own, .. }) => format!("multiple -{} flags not allowed", own.letter()),
+        Lookup::One(Found::Own { own, .. }) => {
+            format!("multiple -{} flags not allowed", own.letter())
+        }
         _ => format!("multiple {} flags not allowed", word.text),
     }
 }

@@ -6,7 +6,7 @@ use tidegate_packet::Family;
 
 use crate::ast::{FileAst, ItemAst, TableAst};
 use crate::counters::Count;
-use crate::diagnostic::{Outcome, Problem};
+use crate::diagnostic::{Outcome, Problem, Told};
 use crate::lex::Word;
 use crate::query::TableName;
 
@@ -49,7 +49,8 @@ pub(crate) fn file(text: &str, reading: Reading) -> Result<FileAst, Vec<Problem>
     if let Some(table) = open.filter(|_| !lost) {
         problems.push(
             Problem::new(text.len()..text.len(), "the file ends inside a table")
-                .help(format!("expected COMMIT to end *{}", table.name.as_str())),
+                .help(format!("expected COMMIT to end *{}", table.name.as_str()))
+                .told(Told::Unfinished),
         );
     }
     if problems.is_empty() { Ok(ast) } else { Err(problems) }
@@ -155,7 +156,9 @@ pub(super) fn count(word: &Word) -> Outcome<Count> {
         Some(Count { packets: packets.parse().ok()?, bytes: bytes.parse().ok()? })
     };
     parse().ok_or_else(|| {
-        word.wrong(format!("bad counters `{}`", word.text)).help("expected [packets:bytes]")
+        word.wrong(format!("bad counters `{}`", word.text))
+            .help("expected [packets:bytes]")
+            .words("-c packet counter not numeric")
     })
 }
 

@@ -1,14 +1,14 @@
 //! `DNAT`: changes the destination; and the form of ranges, which SNAT shares.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use tidegate_packet::{Family, protocol};
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::lex::Word;
 use crate::query::{Hook, TableName};
-use crate::values::{Span, save_name, save_option};
+use crate::values::{Span, list_saved, save_name, save_option};
 use crate::verdict::{NatAction, NatRange, Verdict};
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
@@ -142,9 +142,20 @@ pub(super) fn save_switches(out: &mut String, range: &NatRange) {
     }
 }
 
+/// Appends a range and its switches as `iptables -L` shows them.
+pub(super) fn list_range(out: &mut String, range: NatRange, family: Family) {
+    // Writing to a string can't fail.
+    let _ = write!(out, " to:{}", Shown(range, family));
+    list_saved(out, |out| save_switches(out, &range));
+}
+
 impl Target for Dnat {
     fn apply(&self, _: &mut Context<'_>) -> Next {
         Next::Final(Verdict::Nat(NatAction::Destination(self.range)))
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        list_range(out, self.range, self.family);
     }
 
     fn save(&self, out: &mut String) {

@@ -1,8 +1,10 @@
 //! `LOG`: a line in the log, and on to the next rule.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
 use crate::effects::{LogFlags, LogRecord};
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::lex::Word;
 use crate::values::{parse_number, save_name, save_option, save_string};
 
@@ -81,6 +83,35 @@ impl Target for Log {
             mark: context.mark,
         });
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, style: Listing) {
+        let LogFlags { tcp_sequence, tcp_options, ip_options, uid, mac_decode } = self.flags;
+        // In the order of their bits in the kernel's rule; the fifth isn't LOG's.
+        let flags = [
+            (tcp_sequence, 1, "tcp-sequence"),
+            (tcp_options, 2, "tcp-options"),
+            (ip_options, 4, "ip-options"),
+            (uid, 8, "uid"),
+            (mac_decode, 32, "macdecode"),
+        ];
+        let given = || flags.iter().filter(|(given, ..)| *given);
+        if style.numeric {
+            let bits: u8 = given().map(|(_, bit, _)| bit).sum();
+            let _ = write!(out, " LOG flags {bits} level {}", self.level);
+        } else {
+            let name = match self.level {
+                DEFAULT_LEVEL => "warn",
+                level => LEVELS.get(usize::from(level)).copied().unwrap_or_default(),
+            };
+            let _ = write!(out, " LOG level {name}");
+            for (_, _, name) in given() {
+                let _ = write!(out, " {name}");
+            }
+        }
+        if !self.prefix.is_empty() {
+            let _ = write!(out, " prefix \"{}\"", self.prefix);
+        }
     }
 
     fn save(&self, out: &mut String) {

@@ -1,7 +1,9 @@
 //! `MARK`: changes the packet's mark.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
@@ -46,6 +48,18 @@ impl Target for Mark {
         context.mark = context.mark & !self.mask ^ self.value;
         context.effects.set_mark(context.mark);
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let Self { value, mask } = *self;
+        // All forms come down to one, and the simplest that fits is shown.
+        let _ = match (value, mask) {
+            (0, _) => write!(out, " MARK and 0x{:x}", !mask),
+            (value, mask) if value == mask => write!(out, " MARK or 0x{value:x}"),
+            (value, 0) => write!(out, " MARK xor 0x{value:x}"),
+            (value, u32::MAX) => write!(out, " MARK set 0x{value:x}"),
+            (value, mask) => write!(out, " MARK xset 0x{value:x}/0x{mask:x}"),
+        };
     }
 
     fn save(&self, out: &mut String) {

@@ -1,9 +1,11 @@
 //! `NETMAP`: maps a whole network onto another, host by host.
 
+use std::fmt::Write as _;
+
 use tidegate_packet::Addr;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::query::{Hook, TableName};
 use crate::values::save_option;
 use crate::verdict::{NatAction, Verdict};
@@ -34,6 +36,10 @@ impl Target for Netmap {
     fn apply(&self, _: &mut Context<'_>) -> Next {
         let Self { network, len } = *self;
         Next::Final(Verdict::Nat(NatAction::Netmap { network, len }))
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let _ = write!(out, " to:{}/{}", self.network, self.len);
     }
 
     fn save(&self, out: &mut String) {

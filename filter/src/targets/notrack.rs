@@ -1,7 +1,7 @@
 //! `NOTRACK` and `CT --notrack`: the packet is not to be tracked.
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::TableName;
 use crate::values::save_name;
 
@@ -56,6 +56,14 @@ impl Target for Tracking {
             context.effects.notrack();
         }
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        out.push_str(match self {
+            Self::NoTrack => " NOTRACK",
+            Self::CtNoTrack => " CT notrack",
+            Self::CtPlain => " CT",
+        });
     }
 
     fn save(&self, out: &mut String) {

@@ -1,9 +1,12 @@
 //! `REDIRECT`: the destination becomes the gateway itself.
 
+use std::fmt::Write as _;
+
 use super::dnat::{ports, save_switches, switches};
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::{Hook, TableName};
+use crate::values::list_saved;
 use crate::values::{Span, save_option};
 use crate::verdict::{NatAction, NatRange, Verdict};
 
@@ -26,6 +29,13 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
 impl Target for Redirect {
     fn apply(&self, _: &mut Context<'_>) -> Next {
         Next::Final(Verdict::Nat(NatAction::Redirect(self.0)))
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        if let Some((first, last)) = self.0.ports {
+            let _ = write!(out, " redir ports {}", Span(first, last, '-'));
+        }
+        list_saved(out, |out| save_switches(out, &self.0));
     }
 
     fn save(&self, out: &mut String) {

@@ -3,8 +3,9 @@
 use tidegate_packet::{Family, icmp, icmpv6, protocol};
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Opt, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Opt, Spec, Target, TargetSpec, value};
 use crate::query::{Hook, TableName};
+use crate::values::list_saved;
 use crate::values::save_option;
 use crate::verdict::{RejectWith, Verdict};
 
@@ -86,6 +87,10 @@ fn build(given: &Given<'_>, kinds: &[Kind], default: &str) -> Outcome<Box<dyn Ta
 impl Target for Reject {
     fn apply(&self, _: &mut Context<'_>) -> Next {
         Next::Final(Verdict::Reject(self.with))
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

@@ -2,9 +2,9 @@
 
 use tidegate_packet::Family;
 
-use super::dnat::{Shown, range, save_switches, switches};
+use super::dnat::{Shown, list_range, range, save_switches, switches};
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::{Hook, TableName};
 use crate::values::save_option;
 use crate::verdict::{NatAction, NatRange, Verdict};
@@ -36,6 +36,10 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
 impl Target for Snat {
     fn apply(&self, _: &mut Context<'_>) -> Next {
         Next::Final(Verdict::Nat(NatAction::Source(self.range)))
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        list_range(out, self.range, self.family);
     }
 
     fn save(&self, out: &mut String) {

@@ -1,10 +1,12 @@
 //! `TCPMSS`: the maximum segment size that a SYN announces.
 
+use std::fmt::Write as _;
+
 use tidegate_packet::protocol;
 
 use crate::diagnostic::Outcome;
 use crate::effects::MssClamp;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::Hook;
 use crate::values::{save_name, save_option};
 
@@ -37,6 +39,13 @@ impl Target for TcpMss {
             context.effects.clamp_mss(self.0);
         }
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, _style: Listing) {
+        let _ = match self.0 {
+            MssClamp::Set(mss) => write!(out, " TCPMSS set {mss}"),
+            MssClamp::PathMtu => write!(out, " TCPMSS clamp to PMTU"),
+        };
     }
 
     fn save(&self, out: &mut String) {

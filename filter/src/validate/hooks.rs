@@ -63,8 +63,9 @@ fn order(chains: &[ChainDraft]) -> Result<Vec<usize>, Problem> {
                     Seen::OnTheWay => {
                         let rule = &chains[at].rules[n];
                         let message = format!("`{}` leads back to itself", chains[to].name);
-                        return Err(Problem::new(rule.target_span.clone(), message)
-                            .refused(Refusal::Loop));
+                        return Err(
+                            Problem::new(rule.target_span.clone(), message).refused(Refusal::Loop)
+                        );
                     }
                 },
             }
@@ -90,9 +91,11 @@ fn check_chain(chain: &ChainDraft, mask: u8, problems: &mut Vec<Problem>) {
             let wrong = misplaced(spec.hooks, mask)
                 .or(target.check_rule(mask, only_syn).err().map(Into::into));
             let (span, name) = (draft.target_span.clone(), spec.name);
-            problems.extend(wrong.map(|why| {
-                Problem::new(span, format!("{name}: {why}")).refused(Refusal::Invalid)
-            }));
+            problems.extend(
+                wrong.map(|why| {
+                    Problem::new(span, format!("{name}: {why}")).refused(Refusal::Invalid)
+                }),
+            );
         }
     }
 }

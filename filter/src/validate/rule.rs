@@ -146,14 +146,11 @@ pub(super) fn drafts(
 /// and INPUT.
 fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
     let named = |hooks: [Hook; 2]| hooks.iter().any(|h| h.chain_name() == chain.text);
-    let wrong =
-        |word: &Word| {
-            let letter = if word.text.starts_with("--i") || word.text == "-i" { 'i' } else { 'o' };
-            let words = format!("Can't use -{letter} with {}\n", chain.text);
-            Err(word
-                .wrong(format!("{} can't be used in {}", word.text, chain.text))
-                .words(words))
-        };
+    let wrong = |word: &Word| {
+        let letter = if word.text.starts_with("--i") || word.text == "-i" { 'i' } else { 'o' };
+        let words = format!("Can't use -{letter} with {}\n", chain.text);
+        Err(word.wrong(format!("{} can't be used in {}", word.text, chain.text)).words(words))
+    };
     match (&ast.input, &ast.output) {
         (Some((_, word)), _) if named([Hook::Output, Hook::Postrouting]) => wrong(word),
         (_, Some((_, word))) if named([Hook::Prerouting, Hook::Input]) => wrong(word),
@@ -233,11 +230,9 @@ fn jump(book: &Draftbook, name: &Word, to: &mut Option<Arc<str>>) -> Outcome<Act
 fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
     match book.find(&name.text) {
         Some(at) if book.chains[at].hook.is_none() => Ok(()),
-        Some(_) => {
-            Err(name
-                .wrong(format!("`{}` is a built-in chain, not one to jump to", name.text))
-                .refused(Refusal::Invalid))
-        }
+        Some(_) => Err(name
+            .wrong(format!("`{}` is a built-in chain, not one to jump to", name.text))
+            .refused(Refusal::Invalid)),
         None => Err(name
             .wrong(format!("there is no chain or target `{}`", name.text))
             .help("a chain must be declared before rules use it")
