@@ -66,8 +66,8 @@ fn words(args: &[String]) -> Vec<Word> {
 
 fn first(problems: Vec<Problem>) -> Failed {
     match problems.into_iter().next() {
-        Some(problem) => Failed::Problem(problem),
-        None => Failed::Problem(Problem::new(0..0, "it can't be done")),
+        Some(problem) => problem.into(),
+        None => Problem::new(0..0, "it can't be done").into(),
     }
 }
 

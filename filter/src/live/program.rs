@@ -22,16 +22,16 @@ pub enum Program {
 #[derive(Debug)]
 pub(super) enum Failed {
     /// All of it is in the answer.
-    Said(Answer),
+    Said(Box<Answer>),
     /// The arguments are wrong, or the rules don't allow it.
-    Problem(Problem),
+    Problem(Box<Problem>),
     /// There is no such table.
     NoTable(String),
 }
 
 impl From<Problem> for Failed {
     fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
+        Self::Problem(Box::new(problem))
     }
 }
 
@@ -73,10 +73,14 @@ impl Call<'_> {
 }
 
 impl Failed {
+    pub fn said(status: u8, err: String) -> Self {
+        Self::Said(Box::new(Answer { status, err, ..Answer::default() }))
+    }
+
     pub fn answer(self, call: Call<'_>) -> Answer {
         let name = call.name();
         let problem = match self {
-            Self::Said(answer) => return answer,
+            Self::Said(answer) => return *answer,
             Self::NoTable(table) => {
                 let err = format!(
                     "{name} v{VERSION} (legacy): can't initialize {} table `{table}': Table does \
@@ -120,7 +124,7 @@ pub(super) fn shown(problem: &Problem) -> String {
 /// `iptables-save`.
 pub(super) fn save(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed> {
     let name = call.name();
-    let said = |err: String| Failed::Said(Answer { status: OTHER, err, ..Answer::default() });
+    let said = |err: String| Failed::said(OTHER, err);
     let options = options(call.program, call.args).map_err(|why| {
         said(format!("{name}: {why}\nLook at manual page `{name}.8' for more information.\n"))
     })?;

@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed> {
     let name = call.name();
-    let said = |err: String| Failed::Said(Answer { status: OTHER, err, ..Answer::default() });
+    let said = |err: String| Failed::said(OTHER, err);
     let options = options(call.program, call.args)
         .map_err(|why| said(format!("{name}: {why}\nTry `{name} -h' for more information.\n")))?;
     if options.version {
@@ -27,14 +27,14 @@ pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed
         return Ok(Answer { out, ..Answer::default() });
     }
     if options.rest.len() > 1 {
-        return Err(said(format!("Unknown arguments found on commandline\n")));
+        return Err(said("Unknown arguments found on commandline\n".to_owned()));
     }
     let only = match &options.table {
         Some(name) => Some(table(name).ok_or_else(|| Failed::NoTable(name.clone()))?),
         None => None,
     };
     let reading = Reading { family: call.family, counters: options.counters, only };
-    let failed = |problems| Failed::Said(wrong(call, problems));
+    let failed = |problems| Failed::Said(Box::new(wrong(call, problems)));
     let ast = parse::file(call.input, reading).map_err(failed)?;
     if options.counters && !ast.warnings.is_empty() {
         return Err(failed(ast.warnings));

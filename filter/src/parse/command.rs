@@ -456,11 +456,11 @@ impl Parser {
             return Ok(());
         }
         // Every call waits for its turn, however long it says it would.
-        if matches!(own, Own::Wait | Own::WaitInterval) {
-            if let Some(time) = self.optional_value() {
-                time.number(0..=u64::from(u32::MAX))
-                    .map_err(|problem| problem.words("wait seconds not numeric"))?;
-            }
+        if matches!(own, Own::Wait | Own::WaitInterval)
+            && let Some(time) = self.optional_value()
+        {
+            time.number(0..=u64::from(u32::MAX))
+                .map_err(|problem| problem.words("wait seconds not numeric"))?;
         }
         let Some(switches) = &mut self.switches else { return Ok(()) };
         let given = match own {
