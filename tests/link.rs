@@ -140,7 +140,7 @@ fn a_probed_neighbour_needs_no_link_address_in_its_answer() {
     assert_eq!(kinds(&mut sim), [129, 135], "the reply and a probe");
     sim.inject("tap0", answer(None, addr("fe80::ff:fe00:100"))).unwrap();
     sim.advance(Duration::from_secs(10));
-    assert_eq!(kinds(&mut sim).len(), 0, "no more questions");
+    assert!(kinds(&mut sim).is_empty(), "no more questions");
     sim.inject("tap0", ping).unwrap();
     assert_eq!(kinds(&mut sim), [129]);
 }

@@ -30,7 +30,7 @@ impl Engine {
             return self.defragment(&packet);
         }
         self.after_reassembly(&mut packet)?;
-        match self.route_in(&packet)? {
+        match self.route_in(&mut packet)? {
             Destination::Local => self.deliver(packet),
             Destination::Onward(hop) => self.pass_on(packet, hop),
         }
@@ -61,6 +61,9 @@ impl Engine {
         self.rules(TableName::Mangle, Hook::Forward, &mut packet, out)?;
         self.rules(TableName::Filter, Hook::Forward, &mut packet, out)?;
         self.rules(TableName::Security, Hook::Forward, &mut packet, out)?;
+        if packet.options.is_some() {
+            self.forward_options(&mut packet, hop);
+        }
         self.leave(packet, hop)
     }
 
@@ -107,6 +110,10 @@ impl Engine {
             self.send_error(packet, Message::hop_limit(family));
             return Err(Drop::HopLimit);
         }
+        match family {
+            Family::V4 => self.strict_route(packet, hop)?,
+            Family::V6 => self.turn_back_v6(packet, hop)?,
+        }
         let mtu = self.interfaces.get(hop.egress).mtu;
         if packet.exceeds(mtu) {
             self.send_error(packet, Message::too_big(family, mtu));
@@ -117,8 +124,8 @@ impl Engine {
             Family::V4 => ipv4::decrement_ttl(packet.bytes_mut()),
             Family::V6 => packet.bytes_mut()[7] -= 1,
         }
-        if packet.input == Some(hop.egress) {
-            self.redirect(packet, hop);
+        if packet.input == Some(hop.egress) && family == Family::V4 {
+            self.redirect_v4(packet, hop);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 use super::Engine;
 use super::counters::Drop;
 use super::interface::{InterfaceId, LOOPBACK};
+use super::ip_options::{Options, Reply};
 use super::packet::Packet;
 use super::route::Target;
 use std::collections::HashMap;
@@ -146,7 +147,7 @@ impl Limiter {
     }
 
     /// The bucket of one destination: a token each `interval`, at most six saved.
-    fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
+    pub fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
         if interval.is_zero() {
             return true;
         }
@@ -180,6 +181,8 @@ pub(crate) struct About<'a> {
     pub input: Option<InterfaceId>,
     /// Its connection.
     pub tracked: Option<&'a Tracked>,
+    /// Its IPv4 options; the error carries them turned round.
+    pub options: Option<&'a Options>,
 }
 
 impl Engine {
@@ -195,9 +198,11 @@ impl Engine {
             return;
         }
         // A group on the link or on the network gets no answer (RFC 1122 section 3.2.2); a
-        // packet that is too big is the exception of RFC 4443 section 2.4 (e.3).
-        let v6_exception =
-            packet.parsed.family == Family::V6 && message.kind == icmpv6::PACKET_TOO_BIG;
+        // packet that is too big and an option that asks for it are the exceptions of RFC 4443
+        // section 2.4 (e.3).
+        let v6_exception = packet.parsed.family == Family::V6
+            && (message.kind == icmpv6::PACKET_TOO_BIG
+                || super::extension_headers::asks_for_answer(packet.bytes(), message));
         let to_group = packet.link.is_some_and(|l| l.kind != LinkType::Unicast)
             || self.is_group(packet.parsed.dst);
         if to_group && !v6_exception {
@@ -208,6 +213,7 @@ impl Engine {
             bytes: packet.bytes(),
             input: packet.input,
             tracked: packet.tracked.as_ref(),
+            options: packet.options.as_deref(),
         };
         self.send_error_about(about, message);
     }
@@ -220,7 +226,7 @@ impl Engine {
 
     /// The same for a packet that isn't on its way any more.
     pub(crate) fn send_error_about(&mut self, about: About<'_>, message: Message) {
-        let About { parsed, bytes, input, tracked } = about;
+        let About { parsed, bytes, input, tracked, options } = about;
         if !may_be_answered(parsed) || parsed.src.is_unspecified() || parsed.src.is_multicast() {
             return;
         }
@@ -236,7 +242,10 @@ impl Engine {
         }
         let Some(src) = self.error_source(parsed, found.target, egress) else { return };
         let answer = match parsed.family {
-            Family::V4 => self.error_v4(parsed, bytes, src, message),
+            Family::V4 => {
+                let Some(options) = self.turn_round(options, bytes) else { return };
+                self.error_v4(about, src, message, options)
+            }
             Family::V6 => error_v6(parsed, bytes, src, message),
         };
         // As in Linux, an error belongs to the connection of the packet that it is about, even if
@@ -280,16 +289,24 @@ impl Engine {
 
     /// At most 576 bytes in all (RFC 1812 section 4.3.2.3), precedence internetwork control
     /// (section 4.3.2.5).
-    fn error_v4(&mut self, parsed: &Parsed, bytes: &[u8], src: Addr, message: Message) -> Vec<u8> {
-        const MAX_QUOTE: usize = 576 - 20 - 8;
-        let quote = &bytes[..(parsed.len as usize).min(bytes.len()).min(MAX_QUOTE)];
+    fn error_v4(
+        &mut self,
+        about: About<'_>,
+        src: Addr,
+        message: Message,
+        options: Reply,
+    ) -> Vec<u8> {
+        let About { parsed, bytes, .. } = about;
+        let max_quote = 576 - 20 - 8 - options.len();
+        let quote = &bytes[..(parsed.len as usize).min(bytes.len()).min(max_quote)];
         let header = Ip {
             tos: parsed.tos & 0x1e | 0xc0,
             id: self.next_ip_id(),
             hop_limit: self.policy.default_ttl,
             ..Ip::new(src, parsed.src, protocol::ICMP)
         };
-        builder::icmp(header, message.kind, message.code, message.rest, quote)
+        let packet = builder::icmp(header, message.kind, message.code, message.rest, quote);
+        options.put_into(packet)
     }
 }
 

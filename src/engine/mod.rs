@@ -10,10 +10,12 @@ pub mod policy;
 pub mod route;
 
 mod clamp_mss;
+mod extension_headers;
 mod forward;
 mod fragment;
 mod host;
 mod icmp;
+mod ip_options;
 mod link_in;
 mod link_out;
 mod neighbour;
@@ -84,6 +86,7 @@ pub struct Engine {
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
     limiter: icmp::Limiter,
+    redirects: neighbour::redirect::Redirects,
     counters: Counters,
     rng: StdRng,
     host_port: Option<PortId>,
@@ -118,6 +121,7 @@ impl Engine {
             neighbours: neighbour::Neighbours::default(),
             stations: link_in::Stations::default(),
             limiter: icmp::Limiter::default(),
+            redirects: neighbour::redirect::Redirects::default(),
             rng,
             host_port,
             dhcp_interfaces: HashSet::new(),
@@ -183,6 +187,7 @@ impl Engine {
                     bytes: packet.bytes(),
                     input: waiting.input,
                     tracked: waiting.tracked.as_ref(),
+                    options: None,
                 };
                 self.send_error_about(about, message);
             }

@@ -1,11 +1,12 @@
 //! A packet on its way through the engine.
 
 use super::interface::{InterfaceId, PortId};
+use super::ip_options::Options;
 use crate::io::{Checksum, Frame, HEADROOM, Meta, Offload};
 use tidegate_filter::Link;
 use tidegate_nat::{Pieces, Tracked};
 use tidegate_packet::checksum::Field;
-use tidegate_packet::{Family, ParseError, Parsed, ethernet, protocol, udp};
+use tidegate_packet::{Family, ParseError, Parsed, ethernet, ipv6, protocol, udp};
 
 /// A packet, edited in place in the memory it arrived in.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Packet<'a> {
     pub tracked: Option<Tracked>,
     /// It was put together from these fragments.
     pub pieces: Option<Box<Pieces>>,
+    /// Its IPv4 options, once looked at.
+    pub options: Option<Box<Options>>,
 }
 
 impl<'a> Packet<'a> {
@@ -49,6 +52,7 @@ impl<'a> Packet<'a> {
             mark: 0,
             tracked: None,
             pieces: None,
+            options: None,
         }
     }
 
@@ -93,6 +97,12 @@ impl<'a> Packet<'a> {
             Some(pieces) => pieces.too_big(mtu as usize),
             None => self.wire_len() > mtu && self.parsed.dont_fragment,
         }
+    }
+
+    /// Whether something stands between the IPv6 header and the upper layer.
+    #[inline]
+    pub fn has_extension_headers(&self) -> bool {
+        self.parsed.family == Family::V6 && self.parsed.l4 as usize != ipv6::HEADER_LEN
     }
 
     /// Length of the headers that every segment of a super-packet repeats.

@@ -51,11 +51,16 @@ impl Engine {
             reset_for(&header, segment.len()),
             &[],
         );
-        let attach = match origin {
+        let (answer, attach) = match origin {
             Origin::Rule => {
-                packet.tracked.as_ref().map(|question| self.conntrack.attach_reply(question))
+                let question = packet.tracked.as_ref();
+                (answer, question.map(|question| self.conntrack.attach_reply(question)))
             }
-            Origin::Host => None,
+            Origin::Host => {
+                let options = self.turn_round(packet.options.as_deref(), packet.bytes());
+                let Some(options) = options else { return };
+                (options.put_into(answer), None)
+            }
         };
         self.originate_attached(answer, packet.input, attach);
     }

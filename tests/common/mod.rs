@@ -6,6 +6,8 @@
 
 pub mod check;
 pub mod frames;
+pub mod mutate;
+pub mod watch;
 
 use tidegate::sim::{SimConfig, SimInterface, SimRoute};
 use tidegate_packet::{Addr, MacAddr, ethernet};

@@ -27,17 +27,17 @@ fn server(host: &Netns, directory: &Path, range: &str) -> Tried<Ended> {
     let file = |name: &str| directory.join(name).display().to_string();
     // What an earlier one has granted it doesn't know.
     let _ = fs::remove_file(file("leases"));
+    let log = fs::File::create(file("log"))?;
     let child = host.run(|| {
         Command::new("dnsmasq")
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--port=0"])
+            // Inside a user namespace it couldn't become another user.
+            .args(["--no-daemon", "--conf-file=/dev/null", "--port=0"])
             .args(["--interface=eth0", "--bind-interfaces", "--no-ping", "--dhcp-authoritative"])
             .arg(format!("--dhcp-range={range},255.255.255.0,2m"))
             .args(["--dhcp-option=option:router,203.0.113.2", "--dhcp-option=option:T1,4"])
             .arg(format!("--dhcp-leasefile={}", file("leases")))
-            .arg(format!("--pid-file={}", file("pid")))
-            .arg(format!("--log-facility={}", file("log")))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
     })?;
     Ok(Ended(child))

@@ -89,13 +89,10 @@ fn in_echos(snmp: &str) -> Option<u64> {
 
 /// dnsmasq answers a name, if it is installed.
 fn dns(network: &tidegate::lab::topology::Network) -> Outcome {
-    let dir = tempfile::tempdir()?;
-    let pid_file = dir.path().join("pid");
     let started = network.host("gw").run(|| {
         Command::new("dnsmasq")
-            .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"])
-            .args(["--address=/gate.example/192.0.2.7", "--user=root", "--port=53"])
-            .arg(format!("--pid-file={}", pid_file.display()))
+            .args(["--no-daemon", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"])
+            .args(["--address=/gate.example/192.0.2.7", "--port=53"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -86,7 +86,7 @@ pub fn a_broken_file_changes_nothing() -> Outcome {
     let broken = rules(CLOSE_7).replace("tcp-reset", "tcp-rset");
     for (file, content, place) in [
         ("r", broken, format!("{}:6:59", rules_path.display())),
-        ("gateway.toml", format!("{config}\n[nonsense]\n"), "gateway.toml:18:2".to_owned()),
+        ("gateway.toml", format!("{config}\n[nonsense]\n"), "gateway.toml:20:2".to_owned()),
     ] {
         let good = fs::read_to_string(gateway.path(file))?;
         fs::write(gateway.path(file), content)?;

@@ -7,6 +7,7 @@
 
 pub mod arp;
 pub mod ndp;
+pub mod redirect;
 
 use super::interface::InterfaceId;
 use super::packet::OwnedFrame;
@@ -151,6 +152,14 @@ impl Neighbours {
                     Resolution::Known(*mac)
                 }
             }
+        }
+    }
+
+    /// The link address of a neighbour, if it is known. Asks nobody.
+    pub fn known(&self, key: Key) -> Option<MacAddr> {
+        match self.entries.get(&key)?.state {
+            State::Incomplete { .. } => None,
+            State::Known { mac, .. } | State::Permanent { mac } => Some(mac),
         }
     }
 
