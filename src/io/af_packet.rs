@@ -324,6 +324,10 @@ impl Receive for PacketReceive {
         Some(self.socket.as_fd())
     }
 
+    fn ready(&self) -> bool {
+        self.ring.is_ready()
+    }
+
     fn overruns(&mut self) -> u64 {
         // Asking resets the kernel's count (packet(7), PACKET_STATISTICS).
         let option = libc::PACKET_STATISTICS;
