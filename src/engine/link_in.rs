@@ -5,6 +5,7 @@ use super::interface::{InterfaceId, Kind, PortId};
 use super::packet::{OwnedFrame, Packet};
 use super::{Engine, Fate};
 use crate::io::Frame;
+use std::collections::HashMap;
 use std::time::Duration;
 use tidegate_filter::{Link, LinkType};
 use tidegate_packet::{Instant, MacAddr, ethernet, protocol, udp};
@@ -23,7 +24,7 @@ const MAX_DHCP_FRAME: usize = 1514;
 /// Where a bridge's stations are.
 #[derive(Debug, Default)]
 pub struct Stations {
-    ports: std::collections::HashMap<(InterfaceId, MacAddr), (PortId, Instant)>,
+    ports: HashMap<(InterfaceId, MacAddr), (PortId, Instant), foldhash::fast::RandomState>,
     swept: Instant,
 }
 
