@@ -65,6 +65,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let Rulesets { v4, v6, warnings } = rules::load(&config).map_err(DaemonError::Rules)?;
     let report = Report { diagnostics: warnings };
     eprint!("{}", report.render(Style::of_stderr()));
+    setup::check_rights()?;
     let (wake, woken) = mpsc::channel();
     let control_error = |path: &Path| {
         let path = path.display().to_string();

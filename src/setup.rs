@@ -16,6 +16,12 @@ use tidegate_packet::{Family, MacAddr, Prefix};
 /// Why a gateway can't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// This user may not run a gateway.
+    #[error(
+        "a gateway needs the capabilities NET_ADMIN and NET_RAW in its network namespace: run it \
+         as root, or in a user namespace (unshare --user --map-root-user --net)"
+    )]
+    Rights,
     /// An interface can't be taken over.
     #[error(transparent)]
     Adopt(#[from] link::AdoptError),
@@ -60,6 +66,23 @@ pub enum SetupError {
         /// Its next hop.
         via: String,
     },
+}
+
+/// Fails unless this process may do what a gateway does, so that nothing is left half done.
+pub fn check_rights() -> Result<(), SetupError> {
+    /// CAP_NET_ADMIN and CAP_NET_RAW (capabilities(7)).
+    const NEEDED: u64 = 1 << 12 | 1 << 13;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match effective_capabilities(&status) {
+        Some(held) if held & NEEDED != NEEDED => Err(SetupError::Rights),
+        // Where they can't be read, the kernel's answers will tell.
+        _ => Ok(()),
+    }
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let text = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(text.trim(), 16).ok()
 }
 
 /// A gateway ready to run.
@@ -251,7 +274,8 @@ impl Opening<'_> {
         self.next_port();
         let options = tap::Options { layer, multi_queue: self.workers.len() > 1 };
         for worker in &mut self.workers {
-            let (receive, transmit) = tap::open(name, options).map_err(device)?;
+            let opened = tap::open(name, options).map_err(|error| explain_tap(name, error));
+            let (receive, transmit) = opened.map_err(device)?;
             worker.push(Device { receive: Box::new(receive), transmit: Box::new(transmit) });
         }
         let mut netlink = Netlink::open().map_err(device)?;
@@ -265,6 +289,21 @@ impl Opening<'_> {
         let port = self.ports;
         self.ports += 1;
         port
+    }
+}
+
+/// Says what the kernel's `EINVAL` means for a name that is in use already.
+fn explain_tap(name: &str, error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(libc::EINVAL) {
+        return error;
+    }
+    let found = Netlink::open().and_then(|mut netlink| netlink.link(name)).ok().flatten();
+    match found.and_then(|link| link.kind).as_deref() {
+        Some("tun") => io::Error::other(
+            "there is one, but it is of another kind (tap or tun) or of another number of queues: \
+             several workers need one that was made with multi_queue",
+        ),
+        _ => io::Error::other("there is an interface of that name, but it is no TAP or TUN device"),
     }
 }
 
@@ -377,5 +416,17 @@ fn exists_already(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read() {
+        let status = "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000003000\n";
+        assert_eq!(effective_capabilities(status), Some(0x3000));
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
     }
 }

@@ -120,7 +120,7 @@ impl Worker {
             for port in 0..self.devices.len() {
                 match self.burst(port) {
                     Ok(frames) => busy |= frames > 0,
-                    Err(error) => failed.report(port, &error),
+                    Err(error) => failed.report(port, &error, &self.engine),
                 }
             }
             let now = self.clock.now();
@@ -278,11 +278,12 @@ struct Failures {
 }
 
 impl Failures {
-    fn report(&mut self, port: usize, error: &io::Error) {
+    fn report(&mut self, port: usize, error: &io::Error, engine: &Mutex<Engine>) {
         let now = std::time::Instant::now();
         let last = self.since.insert(port, now);
         if last.is_none_or(|at| now - at > Duration::from_secs(5)) {
-            tracing::warn!(port, %error, "device fails; trying again");
+            let name = lock(engine).interfaces().port_name(PortId(port as u16)).to_owned();
+            tracing::warn!(port = name, %error, "device fails; trying again");
         }
     }
 

@@ -203,6 +203,7 @@ impl Engine {
                 Err(reason) => self.counters.drop(reason),
             }
         }
+        self.counters.drop_many(Drop::HostIgnored, self.own.len() as u64);
         self.own.clear();
     }
 
@@ -231,8 +232,13 @@ impl Engine {
         let l3 = frame.meta.start;
         let mut packet = Packet::decode(frame, l3)?;
         super::offload::check_packet(&mut packet)?;
-        let hop = self.route_out(packet.parsed.dst, None)?;
-        self.send(packet, hop)
+        match self.route_out(packet.parsed.dst, None) {
+            Ok(hop) => self.send(packet, hop),
+            Err(reason) => {
+                self.tell_host(&packet);
+                Err(reason)
+            }
+        }
     }
 
     fn loop_back(&mut self, packet: &Packet<'_>, input: InterfaceId) {

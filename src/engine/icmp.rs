@@ -253,6 +253,32 @@ impl Engine {
         self.originate_attached(answer, input, attach);
     }
 
+    /// Tells the host device's kernel that there is no way. A kernel that knew our routes would
+    /// have told its program without a packet, so no rule is asked.
+    pub(crate) fn tell_host(&mut self, packet: &Packet<'_>) {
+        let (parsed, family) = (&packet.parsed, packet.parsed.family);
+        let Some(port) = self.host_port else { return };
+        if !may_be_answered(parsed) || !self.routes.is_local(parsed.src) {
+            return;
+        }
+        let message = match self.routes.lookup(parsed.dst, None).map(|f| f.target) {
+            None => Message::no_route(family),
+            Some(Target::Unreachable) => Message::unreachable_route(family),
+            Some(Target::Prohibit) => Message::prohibited(family),
+            Some(_) => return,
+        };
+        let bytes = packet.bytes();
+        let about = About { parsed, bytes, input: None, tracked: None, options: None };
+        let answer = match family {
+            Family::V4 => {
+                let Some(options) = self.turn_round(None, bytes) else { return };
+                self.error_v4(about, parsed.src, message, options)
+            }
+            Family::V6 => error_v6(parsed, bytes, parsed.src, message),
+        };
+        self.outbox.push((port, super::OwnedFrame::new(&answer)));
+    }
+
     /// The address the offender spoke to if it is ours, else that of the route back.
     fn error_source(
         &self,

@@ -20,6 +20,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 const MAX_DHCP_FRAMES: usize = 64;
 const MAX_DHCP_FRAME: usize = 1514;
 
+/// DHCP answers that wait for the client at most.
+const MAX_DHCP_FRAMES: usize = 64;
+
 /// Where a bridge's stations are.
 #[derive(Debug, Default)]
 pub struct Stations {
@@ -160,7 +163,12 @@ impl Engine {
                 let l4 = ethernet::HEADER_LEN + usize::from(packet.parsed.l4);
                 tidegate_packet::checksum::complete_partial(&mut frame, l4, udp::CHECKSUM_AT);
             }
-            self.dhcp_frames.push((interface, frame));
+            // A flood of answers must not become a flood of memory.
+            if self.dhcp_frames.len() < MAX_DHCP_FRAMES {
+                self.dhcp_frames.push((interface, frame));
+            } else {
+                self.counters.drop(Drop::HostIgnored);
+            }
         }
         client
     }

@@ -274,7 +274,8 @@ impl Engine {
             self.conntrack.forget_masqueraded(u32::from(id.0));
         }
         self.replace_routes(routes);
-        self.neighbours.flush(id);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost);
     }
 
     /// Replaces the routes beyond those to the interfaces' own networks.

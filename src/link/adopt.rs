@@ -200,9 +200,13 @@ fn put_back(
     record: &Record,
     disable_ipv6: Option<&File>,
 ) -> Result<(), AdoptError> {
+    let links = netlink.links().map_err(kernel_error(&record.name, "list links"))?;
+    if !links.iter().any(|link| link.index == record.index) {
+        return Ok(());
+    }
     let mut first = Ok(());
     let mut note = |step: String, result: io::Result<()>| {
-        // Without the interface there is nothing to restore.
+        // The interface may go at any time; without it there is nothing to restore.
         let result = tolerate(result, &[libc::EEXIST, libc::ENODEV]);
         if let (Ok(()), Err(source)) = (&first, result) {
             first = Err(AdoptError::Kernel { name: record.name.clone(), step, source });

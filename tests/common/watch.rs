@@ -77,15 +77,9 @@ impl Watch {
     /// Sends one frame in and looks at everything that this brings about.
     pub fn step(&mut self, port: &str, frame: Flying) -> Result<(), String> {
         self.right &= check::transport_is_right(&frame);
-        if let Some(p) = parsed(&frame) {
-            if inside(p.dst) && !inside(p.src) {
-                self.asked_inside.insert((
-                    p.protocol,
-                    p.dst,
-                    p.src,
-                    p.ports().map(|(s, d)| (d, s)),
-                ));
-            }
+        if let Some(p) = parsed(&frame).filter(|p| inside(p.dst) && !inside(p.src)) {
+            let ports = p.ports().map(|(sport, dport)| (dport, sport));
+            self.asked_inside.insert((p.protocol, p.dst, p.src, ports));
         }
         let before = self.drops();
         self.sim.inject(port, frame.clone()).expect("a port of the gateway");

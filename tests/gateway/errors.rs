@@ -4,7 +4,7 @@ use std::fs;
 
 use tidegate::lab::topology::{End, Topology};
 
-use super::harness::{Outcome, run, state_of, text};
+use super::harness::{Outcome, run, settled_state_of, state_of, text};
 
 struct Case {
     config: &'static str,
@@ -52,7 +52,7 @@ fn cases() -> Vec<Case> {
             1,
             "error: route to 10.0.0.0/8: next hop 10.9.9.9 is on no interface's network",
         ),
-        case("[[interface]]\nname = \"lan0\"\n[host]\ndevice = \"wan0\"\n", &[], 1, "wan0"),
+        case("[[interface]]\nname = \"lan0\"\n[host]\ndevice = \"wan0\"\n", &[], 1, "wan0: "),
         case("[[interface]]\nname = \"lo\"\n", &[], 1, "error: the name `lo` is taken"),
         case("[[interface]]\nname = \"lan0\"\ncolour = 1\n", &[], 1, "unknown key `colour`"),
     ]
@@ -72,6 +72,8 @@ pub fn nothing_is_touched_by_a_start_that_fails() -> Outcome {
     let state = || -> Result<_, Box<dyn std::error::Error>> {
         Ok([state_of(&network, "gw", "lan0")?, state_of(&network, "gw", "wan0")?])
     };
+    settled_state_of(&network, "gw", "wan0")?;
+    settled_state_of(&network, "gw", "lan0")?;
     let before = state()?;
     let dir = tempfile::tempdir()?;
     let folder = dir.path().to_string_lossy().into_owned();

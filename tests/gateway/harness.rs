@@ -296,6 +296,16 @@ to = "0.0.0.0/0"
 via = "203.0.113.2"
 "#;
 
+/// The same once the kernel has given it its link-local address, which it does a while after the
+/// link is up.
+pub fn settled_state_of(network: &Network, node: &str, name: &str) -> Tried<Vec<String>> {
+    wait(&format!("a link-local address of {name}"), || {
+        let state = state_of(network, node, name).unwrap_or_default();
+        state.iter().any(|l| l.starts_with("address fe80:"))
+    })?;
+    state_of(network, node, name)
+}
+
 /// What an interface has, for comparing before and after: addresses, routes, up.
 pub fn state_of(network: &Network, node: &str, name: &str) -> Tried<Vec<String>> {
     let mut netlink = network.host(node).netlink()?;

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use tidegate::lab::traffic::service::Service;
 
 use super::harness::{
-    DEADLINE, Gateway, Outcome, TWO, ask_tcp, ask_udp, at, knock, ping, state_of, two_hosts, wait,
+    DEADLINE, Gateway, Outcome, TWO, ask_tcp, ask_udp, at, knock, ping, settled_state_of, state_of,
+    two_hosts, wait,
 };
 
 const RULES: &str = "*filter
@@ -124,8 +125,10 @@ fn dns(network: &tidegate::lab::topology::Network) -> Outcome {
 pub fn the_gateways_own_connections() -> Outcome {
     let network = two_hosts().build()?;
     let (client, gw, server) = (network.host("client"), network.host("gw"), network.host("server"));
-    let before = state_of(&network, "gw", "wan0")?;
-    let gateway = Gateway::start(gw, &config(), &FILES)?;
+    let before = settled_state_of(&network, "gw", "wan0")?;
+    let routes = "[[route]]\nto = \"10.2.0.0/16\"\nkind = \"unreachable\"\n\
+                  [[route]]\nto = \"10.3.0.0/16\"\nkind = \"prohibit\"\n";
+    let gateway = Gateway::start(gw, &format!("{}{routes}", config()), &FILES)?;
     let _services = [Service::start(server, "server", 7)?, Service::start(client, "client", 7)?];
     let _refused = Service::start(server, "server", 81)?;
     // By the address of the uplink outwards, of the LAN inwards.
@@ -137,6 +140,14 @@ pub fn the_gateways_own_connections() -> Outcome {
     assert_eq!(ping(gw, "203.0.113.2")?, "reply from 203.0.113.2, TTL 64");
     assert_eq!(ping(gw, "fd00:1::2")?, "reply from fd00:1::2");
     assert_eq!(knock(gw, "203.0.113.2:81")?, "reset", "OUTPUT is asked");
+    // Nowhere to go: the program is told at once.
+    for (to, want) in [
+        ("[2001:db8:77::1]:7", "no route from 2001:db8:1::1"),
+        ("10.2.0.1:7", "host unreachable from 203.0.113.1"),
+        ("10.3.0.1:7", "admin prohibited from 203.0.113.1"),
+    ] {
+        assert_eq!(knock(gw, to)?, want, "{to}");
+    }
     // A neighbour that doesn't answer.
     assert_eq!(knock(gw, "203.0.113.77:7")?, "host unreachable from 203.0.113.1");
     super::workers::bulk(gw, server, "203.0.113.2:5001")?;

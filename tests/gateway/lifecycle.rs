@@ -9,7 +9,8 @@ use tidegate::lab::traffic::service::Service;
 use tidegate_packet::Family;
 
 use super::harness::{
-    Gateway, OPEN, Outcome, TWO, ask_tcp, ask_udp, ping, run, state_of, text, two_hosts, wait,
+    Gateway, OPEN, Outcome, TWO, ask_tcp, ask_udp, ping, run, settled_state_of, state_of, text,
+    two_hosts, wait,
 };
 
 /// The built-in rules masquerade in both forms; the file form is the design's own example.
@@ -130,6 +131,8 @@ pub fn what_interfaces_had_is_adopted_and_given_back() -> Outcome {
             state_of(&network, "gw", "eth1")?,
         ])
     };
+    settled_state_of(&network, "gw", "eth0")?;
+    settled_state_of(&network, "gw", "eth1")?;
     let before = state()?;
     assert!(before[0].iter().any(|l| l.starts_with("route 0.0.0.0/0 via")), "{before:?}");
     for flags in [["--lan=eth1", "--uplink=eth0"], ["--lan=eth1", "--lan=eth0"]] {
@@ -158,7 +161,7 @@ pub fn a_crash_is_made_good_at_the_next_start() -> Outcome {
     let network = container().build()?;
     let (client, gw) = (network.host("client"), network.host("gw"));
     let _service = Service::start(network.host("server"), "server", 7)?;
-    let before = state_of(&network, "gw", "eth0")?;
+    let before = settled_state_of(&network, "gw", "eth0")?;
     let flags = ["--lan=eth1", "--uplink=eth0"];
     Gateway::start_flags(gw, &flags, &[])?.crash()?;
     assert_ne!(state_of(&network, "gw", "eth0")?, before, "nobody could have given it back");
@@ -171,6 +174,30 @@ pub fn a_crash_is_made_good_at_the_next_start() -> Outcome {
     wait("the kernel answers", || {
         ping(client, "192.168.0.1").is_ok_and(|p| p == "reply from 192.168.0.1, TTL 64")
     })
+}
+
+/// A link that goes down is waited for; one that is removed is done without.
+pub fn links_come_and_go() -> Outcome {
+    let network = container().build()?;
+    let (client, gw) = (network.host("client"), network.host("gw"));
+    let before = settled_state_of(&network, "gw", "eth1")?;
+    let gateway = Gateway::start_flags(gw, &["--lan=eth1", "--uplink=eth0"], &[])?;
+    assert_eq!(ping(client, "203.0.113.2")?, "reply from 203.0.113.2, TTL 63");
+    let mut netlink = gw.netlink()?;
+    let (eth0, eth1) = (netlink.require_link("eth0")?, netlink.require_link("eth1")?);
+    netlink.set_up(eth1.index, false)?;
+    gateway.wait_for_log("WARN device fails; trying again port=\"eth1\" error=Network is down")?;
+    netlink.set_up(eth1.index, true)?;
+    wait("packets again", || {
+        ping(client, "203.0.113.2").is_ok_and(|p| p == "reply from 203.0.113.2, TTL 63")
+    })?;
+    netlink.delete_link(eth0.index)?;
+    gateway.wait_for_log("port=\"eth0\" error=interface eth0 is gone")?;
+    assert_eq!(ping(client, "192.168.0.1")?, "reply from 192.168.0.1, TTL 64");
+    let log = gateway.stop()?;
+    assert!(!log.contains("giving back"), "{log}");
+    assert_eq!(state_of(&network, "gw", "eth1")?, before);
+    Ok(())
 }
 
 pub fn log_lines_are_the_kernels() -> Outcome {

@@ -50,6 +50,7 @@ const TESTS: &[Test] = tests! {
         lifecycle::a_second_one_is_refused,
         lifecycle::what_interfaces_had_is_adopted_and_given_back,
         lifecycle::a_crash_is_made_good_at_the_next_start,
+        lifecycle::links_come_and_go,
         lifecycle::log_lines_are_the_kernels,
         errors::nothing_is_touched_by_a_start_that_fails,
         routes::lans_uplinks_and_special_routes,

@@ -15,7 +15,7 @@ fn a_transfer_from_the_lan() {
     let socket = world.connects(client, 40_000, ("2001:db8:1::2", 80)).expect("a connection");
     let remote = world.tcp(server, listening).remote_endpoint().expect("a peer");
     assert_eq!(remote.to_string(), "fd00:1::2:40000", "not translated");
-    let data: Vec<u8> = (0..300_000_u32).map(|n| (n * 7 >> 5) as u8).collect();
+    let data: Vec<u8> = (0..300_000_u32).map(|n| ((n * 7) >> 5) as u8).collect();
     world.transfer((client, socket), (server, listening), &data, MINUTE);
     world.transfer((server, listening), (client, socket), &data, MINUTE);
 }

@@ -303,17 +303,20 @@ impl Neighbours {
         !self.asking.is_empty()
     }
 
-    /// Forgets everything learnt on an interface.
-    pub fn flush(&mut self, interface: InterfaceId) {
+    /// Forgets everything learnt on an interface and says how many packets waited there.
+    pub fn flush(&mut self, interface: InterfaceId) -> u64 {
+        let (mut lost, mut bytes) = (0, 0);
         self.entries.retain(|key, entry| {
             if key.0 != interface {
                 return true;
             }
             if let State::Incomplete { waiting, .. } = &entry.state {
-                self.held -= cost(waiting);
+                (lost, bytes) = (lost + waiting.len() as u64, bytes + cost(waiting));
             }
             matches!(entry.state, State::Permanent { .. })
         });
+        self.held -= bytes;
+        lost
     }
 
     /// The known addresses, for listings.
