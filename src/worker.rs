@@ -118,9 +118,12 @@ impl Worker {
         while !self.stop.load(Ordering::Acquire) {
             let mut busy = false;
             for port in 0..self.devices.len() {
+                if failed.gone.contains(&port) {
+                    continue;
+                }
                 match self.burst(port) {
                     Ok(frames) => busy |= frames > 0,
-                    Err(error) => failed.report(port, &error, &self.engine),
+                    Err(error) => failed.report(port, &error, || self.name(port)),
                 }
             }
             let now = self.clock.now();
@@ -134,6 +137,10 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    fn name(&self, port: usize) -> String {
+        lock(&self.engine).interfaces().port_name(PortId(port as u16)).to_owned()
     }
 
     /// One burst of one port.
@@ -275,15 +282,29 @@ fn wait_for_frames(poll: &mut Poll, events: &mut Events, wait: Duration) -> io::
 #[derive(Default)]
 struct Failures {
     since: std::collections::HashMap<usize, std::time::Instant>,
+    /// Devices that don't exist any more: not asked again, so that they cost the others nothing.
+    gone: std::collections::HashSet<usize>,
 }
 
 impl Failures {
-    fn report(&mut self, port: usize, error: &io::Error, engine: &Mutex<Engine>) {
+    fn report(&mut self, port: usize, error: &io::Error, name: impl FnOnce() -> String) {
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                self.gone.insert(port);
+                tracing::warn!(port = name(), %error, "device is gone");
+                return;
+            }
+            // Said once, and then there is nothing to wait for at once (`Receive::receive`).
+            io::ErrorKind::NetworkDown => {
+                tracing::warn!(port = name(), %error, "link is down");
+                return;
+            }
+            _ => {}
+        }
         let now = std::time::Instant::now();
         let last = self.since.insert(port, now);
         if last.is_none_or(|at| now - at > Duration::from_secs(5)) {
-            let name = lock(engine).interfaces().port_name(PortId(port as u16)).to_owned();
-            tracing::warn!(port = name, %error, "device fails; trying again");
+            tracing::warn!(port = name(), %error, "device fails; trying again");
         }
     }
 
@@ -295,5 +316,24 @@ impl Failures {
             return Duration::ZERO;
         }
         wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_or_down_does_not_slow_the_others() {
+        let second = Duration::from_secs(1);
+        for (kind, gone, wait) in [
+            (io::ErrorKind::NotFound, true, second),
+            (io::ErrorKind::NetworkDown, false, second),
+            (io::ErrorKind::InvalidInput, false, Duration::ZERO),
+        ] {
+            let mut failed = Failures::default();
+            failed.report(3, &kind.into(), || "eth3".to_owned());
+            assert_eq!((failed.gone.contains(&3), failed.limit(second)), (gone, wait), "{kind}");
+        }
     }
 }
