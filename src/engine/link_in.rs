@@ -20,9 +20,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 const MAX_DHCP_FRAMES: usize = 64;
 const MAX_DHCP_FRAME: usize = 1514;
 
-/// DHCP answers that wait for the client at most.
-const MAX_DHCP_FRAMES: usize = 64;
-
 /// Where a bridge's stations are.
 #[derive(Debug, Default)]
 pub struct Stations {
@@ -153,9 +150,13 @@ impl Engine {
         let client = packet.parsed.protocol == protocol::UDP
             && packet.parsed.ports() == Some((67, 68))
             && self.dhcp_interfaces.contains(&interface);
-        let room = self.dhcp_frames.len() < MAX_DHCP_FRAMES
-            && ethernet::HEADER_LEN + packet.bytes().len() <= MAX_DHCP_FRAME;
-        if let (true, true, Some(link)) = (client, room, packet.link) {
+        if let (true, Some(link)) = (client, packet.link) {
+            let room = self.dhcp_frames.len() < MAX_DHCP_FRAMES
+                && ethernet::HEADER_LEN + packet.bytes().len() <= MAX_DHCP_FRAME;
+            if !room {
+                self.counters.drop(Drop::HostIgnored);
+                return true;
+            }
             let mut frame = vec![0; ethernet::HEADER_LEN];
             ethernet::write(&mut frame, link.dst, link.src, ethernet::IPV4);
             frame.extend_from_slice(packet.bytes());
@@ -163,12 +164,7 @@ impl Engine {
                 let l4 = ethernet::HEADER_LEN + usize::from(packet.parsed.l4);
                 tidegate_packet::checksum::complete_partial(&mut frame, l4, udp::CHECKSUM_AT);
             }
-            // A flood of answers must not become a flood of memory.
-            if self.dhcp_frames.len() < MAX_DHCP_FRAMES {
-                self.dhcp_frames.push((interface, frame));
-            } else {
-                self.counters.drop(Drop::HostIgnored);
-            }
+            self.dhcp_frames.push((interface, frame));
         }
         client
     }
