@@ -338,7 +338,8 @@ mod tests {
     #[test]
     fn only_what_leaves_no_trace_is_merged_and_flows_stay_in_order() {
         let unverified = Offload::default();
-        let rows: Vec<(&str, Vec<Row>, Vec<Vec<usize>>)> = vec![
+        type Want = Vec<Vec<usize>>;
+        let rows: Vec<(&str, Vec<Row>, Want)> = vec![
             ("alike", vec![ROW, ROW, ROW], vec![vec![0, 1, 2]]),
             (
                 "two flows",
