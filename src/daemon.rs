@@ -13,7 +13,7 @@ use mio::Waker;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -65,7 +65,7 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
 pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let Rulesets { v4, v6, warnings } = rules::load(&config).map_err(DaemonError::Rules)?;
     let report = Report { diagnostics: warnings };
-    eprint!("{}", report.render(Style::of_stderr()));
+    say(&report.render(Style::of_stderr()));
     setup::check_rights()?;
     let (wake, woken) = mpsc::channel();
     let control_error = |path: &Path| {
@@ -155,6 +155,7 @@ fn start_workers(
             clock,
             stop: stop.clone(),
             news: news.clone(),
+            sent: Vec::new(),
         };
         let (poll, waker) = worker.poll()?;
         let wake = wake.clone();
@@ -226,7 +227,7 @@ impl Manager {
                             problem
                         }
                     };
-                    eprint!("{}", report.render(Style::of_stderr()));
+                    say(&report.render(Style::of_stderr()));
                 }
                 Ok(Wake::Signal(_)) => return Ok(()),
                 Ok(Wake::Reload(answer)) => {
@@ -386,7 +387,12 @@ fn leased_route(egress: InterfaceId, via: Addr, metric: u32) -> StaticRoute {
 
 fn print_log(line: &Line) {
     // The level in the form that journald understands (sd-daemon(3)).
-    eprintln!("<{}>{}", line.level, line.text);
+    say(&format!("<{}>{}\n", line.level, line.text));
+}
+
+/// Writes to standard error. That nobody reads it any more must not end a gateway.
+fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Answers the control socket.

@@ -473,7 +473,7 @@ mod tests {
     fn piece(id: u16, from: u16, more: bool) -> Vec<u8> {
         let (src, dst) = (Addr::from_v4_bytes([10, 0, 0, 1]), Addr::from_v4_bytes([10, 0, 0, 2]));
         let mut bytes = builder::ip(Ip { id, ..Ip::new(src, dst, protocol::UDP) }, &[0; 8]);
-        bytes[6..8].copy_from_slice(&(from / 8 | u16::from(more) << 13).to_be_bytes());
+        bytes[6..8].copy_from_slice(&((from / 8) | (u16::from(more) << 13)).to_be_bytes());
         ipv4::write_checksum(&mut bytes);
         bytes
     }

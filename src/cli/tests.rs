@@ -1,7 +1,7 @@
 //! Command lines, and what comes of them.
 
 use super::*;
-use crate::control::{Handler, InterfaceStatus, Reserved, Status};
+use crate::control::{Handler, InterfaceStatus, Program, Ran, Reserved, Status};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -166,6 +166,19 @@ impl Handler for Gateway {
     fn rules(&self, _: Family) -> String {
         String::new()
     }
+
+    fn call(&self, program: Program, _: Family, args: &[String], input: &str) -> Ran {
+        let out = format!("{program:?} {args:?} {input}\n");
+        Ran { status: 4, out, err: "busy\n".into() }
+    }
+
+    fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
+        match write {
+            Some("/") => Ok(String::new()),
+            Some(other) => Err(format!("what is {other}?")),
+            None => Ok(format!("{}\n", name.unwrap_or("all"))),
+        }
+    }
 }
 
 #[test]
@@ -197,4 +210,21 @@ dropped              3 packets: ttl
     let (status, _, err) = tidegate(&["status", "--control", "/nowhere/c.sock"]);
     assert_eq!(status, FAILED);
     assert!(err.starts_with("error: no gateway runs with the control socket"), "{err}");
+}
+
+#[test]
+fn recent_lists_are_shown_and_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.sock");
+    let _server = Reserved::new(&path).unwrap().open(Arc::new(Gateway)).unwrap();
+    let control = path.to_str().unwrap();
+    for (args, status, out, err) in [
+        (&[][..], DONE, "all\n", ""),
+        (&["SCAN"], DONE, "SCAN\n", ""),
+        (&["SCAN", "/"], DONE, "", ""),
+        (&["SCAN", "-10.0.0.1"], FAILED, "", "error: what is -10.0.0.1?\n"),
+    ] {
+        let args = [&["recent", "--control", control], args].concat();
+        assert_eq!(tidegate(&args), (status, out.to_owned(), err.to_owned()), "{args:?}");
+    }
 }

@@ -5,6 +5,7 @@ use super::interface::{InterfaceId, Kind, PortId};
 use super::packet::{OwnedFrame, Packet};
 use super::{Engine, Fate};
 use crate::io::Frame;
+use std::collections::HashMap;
 use std::time::Duration;
 use tidegate_filter::{Link, LinkType};
 use tidegate_packet::{Instant, MacAddr, ethernet, protocol, udp};
@@ -20,13 +21,10 @@ const SWEEP: Duration = Duration::from_secs(1);
 const MAX_DHCP_FRAMES: usize = 64;
 const MAX_DHCP_FRAME: usize = 1514;
 
-/// DHCP answers that wait for the client at most.
-const MAX_DHCP_FRAMES: usize = 64;
-
 /// Where a bridge's stations are.
 #[derive(Debug, Default)]
 pub struct Stations {
-    ports: std::collections::HashMap<(InterfaceId, MacAddr), (PortId, Instant)>,
+    ports: HashMap<(InterfaceId, MacAddr), (PortId, Instant), foldhash::fast::RandomState>,
     swept: Instant,
 }
 
@@ -155,6 +153,9 @@ impl Engine {
             && self.dhcp_interfaces.contains(&interface);
         let room = self.dhcp_frames.len() < MAX_DHCP_FRAMES
             && ethernet::HEADER_LEN + packet.bytes().len() <= MAX_DHCP_FRAME;
+        if client && !room {
+            self.counters.drop(Drop::HostIgnored);
+        }
         if let (true, true, Some(link)) = (client, room, packet.link) {
             let mut frame = vec![0; ethernet::HEADER_LEN];
             ethernet::write(&mut frame, link.dst, link.src, ethernet::IPV4);
@@ -163,12 +164,7 @@ impl Engine {
                 let l4 = ethernet::HEADER_LEN + usize::from(packet.parsed.l4);
                 tidegate_packet::checksum::complete_partial(&mut frame, l4, udp::CHECKSUM_AT);
             }
-            // A flood of answers must not become a flood of memory.
-            if self.dhcp_frames.len() < MAX_DHCP_FRAMES {
-                self.dhcp_frames.push((interface, frame));
-            } else {
-                self.counters.drop(Drop::HostIgnored);
-            }
+            self.dhcp_frames.push((interface, frame));
         }
         client
     }

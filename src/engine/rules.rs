@@ -211,7 +211,7 @@ struct Edits<'a> {
 
 impl filter::Effects for Edits<'_> {
     fn log(&mut self, record: LogRecord<'_>) {
-        // A flood of packets must not become a flood of memory; the sink limits the rate besides.
+        // A flood of packets must not become a flood of memory.
         if self.log.len() < super::log::MAX_WAITING {
             self.log.push(super::log::Line::of(&record));
         }

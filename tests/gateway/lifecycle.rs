@@ -186,7 +186,7 @@ pub fn links_come_and_go() -> Outcome {
     let mut netlink = gw.netlink()?;
     let (eth0, eth1) = (netlink.require_link("eth0")?, netlink.require_link("eth1")?);
     netlink.set_up(eth1.index, false)?;
-    gateway.wait_for_log("WARN device fails; trying again port=\"eth1\" error=Network is down")?;
+    gateway.wait_for_log("WARN link is down port=\"eth1\" error=Network is down")?;
     netlink.set_up(eth1.index, true)?;
     wait("packets again", || {
         ping(client, "203.0.113.2").is_ok_and(|p| p == "reply from 203.0.113.2, TTL 63")

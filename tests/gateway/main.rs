@@ -15,6 +15,7 @@ mod errors;
 mod harness;
 mod host;
 mod lifecycle;
+mod names;
 mod neighbours;
 mod reload;
 mod routes;
@@ -60,6 +61,9 @@ const TESTS: &[Test] = tests! {
         neighbours::a_new_link_address_is_learnt,
         reload::connections_outlive_a_reload,
         reload::a_broken_file_changes_nothing,
+        names::rules_change_under_traffic,
+        names::many_writers_at_a_time,
+        names::lists_of_recent,
         bridge::ports_form_one_lan,
         bridge::frames_cross_intact,
         bridge::unknown_stations_are_flooded_and_known_ones_are_not,

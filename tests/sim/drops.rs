@@ -98,7 +98,9 @@ const MASQUERADE: &str =
 fn how(reason: Drop) -> How {
     How::Rows(match reason {
         Drop::LinkRunt | Drop::LinkOtherHost | Drop::LinkVlan | Drop::LinkProtocol => link(reason),
-        Drop::Offload | Drop::BridgeSamePort => link(reason),
+        Drop::Offload | Drop::BridgeSource | Drop::BridgeReserved | Drop::BridgeSamePort => {
+            link(reason)
+        }
         Drop::ArpMalformed | Drop::ArpNotForUs => by_arp(reason),
         Drop::IpTruncated
         | Drop::IpVersion
@@ -156,16 +158,21 @@ fn link(reason: Drop) -> Vec<Row> {
             ),
         ],
         Drop::LinkOtherHost => vec![page("another station", "eth0", edited(|f| f[5] = 99))],
-        Drop::LinkVlan => vec![page(
-            "VLAN 7",
-            "eth0",
-            edited(|f| {
-                f.splice(12..12, [0x81, 0, 0, 7]);
-            }),
-        )],
-        Drop::LinkProtocol => vec![
-            page("LLDP", "eth0", edited(|f| f[12..14].copy_from_slice(&[0x88, 0xcc]))),
-            page("802.3 with LLC", "eth0", edited(|f| f[12..14].copy_from_slice(&[0, 38]))),
+        Drop::LinkVlan => vec![
+            page(
+                "VLAN 7",
+                "eth0",
+                edited(|f| {
+                    f.splice(12..12, [0x81, 0, 0, 7]);
+                }),
+            ),
+            page(
+                "VLAN 7 behind a priority tag",
+                "eth0",
+                edited(|f| {
+                    f.splice(12..12, [0x81, 0, 0, 0, 0x81, 0, 0, 7]);
+                }),
+            ),
             page(
                 "three tags",
                 "eth0",
@@ -174,22 +181,38 @@ fn link(reason: Drop) -> Vec<Row> {
                 }),
             ),
         ],
+        Drop::LinkProtocol => vec![
+            page("LLDP", "eth0", edited(|f| f[12..14].copy_from_slice(&[0x88, 0xcc]))),
+            page("802.3 with LLC", "eth0", edited(|f| f[12..14].copy_from_slice(&[0, 38]))),
+        ],
         Drop::Offload => {
             let checksum = Checksum::Partial { start: 34, offset: 999 };
             let mut flying = Flying::from(whole);
             flying.offload = Offload { checksum, gso: None };
             vec![page("a checksum beyond the frame", "eth0", flying)]
         }
-        _ => {
-            let mut config = page_with_neighbours();
-            config.interfaces[0].ports = vec!["tap0".into(), "tap1".into()];
-            let from = |n, to| frame(host_mac(n), host_mac(to), &out());
-            vec![row(
-                "two stations on one port",
-                config,
-                vec![("tap0", from(3, 4).into()), ("tap0", from(4, 3).into())],
-            )]
-        }
+        _ => bridge(reason),
+    }
+}
+
+fn bridge(reason: Drop) -> Vec<Row> {
+    let mut config = page_with_neighbours();
+    config.interfaces[0].ports = vec!["tap0".into(), "tap1".into()];
+    let from = |src, dst| frame(src, dst, &out());
+    let two = (from(host_mac(3), host_mac(4)), from(host_mac(4), host_mac(3)));
+    let one = |what, src, dst| row(what, config.clone(), vec![("tap0", from(src, dst).into())]);
+    let pause = MacAddr([0x01, 0x80, 0xc2, 0, 0, 1]);
+    match reason {
+        Drop::BridgeSource => vec![
+            one("from a group", pause, host_mac(4)),
+            one("from nobody", MacAddr::default(), MacAddr::BROADCAST),
+        ],
+        Drop::BridgeReserved => vec![one("a pause frame", host_mac(3), pause)],
+        _ => vec![row(
+            "two stations on one port",
+            config,
+            vec![("tap0", two.0.into()), ("tap0", two.1.into())],
+        )],
     }
 }
 
