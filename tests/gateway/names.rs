@@ -26,14 +26,14 @@ COMMIT
 
 /// Links to the program, and the gateway that they speak to.
 struct Names {
-    folder: PathBuf,
+    folder: tempfile::TempDir,
     control: PathBuf,
 }
 
 impl Names {
     fn install(gateway: &Gateway, from: &tidegate::lab::netns::Netns) -> Tried<Self> {
-        let folder = gateway.path("sbin");
-        let made = run(from, &["install-names", &folder.to_string_lossy()])?;
+        let folder = tempfile::tempdir()?;
+        let made = run(from, &["install-names", &folder.path().to_string_lossy()])?;
         assert!(made.status.success(), "{}", text(&made.stderr));
         Ok(Self { folder, control: gateway.control() })
     }
@@ -42,7 +42,7 @@ impl Names {
     fn call(&self, line: &str, input: &str) -> Tried<(i32, String, String)> {
         let mut words = line.split_whitespace();
         let name = words.next().ok_or("no program")?;
-        let mut child = Command::new(self.folder.join(name))
+        let mut child = Command::new(self.folder.path().join(name))
             .args(words)
             .env("TIDEGATE_CONTROL", &self.control)
             .stdin(Stdio::piped())
