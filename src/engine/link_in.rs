@@ -5,6 +5,7 @@ use super::interface::{InterfaceId, Kind, PortId};
 use super::packet::{OwnedFrame, Packet};
 use super::{Engine, Fate};
 use crate::io::Frame;
+use std::collections::HashMap;
 use std::time::Duration;
 use tidegate_filter::{Link, LinkType};
 use tidegate_packet::{Instant, MacAddr, ethernet, protocol, udp};
@@ -23,7 +24,7 @@ const MAX_DHCP_FRAME: usize = 1514;
 /// Where a bridge's stations are.
 #[derive(Debug, Default)]
 pub struct Stations {
-    ports: std::collections::HashMap<(InterfaceId, MacAddr), (PortId, Instant)>,
+    ports: HashMap<(InterfaceId, MacAddr), (PortId, Instant), foldhash::fast::RandomState>,
     swept: Instant,
 }
 
@@ -150,13 +151,12 @@ impl Engine {
         let client = packet.parsed.protocol == protocol::UDP
             && packet.parsed.ports() == Some((67, 68))
             && self.dhcp_interfaces.contains(&interface);
-        if let (true, Some(link)) = (client, packet.link) {
-            let room = self.dhcp_frames.len() < MAX_DHCP_FRAMES
-                && ethernet::HEADER_LEN + packet.bytes().len() <= MAX_DHCP_FRAME;
-            if !room {
-                self.counters.drop(Drop::HostIgnored);
-                return true;
-            }
+        let room = self.dhcp_frames.len() < MAX_DHCP_FRAMES
+            && ethernet::HEADER_LEN + packet.bytes().len() <= MAX_DHCP_FRAME;
+        if client && !room {
+            self.counters.drop(Drop::HostIgnored);
+        }
+        if let (true, true, Some(link)) = (client, room, packet.link) {
             let mut frame = vec![0; ethernet::HEADER_LEN];
             ethernet::write(&mut frame, link.dst, link.src, ethernet::IPV4);
             frame.extend_from_slice(packet.bytes());
