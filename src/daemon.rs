@@ -153,6 +153,7 @@ fn start_workers(
             clock,
             stop: stop.clone(),
             news: news.clone(),
+            sent: Vec::new(),
         };
         let (poll, waker) = worker.poll()?;
         let wake = wake.clone();

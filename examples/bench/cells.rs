@@ -81,7 +81,10 @@ impl Cell {
         let figure = |name: String, unit, more| Figure { name, unit, more };
         match self {
             Self::Bulk(..) => vec![figure(self.name(), "Gbit/s", true)],
-            Self::Small => vec![figure(self.name(), "Mpps", true)],
+            Self::Small => vec![
+                figure(self.name(), "Mpps", true),
+                figure("UDP 60 bytes, sent".into(), "Mpps", true),
+            ],
             Self::Connections => vec![figure(self.name(), "k/s", true)],
             Self::Echo => vec![
                 figure(format!("{} p50", self.name()), "µs", false),
@@ -125,7 +128,8 @@ fn small(system: &System, time: Duration) -> Values {
     let (client, server, to) = (system.client(), system.server(), at(5002));
     let flood = Flood { client, server, listen: to, connect: to, size: SMALL, time };
     let done = flood.run().map_err(|e| e.to_string())?;
-    Ok(vec![done.rate() / 1e6])
+    let sent = done.sent as f64 / done.took.as_secs_f64();
+    Ok(vec![done.rate() / 1e6, sent / 1e6])
 }
 
 fn echo(system: &System, time: Duration) -> Values {

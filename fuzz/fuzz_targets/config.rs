@@ -9,7 +9,9 @@ use tidegate::sysctl::Assignments;
 
 fuzz_target!(|text: &str| {
     let source = Source::new("fuzz", text);
-    if let Err(report) = Config::from_parts(Some((&source, Path::new("/nowhere"))), &Flags::default()) {
+    if let Err(report) =
+        Config::from_parts(Some((&source, Path::new("/nowhere"))), &Flags::default())
+    {
         assert!(report.has_errors());
         assert!(!report.render(Style::PLAIN).is_empty());
     }

@@ -47,7 +47,8 @@ impl Bytes<'_> {
         };
         let kinds = [GsoKind::Tcp4, GsoKind::Tcp6, GsoKind::UdpL4];
         let kind = self.byte();
-        let gso = kinds.get(usize::from(kind)).map(|&kind| Gso { kind, size: self.word(), ecn: false });
+        let gso =
+            kinds.get(usize::from(kind)).map(|&kind| Gso { kind, size: self.word(), ecn: false });
         Offload { checksum, gso }
     }
 

@@ -55,7 +55,7 @@ type Trie<A> = PrefixMap<(A, u8), Target>;
 /// everything else, whatever the prefix lengths.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    local: std::collections::HashMap<Addr, Target>,
+    local: std::collections::HashMap<Addr, Target, foldhash::fast::RandomState>,
     v4: Trie<u32>,
     v6: Trie<u128>,
 }

@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 pub mod af_packet;
 pub mod channel;
 pub mod ingress;
+mod merge;
 pub mod pcap;
 mod ring;
 mod sys;
@@ -154,6 +155,11 @@ pub trait Receive: Send {
 
     /// Becomes readable when frames wait; absent for in-memory devices.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether a frame waits, told without asking the kernel; `false` where that can't be told.
+    fn ready(&self) -> bool {
+        false
+    }
 
     /// Frames that the kernel dropped because this device's queue was full, since the last call.
     fn overruns(&mut self) -> u64 {

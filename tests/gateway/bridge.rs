@@ -212,7 +212,7 @@ pub fn unknown_stations_are_flooded_and_known_ones_are_not() -> Outcome {
     let unknown = frame(two, one, &[], 1);
     a.send(&unknown)?;
     a.send(&end)?;
-    assert_eq!(b.until(&end)?, [unknown.clone()]);
+    assert_eq!(b.until(&end)?, std::slice::from_ref(&unknown));
     assert_eq!(c.until(&end)?, [unknown]);
     // `two` speaks behind b: the answer goes to a alone, and so do later frames the other way.
     let answer = frame(one, two, &[], 2);

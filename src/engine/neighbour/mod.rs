@@ -119,7 +119,7 @@ pub struct Question {
 /// The neighbour table.
 #[derive(Debug, Default)]
 pub struct Neighbours {
-    entries: HashMap<Key, Entry>,
+    entries: HashMap<Key, Entry, foldhash::fast::RandomState>,
     /// Entries that are incomplete or being probed; few at any time.
     asking: Vec<Key>,
     /// Bytes of all waiting packets.
