@@ -1,7 +1,7 @@
 //! The engine: what becomes of each packet. No I/O, no clock, no threads: frames, time and
 //! randomness are handed in, frames to send come out, so that a test can be its whole world.
 //!
-//! [`forward`] shows a packet's way from top to bottom; each stage is a file of this folder.
+//! `forward.rs` shows a packet's way from top to bottom; each stage is a file of this folder.
 
 pub mod counters;
 pub mod interface;

@@ -72,13 +72,16 @@ impl Engine {
         let src = packet.parsed.src;
         let checks = self.policy.interface(input);
         let local_only = input != LOOPBACK && !checks.route_localnet;
-        // RFC 1812 section 5.3.7.
+        // RFC 1812 section 5.3.7. A group's packets come from somebody, too (Linux's
+        // `ip_mc_validate_source`).
         if dst.is_multicast() {
+            let nobody =
+                src.is_multicast() || src.is_limited_broadcast() || local_only && src.is_loopback();
             let joined = self.interfaces.get(input).joined(dst);
-            return if joined {
-                self.local_after_source(src, input).map(Routed::To)
-            } else {
-                Err(Drop::MulticastNotJoined)
+            return match (joined, nobody) {
+                (true, false) => self.local_after_source(src, input).map(Routed::To),
+                (true, true) => Err(Drop::MartianSource),
+                (false, _) => Err(Drop::MulticastNotJoined),
             };
         }
         if src.is_multicast() || src.is_limited_broadcast() {

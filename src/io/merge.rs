@@ -30,6 +30,8 @@ pub(super) struct Group {
     last: u8,
     /// How many frames.
     pub frames: usize,
+    /// Their bytes, as if each were sent by itself.
+    pub bytes: usize,
     /// Payload bytes of the first and of all.
     size: usize,
     total: usize,
@@ -56,8 +58,8 @@ impl Groups {
     /// Every frame by itself.
     pub fn single(frames: &[Outgoing<'_>]) -> Self {
         let mut this = Self::empty();
-        for index in 0..frames.len().min(BURST) {
-            this.open(index, 0, false);
+        for (index, frame) in frames.iter().enumerate().take(BURST) {
+            this.open(index, frame, 0, false);
         }
         this
     }
@@ -73,7 +75,7 @@ impl Groups {
                     if may_be_udp(frame.bytes) {
                         this.close_all();
                     }
-                    this.open(index, 0, false);
+                    this.open(index, frame, 0, false);
                 }
             }
         }
@@ -81,13 +83,15 @@ impl Groups {
     }
 
     fn empty() -> Self {
-        let none = Group { first: 0, last: 0, frames: 0, size: 0, total: 0, open: false };
+        let none = Group { first: 0, last: 0, frames: 0, bytes: 0, size: 0, total: 0, open: false };
         Self { groups: [none; BURST], len: 0, next: [NO_FRAME; BURST] }
     }
 
-    fn open(&mut self, index: usize, size: usize, open: bool) {
+    fn open(&mut self, index: usize, frame: &Outgoing<'_>, size: usize, open: bool) {
         let at = index as u8;
-        self.groups[self.len] = Group { first: at, last: at, frames: 1, size, total: size, open };
+        let bytes = frame.bytes.len();
+        self.groups[self.len] =
+            Group { first: at, last: at, frames: 1, bytes, size, total: size, open };
         self.len += 1;
     }
 
@@ -114,12 +118,13 @@ impl Groups {
             self.next[usize::from(group.last)] = index as u8;
             group.last = index as u8;
             group.frames += 1;
+            group.bytes += datagram.bytes.len();
             group.total += size;
             // Only the last segment may be shorter.
             group.open = size == group.size;
             return;
         }
-        self.open(index, datagram.payload, true);
+        self.open(index, &frames[index], datagram.payload, true);
     }
 
     /// The groups in the order in which they are to be sent.
@@ -424,6 +429,7 @@ mod tests {
             assert_eq!(parsed.len as usize, whole.len() - L3);
             let segment = &whole[start.into()..];
             assert!(checksum::verify_transport(parsed.src, parsed.dst, protocol::UDP, segment));
+            assert_eq!(group.bytes, 3 * bytes.len());
             let gso = head.offload.gso.expect("a super-packet");
             assert_eq!((gso.kind, gso.size), (GsoKind::UdpL4, 18));
         }

@@ -135,8 +135,7 @@ impl PacketTransmit {
             };
             if let Ok(n @ 1..) = usize::try_from(n) {
                 sent.frames += frames(&groups[at..at + n]);
-                let bytes = |m: &libc::mmsghdr| (m.msg_len as usize).saturating_sub(vnet::LEN);
-                sent.bytes += messages[at..at + n].iter().map(bytes).sum::<usize>();
+                sent.bytes += groups[at..at + n].iter().map(|g| g.bytes).sum::<usize>();
                 at += n;
                 continue;
             }

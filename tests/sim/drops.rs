@@ -315,6 +315,8 @@ fn routing(reason: Drop) -> Vec<Row> {
             on("from nobody", open(), "eth0", &udp("0.0.0.0", "198.51.100.10")),
             on("from loopback", open(), "eth0", &udp("127.0.0.1", "198.51.100.10")),
             on("from the gateway", open(), "eth0", &udp("203.0.113.1", "198.51.100.10")),
+            on("from a group to a group", open(), "eth0", &udp("224.0.0.9", "224.0.0.1")),
+            on("from loopback to a group", open(), "eth0", &udp("127.0.0.9", "224.0.0.1")),
         ],
         Drop::MartianDestination => vec![
             on("to loopback", open(), "eth0", &udp("192.168.0.2", "127.0.0.1")),
