@@ -6,9 +6,10 @@ use tidegate_packet::Family;
 
 use crate::ast::{ExtensionAst, OptionAst};
 use crate::diagnostic::{Outcome, Problem};
+use crate::edit::Edit;
 use crate::effects::Effects;
 use crate::lex::Word;
-use crate::memory::Memory;
+use crate::memory::{Memory, hashlimit};
 use crate::query::{Hook, Query, TableName};
 use crate::verdict::Verdict;
 
@@ -103,10 +104,23 @@ pub(crate) struct Context<'a> {
     pub effects: &'a mut dyn Effects,
     /// The mark as targets on the way have left it.
     pub mark: u32,
+    /// Random numbers drawn so far.
+    pub draws: u64,
     /// Set by a match that found the packet unfit to be looked at: it is dropped at once.
     pub hotdrop: bool,
     /// A question, not a packet: nothing may be remembered.
     pub dry: bool,
+}
+
+impl Context<'_> {
+    /// The next of the random numbers that follow from the packet's (SplitMix64).
+    pub fn random(&mut self) -> u64 {
+        self.draws += 1;
+        let mut z = self.query.random.wrapping_add(self.draws.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
 }
 
 /// A match that validation has made.
@@ -124,6 +138,11 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
 
     /// The `recent` list it uses.
     fn recent(&self) -> Option<RecentUse<'_>> {
+        None
+    }
+
+    /// The `hashlimit` table it uses.
+    fn hashlimit(&self) -> Option<hashlimit::Use<'_>> {
         None
     }
 
@@ -149,6 +168,8 @@ pub(crate) struct RecentUse<'a> {
 pub(crate) enum Next {
     /// The next rule decides.
     Continue,
+    /// The same, once this change is made.
+    Edit(Edit),
     /// The walk is over.
     Final(Verdict),
 }

@@ -6,7 +6,7 @@ use tidegate_packet::Family;
 
 use crate::base::Base;
 use crate::counters::Counters;
-use crate::extension::{Match, MatchSpec, RecentUse, Target, TargetSpec};
+use crate::extension::{Match, MatchSpec, Target, TargetSpec};
 use crate::query::{Hook, TableName};
 
 /// All tables of one family. Only validation makes one, so whoever holds it holds rules that can be
@@ -128,13 +128,14 @@ impl Ruleset {
         self.tables.iter().find(|t| t.name == name)
     }
 
-    pub(crate) fn recent_uses(&self) -> impl Iterator<Item = RecentUse<'_>> {
+    /// All matches of all rules.
+    pub(crate) fn matches(&self) -> impl Iterator<Item = &dyn Match> {
         self.tables
             .iter()
             .flat_map(|t| &t.chains)
             .flat_map(|c| &c.rules)
             .flat_map(|r| &r.matches)
-            .filter_map(|m| m.test.recent())
+            .map(|m| m.test.as_ref())
     }
 }
 
@@ -150,5 +151,11 @@ impl fmt::Debug for Ruleset {
 impl Table {
     pub(crate) fn builtin(&self, hook: Hook) -> Option<(&Chain, Builtin)> {
         self.chains.iter().find_map(|c| c.builtin.filter(|b| b.hook == hook).map(|b| (c, b)))
+    }
+
+    /// The place of a hook's chain; built-in chains come first.
+    #[inline]
+    pub(crate) fn builtin_at(&self, hook: Hook) -> Option<usize> {
+        self.chains.iter().position(|c| c.builtin.is_some_and(|b| b.hook == hook))
     }
 }

@@ -248,6 +248,12 @@ impl fmt::Display for Network {
     }
 }
 
+/// The beginning of a text, at most so many bytes of it.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|&n| text.is_char_boundary(n)).unwrap_or(0);
+    &text[..end]
+}
+
 /// Appends ` text`, in quotes if it holds anything but letters, digits, `_` and `-`, as
 /// iptables-save does.
 pub(crate) fn save_string(out: &mut String, text: &str) {

@@ -273,8 +273,7 @@ fn tempfile(text: &str) -> PathBuf {
 
 /// Extensions that the published rulesets use and that aren't made yet. Their rulesets must be
 /// refused for that reason and no other.
-const PENDING: [&str; 6] =
-    ["hashlimit", "connlimit", "statistic", "set", "--checksum-fill", "--nflog-group"];
+const PENDING: [&str; 1] = ["set"];
 
 /// Published rulesets, where the folder with them is there.
 #[test]

@@ -90,6 +90,8 @@ pub struct Engine {
     dhcp_frames: Vec<(InterfaceId, Vec<u8>)>,
     /// Packets of the gateway's own that wait for the present packet to end.
     own: VecDeque<forward::Own>,
+    /// Copies that TEE has made and that wait for the present packet to end.
+    copies: Vec<rules::Copy>,
     /// Frames to send besides the one at hand.
     outbox: Vec<(PortId, OwnedFrame)>,
     log: Vec<log::Line>,
@@ -122,6 +124,7 @@ impl Engine {
             dhcp_interfaces: HashSet::new(),
             dhcp_frames: Vec::new(),
             own: VecDeque::new(),
+            copies: Vec::new(),
             outbox: Vec::new(),
             log: Vec::new(),
             now: Instant::ZERO,
@@ -146,7 +149,7 @@ impl Engine {
         } else {
             self.link_in(port, frame)
         };
-        if !self.own.is_empty() {
+        if !self.own.is_empty() || !self.copies.is_empty() {
             self.send_own();
         }
         match result {

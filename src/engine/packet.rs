@@ -4,7 +4,7 @@ use super::interface::{InterfaceId, PortId};
 use crate::io::{Checksum, Frame, HEADROOM, Meta, Offload};
 use tidegate_filter::Link;
 use tidegate_nat::{Pieces, Tracked};
-use tidegate_packet::checksum::Field;
+use tidegate_packet::checksum::{self, Field};
 use tidegate_packet::{Family, ParseError, Parsed, ethernet, protocol, udp};
 
 /// A packet, edited in place in the memory it arrived in.
@@ -28,6 +28,10 @@ pub struct Packet<'a> {
     pub tracked: Option<Tracked>,
     /// It was put together from these fragments.
     pub pieces: Option<Box<Pieces>>,
+    /// It met TRACE.
+    pub trace: bool,
+    /// TEE made it.
+    pub copied: bool,
 }
 
 impl<'a> Packet<'a> {
@@ -49,6 +53,8 @@ impl<'a> Packet<'a> {
             mark: 0,
             tracked: None,
             pieces: None,
+            trace: false,
+            copied: false,
         }
     }
 
@@ -103,6 +109,19 @@ impl<'a> Packet<'a> {
             _ => udp::HEADER_LEN,
         };
         l4 + transport
+    }
+
+    /// Computes a checksum that was left to the device. The segments of a super-packet get theirs
+    /// when it is cut.
+    pub fn complete_checksum(&mut self) {
+        let Checksum::Partial { start, offset } = self.frame.meta.offload.checksum else { return };
+        if self.frame.meta.offload.gso.is_some() {
+            return;
+        }
+        let bytes = &mut self.frame.slot[self.frame.meta.start..self.frame.meta.end];
+        if checksum::complete_partial(bytes, usize::from(start), usize::from(offset)) {
+            self.frame.meta.offload.checksum = Checksum::Valid;
+        }
     }
 
     /// A copy that owns its memory.

@@ -2,8 +2,10 @@
 
 mod addrtype;
 mod comment;
+mod connlimit;
 mod conntrack;
 mod dscp;
+mod hashlimit;
 mod icmp;
 mod iprange;
 mod length;
@@ -11,11 +13,13 @@ mod limit;
 mod mac;
 mod mark;
 mod multiport;
+mod owner;
 mod physdev;
 mod pkttype;
 mod recent;
 mod rpfilter;
 mod state;
+mod statistic;
 mod string;
 mod tcp;
 mod tcpmss;
@@ -31,8 +35,10 @@ use crate::extension::{Context, MatchSpec};
 static ALL: &[&MatchSpec] = &[
     &addrtype::SPEC,
     &comment::SPEC,
+    &connlimit::SPEC,
     &conntrack::SPEC,
     &dscp::SPEC,
+    &hashlimit::SPEC,
     &icmp::V4,
     &icmp::V6,
     &iprange::SPEC,
@@ -41,11 +47,13 @@ static ALL: &[&MatchSpec] = &[
     &mac::SPEC,
     &mark::SPEC,
     &multiport::SPEC,
+    &owner::SPEC,
     &physdev::SPEC,
     &pkttype::SPEC,
     &recent::SPEC,
     &rpfilter::SPEC,
     &state::SPEC,
+    &statistic::SPEC,
     &string::SPEC,
     &tcp::SPEC,
     &tcpmss::SPEC,

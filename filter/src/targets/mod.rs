@@ -1,10 +1,12 @@
 //! Targets: one file each, and this list of them.
 
+mod checksum;
 mod dnat;
 mod log;
 mod mark;
 mod masquerade;
 mod netmap;
+mod nflog;
 mod notrack;
 mod redirect;
 mod reject;
@@ -17,11 +19,13 @@ use crate::extension::TargetSpec;
 
 /// Every target there is.
 static ALL: &[&TargetSpec] = &[
+    &checksum::SPEC,
     &dnat::SPEC,
     &log::SPEC,
     &mark::SPEC,
     &masquerade::SPEC,
     &netmap::SPEC,
+    &nflog::SPEC,
     &notrack::CT,
     &notrack::NOTRACK,
     &redirect::SPEC,
