@@ -1,5 +1,6 @@
 //! What an extension (a match or a target) is, and how it gets at its options.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use tidegate_packet::Family;
@@ -201,6 +202,8 @@ pub(crate) struct Given<'a> {
     /// The rule's protocol, if `-p` names one without `!`.
     pub protocol: Option<u8>,
     pub extension: &'a ExtensionAst,
+    /// What is legal and still looks like a mistake.
+    pub warnings: &'a RefCell<Vec<Problem>>,
 }
 
 impl<'a> Given<'a> {
@@ -228,6 +231,11 @@ impl<'a> Given<'a> {
     pub fn wrong(&self, message: impl AsRef<str>) -> Problem {
         let name = &self.extension.name;
         Problem::new(name.span.clone(), format!("{}: {}", name.text, message.as_ref()))
+    }
+
+    /// Tells of something that loads and won't do what it seems to.
+    pub fn warn(&self, message: impl AsRef<str>) {
+        self.warnings.borrow_mut().push(self.wrong(message));
     }
 
     /// Refuses two of these together.

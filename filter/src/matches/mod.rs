@@ -3,8 +3,10 @@
 mod addrtype;
 mod comment;
 mod connlimit;
+mod connmark;
 mod conntrack;
-mod dscp;
+pub(crate) mod dscp;
+mod ecn;
 mod hashlimit;
 mod icmp;
 mod iprange;
@@ -23,7 +25,7 @@ mod statistic;
 mod string;
 mod tcp;
 mod tcpmss;
-mod tos;
+pub(crate) mod tos;
 mod ttl;
 mod udp;
 
@@ -36,8 +38,10 @@ static ALL: &[&MatchSpec] = &[
     &addrtype::SPEC,
     &comment::SPEC,
     &connlimit::SPEC,
+    &connmark::SPEC,
     &conntrack::SPEC,
     &dscp::SPEC,
+    &ecn::SPEC,
     &hashlimit::SPEC,
     &icmp::V4,
     &icmp::V6,
