@@ -12,6 +12,7 @@ use crate::effects::Effects;
 use crate::lex::Word;
 use crate::memory::{Memory, hashlimit};
 use crate::query::{Hook, Query, TableName};
+use crate::sets::Sets;
 use crate::verdict::Verdict;
 
 /// One option of an extension.
@@ -202,6 +203,8 @@ pub(crate) struct Given<'a> {
     /// The rule's protocol, if `-p` names one without `!`.
     pub protocol: Option<u8>,
     pub extension: &'a ExtensionAst,
+    /// The sets that rules may name.
+    pub sets: &'a Sets,
     /// What is legal and still looks like a mistake.
     pub warnings: &'a RefCell<Vec<Problem>>,
 }

@@ -26,6 +26,7 @@ mod print;
 pub mod query;
 mod ruleset;
 mod services;
+mod sets;
 mod targets;
 mod validate;
 mod values;
@@ -39,9 +40,10 @@ pub use effects::{
     TraceStep,
 };
 pub use interpret::{Step, Walk};
-pub use load::{Loaded, Source, guess_family, load};
+pub use load::{Loaded, Source, guess_family, load, load_with};
 pub use memory::Memory;
 pub use print::SaveStyle;
 pub use query::*;
 pub use ruleset::Ruleset;
+pub use sets::Sets;
 pub use verdict::*;

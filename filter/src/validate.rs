@@ -14,6 +14,7 @@ use crate::diagnostic::{Outcome, Problem};
 use crate::lex::Word;
 use crate::query::{Hook, TableName};
 use crate::ruleset::{Builtin, Chain, Policy, Rule, Ruleset, Table};
+use crate::sets::Sets;
 use crate::targets;
 use rule::Draft;
 
@@ -24,12 +25,13 @@ const MAX_CHAIN_NAME: usize = 28;
 pub(crate) fn ruleset(
     ast: &FileAst,
     family: Family,
+    sets: &Sets,
 ) -> Result<(Ruleset, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
     let mut warnings = ast.warnings.clone();
-    let mut tables: Vec<Draftbook> = Vec::new();
+    let mut tables: Vec<Draftbook<'_>> = Vec::new();
     for table in &ast.tables {
-        let book = Draftbook::read(table, family, &mut problems, &mut warnings);
+        let book = Draftbook::read(table, family, sets, &mut problems, &mut warnings);
         // A second section of a table replaces the first, which keeps its place in the order.
         match tables.iter_mut().find(|t| t.name == book.name) {
             Some(earlier) => *earlier = book,
@@ -52,9 +54,10 @@ pub(crate) fn ruleset(
 }
 
 /// A table while its lines are read.
-struct Draftbook {
+struct Draftbook<'a> {
     name: TableName,
     family: Family,
+    sets: &'a Sets,
     chains: Vec<ChainDraft>,
     /// Places in `chains` by name: published rulesets have thousands.
     index: HashMap<String, usize>,
@@ -69,10 +72,11 @@ struct ChainDraft {
     rules: Vec<Draft>,
 }
 
-impl Draftbook {
+impl<'a> Draftbook<'a> {
     fn read(
         table: &TableAst,
         family: Family,
+        sets: &'a Sets,
         problems: &mut Vec<Problem>,
         warnings: &mut Vec<Problem>,
     ) -> Self {
@@ -84,7 +88,7 @@ impl Draftbook {
             rules: Vec::new(),
         };
         let chains = table.name.hooks().iter().map(builtin).collect();
-        let mut book = Self { name: table.name, family, chains, index: HashMap::new() };
+        let mut book = Self { name: table.name, family, sets, chains, index: HashMap::new() };
         book.reindex();
         for item in &table.items {
             if let Err(problem) = book.item(item, warnings) {

@@ -8,7 +8,7 @@ mod conntrack;
 pub(crate) mod dscp;
 mod ecn;
 mod hashlimit;
-mod icmp;
+pub(crate) mod icmp;
 mod iprange;
 mod length;
 mod limit;
@@ -20,6 +20,7 @@ mod physdev;
 mod pkttype;
 mod recent;
 mod rpfilter;
+pub(crate) mod set;
 mod state;
 mod statistic;
 mod string;
@@ -56,6 +57,7 @@ static ALL: &[&MatchSpec] = &[
     &pkttype::SPEC,
     &recent::SPEC,
     &rpfilter::SPEC,
+    &set::SPEC,
     &state::SPEC,
     &statistic::SPEC,
     &string::SPEC,

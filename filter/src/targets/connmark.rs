@@ -26,7 +26,11 @@ pub(crate) static SPEC: TargetSpec = TargetSpec {
 #[derive(Debug)]
 enum ConnMark {
     /// The bits of `mask` are cleared, then those of `value` flipped.
-    Set { value: u32, mask: u32, shift: Shift },
+    Set {
+        value: u32,
+        mask: u32,
+        shift: Shift,
+    },
     Save {
         ct: u32,
         nf: u32,

@@ -16,6 +16,7 @@ mod notrack;
 mod npt;
 mod redirect;
 mod reject;
+mod set;
 mod snat;
 mod tcpmss;
 mod tcpoptstrip;
@@ -49,6 +50,7 @@ static ALL: &[&TargetSpec] = &[
     &redirect::SPEC,
     &reject::V4,
     &reject::V6,
+    &set::SPEC,
     &snat::SPEC,
     &tcpmss::SPEC,
     &tcpoptstrip::SPEC,

@@ -56,7 +56,7 @@ pub(super) fn no_filtering_in_nat(word: &Word) -> Problem {
 
 /// The rules that a line stands for.
 pub(super) fn drafts(
-    book: &Draftbook,
+    book: &Draftbook<'_>,
     chain: &Word,
     ast: &RuleAst,
     warnings: &mut Vec<Problem>,
@@ -103,7 +103,7 @@ fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
 }
 
 fn draft(
-    book: &Draftbook,
+    book: &Draftbook<'_>,
     ast: &RuleAst,
     source: Address,
     destination: Address,
@@ -115,6 +115,7 @@ fn draft(
         table: book.name,
         protocol: protocol.filter(|p| !p.inverted).map(|p| p.number),
         extension,
+        sets: book.sets,
         warnings,
     };
     let mut matches = Vec::new();
@@ -161,7 +162,7 @@ fn draft(
     })
 }
 
-fn jump(book: &Draftbook, name: &Word, to: &mut Option<String>) -> Outcome<Action> {
+fn jump(book: &Draftbook<'_>, name: &Word, to: &mut Option<String>) -> Outcome<Action> {
     Ok(match name.text.as_str() {
         "ACCEPT" => Action::Accept,
         "DROP" if book.name == TableName::Nat => return Err(no_filtering_in_nat(name)),
@@ -178,7 +179,7 @@ fn jump(book: &Draftbook, name: &Word, to: &mut Option<String>) -> Outcome<Actio
     })
 }
 
-fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
+fn own_chain(book: &Draftbook<'_>, name: &Word) -> Outcome<()> {
     match book.find(&name.text) {
         Some(at) if book.chains[at].hook.is_none() => Ok(()),
         Some(_) => {
