@@ -94,6 +94,21 @@ impl Word {
         Ok((low, high))
     }
 
+    /// `n` or `low:high` of 32 bits, either end of which may be left out.
+    pub fn u32_range(&self) -> Outcome<(u32, u32)> {
+        let end = |text: &str, default| match text {
+            "" => Ok(default),
+            text => self.part(text).number(0..=u64::from(u32::MAX)).map(|n| n as u32),
+        };
+        match self.text.split_once(':') {
+            Some((low, high)) => Ok((end(low, 0)?, end(high, u32::MAX)?)),
+            None => {
+                let n = self.number(0..=u64::from(u32::MAX))? as u32;
+                Ok((n, n))
+            }
+        }
+    }
+
     /// One address of the family, in full.
     pub fn address(&self, family: Family) -> Outcome<Addr> {
         let found = match family {
