@@ -173,9 +173,9 @@ fn statistic_takes_every_nth_and_a_share() {
         let hits = over_time(&format!("-A FORWARD -m statistic --mode nth {rest} -j DROP"), &times);
         hits.into_iter().map(|hit| if hit { '1' } else { '0' }).collect::<String>()
     };
-    assert_eq!(nth("--every 3 --packet 0"), "0010010");
-    assert_eq!(nth("--every 3 --packet 2"), "1001001");
-    assert_eq!(nth("! --every 3 --packet 0"), "1101101");
+    assert_eq!(nth("--every 3 --packet 0"), "1001001");
+    assert_eq!(nth("--every 3 --packet 2"), "0010010");
+    assert_eq!(nth("! --every 3 --packet 0"), "0110110");
     let rules = rules(&filter("-A FORWARD -m statistic --mode random --probability 0.25 -j DROP"));
     let packet = Parsed::parse(&a).unwrap();
     let mut counters = rules.zero_counters();

@@ -67,7 +67,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
                 Some((word, _)) => word.number(0..=u64::from(every - 1))? as u32,
                 None => 0,
             };
-            let mode = Mode::Nth { every, packet, count: Mutex::new(packet) };
+            // So that the packet of that number, counted from zero, is the first to be taken.
+            let mode = Mode::Nth { every, packet, count: Mutex::new(every - 1 - packet) };
             Ok(Box::new(Statistic { mode, inverted }))
         }
         other => Err(mode.wrong(format!("unknown mode `{other}`")).help("expected random or nth")),
