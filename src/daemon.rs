@@ -3,17 +3,17 @@
 use crate::config::Config;
 use crate::control::{Handler, InterfaceStatus, Reserved, Status};
 use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
-use crate::diagnostic::{Diagnostic, Report, Style};
+use crate::diagnostic::{Diagnostic, Report, Severity, Style};
 use crate::engine::log::Line;
 use crate::engine::{Counters, Engine, Interface, InterfaceId, StaticRoute, Target, Traffic};
 use crate::rules::{self, Rulesets};
-use crate::setup::{self, Held, SetupError};
+use crate::setup::{self, SetupError};
 use crate::worker::{Clock, News, Worker, lock, unix_nanos};
 use mio::Waker;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -64,7 +64,8 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
 pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let Rulesets { v4, v6, warnings } = rules::load(&config).map_err(DaemonError::Rules)?;
     let report = Report { diagnostics: warnings };
-    eprint!("{}", report.render(Style::of_stderr()));
+    say(&report.render(Style::of_stderr()));
+    setup::check_rights()?;
     let (wake, woken) = mpsc::channel();
     let control_error = |path: &Path| {
         let path = path.display().to_string();
@@ -81,6 +82,11 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let clock = Clock::start();
     let mut engine = gateway.engine;
     engine.set_time(clock.now(), unix_nanos());
+    if gateway.config != config {
+        // The built-in rules name networks, which are known only now.
+        let Rulesets { v4, v6, .. } = rules::load(&gateway.config).map_err(DaemonError::Rules)?;
+        engine.replace_rules(v4, v6);
+    }
     let engine = Arc::new(Mutex::new(engine));
     let news = News::new({
         let wake = Mutex::new(wake.clone());
@@ -92,11 +98,11 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
     let mut manager = Manager {
         dhcp: HashMap::new(),
-        config,
+        written: config,
+        config: gateway.config,
         engine: engine.clone(),
         clock,
         reload,
-        held: gateway.held,
         news,
         waker: workers.threads.first().map(|(_, waker)| waker.clone()),
     };
@@ -110,16 +116,17 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         started: clock.now(),
         clock,
     };
-    let socket = reserved.open(Arc::new(handler)).map_err(control_error(&path))?;
-    tracing::info!(control = %path.display(), "forwarding");
-    let result = manager.run(&woken);
-    drop(socket);
+    let result =
+        reserved.open(Arc::new(handler)).map_err(control_error(&path)).and_then(|socket| {
+            tracing::info!(control = %path.display(), "forwarding");
+            let result = manager.run(&woken);
+            drop(socket);
+            result
+        });
     workers.stop();
     signals.close();
-    for adopted in manager.held.adopted.drain(..).rev() {
-        if let Err(error) = adopted.give_back() {
-            tracing::error!("giving back: {error}");
-        }
+    for error in gateway.held.give_back() {
+        tracing::error!("giving back: {error}");
     }
     result
 }
@@ -146,6 +153,7 @@ fn start_workers(
             clock,
             stop: stop.clone(),
             news: news.clone(),
+            sent: Vec::new(),
         };
         let (poll, waker) = worker.poll()?;
         let wake = wake.clone();
@@ -191,12 +199,14 @@ fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle
 
 /// What the main thread does while the workers forward.
 struct Manager {
+    /// As it was written at the start.
+    written: Config,
+    /// With what was found on interfaces filled in.
     config: Config,
     engine: Arc<Mutex<Engine>>,
     clock: Clock,
     reload: Reload,
     dhcp: HashMap<InterfaceId, (DhcpClient, Option<Lease>)>,
-    held: Held,
     news: Arc<News>,
     /// Of the worker that sends what the manager leaves in the engine.
     waker: Option<Arc<Waker>>,
@@ -208,10 +218,14 @@ impl Manager {
             self.poll_dhcp();
             match woken.recv_timeout(self.next_wake()) {
                 Ok(Wake::Signal(SIGHUP)) => {
-                    if let Err(problem) = self.reload() {
-                        eprint!("{}", problem.render(Style::of_stderr()));
-                        tracing::error!("reload failed; the old rules stay in force");
-                    }
+                    let report = match self.reload() {
+                        Ok(diagnostics) => Report { diagnostics },
+                        Err(problem) => {
+                            tracing::error!("reload failed; the old rules stay in force");
+                            problem
+                        }
+                    };
+                    say(&report.render(Style::of_stderr()));
                 }
                 Ok(Wake::Signal(_)) => return Ok(()),
                 Ok(Wake::Reload(answer)) => {
@@ -239,9 +253,23 @@ impl Manager {
     /// and workers stay as they were.
     fn reload(&mut self) -> Result<Vec<Diagnostic>, Report> {
         let fresh = (self.reload)()?;
-        let rulesets = rules::load(&fresh)?;
-        self.config.rules = fresh.rules;
-        self.config.sysctls = fresh.sysctls;
+        let mut config = self.config.clone();
+        config.rules = fresh.rules.clone();
+        config.sysctls = fresh.sysctls.clone();
+        let mut rulesets = rules::load(&config)?;
+        if (Config {
+            rules: self.written.rules.clone(),
+            sysctls: self.written.sysctls.clone(),
+            ..fresh
+        }) != self.written
+        {
+            let text = "only rules and sysctls are taken by a reload; what else has changed is \
+                        taken at the next start";
+            rulesets
+                .warnings
+                .push(Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(text) });
+        }
+        self.config = config;
         let mut engine = lock(&self.engine);
         engine.replace_sysctls(self.config.sysctls.clone());
         engine.replace_rules(rulesets.v4, rulesets.v6);
@@ -314,23 +342,25 @@ impl Manager {
         let name = engine.interfaces().get(id).name.clone();
         let Some(wanted) = self.config.interface(&name) else { return };
         let mut addresses = wanted.addresses.prefixes().to_vec();
-        let metric = wanted.dhcp_metric;
-        let mut routes: Vec<StaticRoute> =
-            engine.static_routes().iter().copied().filter(|r| !is_leased(r, id)).collect();
         match lease {
             Some(lease) => {
                 tracing::info!(interface = name, address = %lease.address, router = ?lease.router, "DHCP lease");
                 addresses.insert(0, lease.address);
-                routes.extend(lease.router.map(|via| leased_route(id, via, metric)));
             }
             None => tracing::warn!(interface = name, "DHCP lease lost"),
         }
-        engine.replace_addresses(id, addresses, routes);
+        let leases = self.dhcp.iter().filter_map(|(id, (_, lease))| Some((*id, lease.as_ref()?)));
+        let leased = leases.filter_map(|(id, lease)| {
+            let name = &engine.interfaces().get(id).name;
+            let metric = self.config.interface(name)?.dhcp_metric;
+            Some(leased_route(id, lease.router?, metric))
+        });
+        let leased: Vec<StaticRoute> = leased.collect();
+        engine.replace_addresses(id, addresses, leased);
+        // Next hops of configured routes may be on the network that the lease has brought.
         if let Ok(configured) = setup::static_routes(&self.config, engine.interfaces()) {
-            let leased: Vec<_> =
-                engine.static_routes().iter().copied().filter(|r| is_leased(r, id)).collect();
-            let addresses = engine.interfaces().get(id).addresses.clone();
-            engine.replace_addresses(id, addresses, [configured, leased].concat());
+            let routes = [&configured, engine.static_routes()].concat();
+            engine.replace_routes(routes);
         }
         let interfaces = engine.interfaces().clone();
         drop(engine);
@@ -338,16 +368,6 @@ impl Manager {
             && let Err(error) = setup::carry_addresses(&host.device, &interfaces, &self.config)
         {
             tracing::error!(device = host.device, %error, "addresses of the host device");
-        }
-        if self.config.rules.ipv4.is_none() {
-            self.refresh_builtin_rules();
-        }
-    }
-
-    /// The built-in rules name the networks behind the interfaces.
-    fn refresh_builtin_rules(&mut self) {
-        if let Ok(rulesets) = rules::load(&self.config) {
-            lock(&self.engine).replace_rules(rulesets.v4, rulesets.v6);
         }
     }
 
@@ -358,12 +378,6 @@ impl Manager {
     }
 }
 
-/// A default route that a lease brought. Configured ones through the same interface have their
-/// own metric, so they are told apart by the mark that only leases set.
-fn is_leased(route: &StaticRoute, id: InterfaceId) -> bool {
-    route.leased && matches!(route.target, Target::Unicast { egress, .. } if egress == id)
-}
-
 fn leased_route(egress: InterfaceId, via: Addr, metric: u32) -> StaticRoute {
     let to = Prefix::new(Addr::unspecified(Family::V4), 0).unwrap_or(Prefix::host(via));
     StaticRoute { to, target: Target::Unicast { egress, via: Some(via) }, metric, leased: true }
@@ -371,7 +385,12 @@ fn leased_route(egress: InterfaceId, via: Addr, metric: u32) -> StaticRoute {
 
 fn print_log(line: &Line) {
     // The level in the form that journald understands (sd-daemon(3)).
-    eprintln!("<{}>{}", line.level, line.text);
+    say(&format!("<{}>{}\n", line.level, line.text));
+}
+
+/// Writes to standard error. That nobody reads it any more must not end a gateway.
+fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Answers the control socket.

@@ -2,30 +2,32 @@
 //!
 //! Everything that can be wrong with texts is found before the first interface is touched.
 
-use crate::config::{Addresses, Config, Kind, PortKind, RouteKind};
+use crate::config::{self, Addresses, Config, Kind, PortKind, RouteKind};
 use crate::engine::{self, Engine, Interface, InterfaceId, Interfaces, Setup, StaticRoute, Target};
 use crate::io::{af_packet, ingress, tap};
-use crate::link::netlink::{self, Netlink};
-use crate::link::{self, Adopted};
+use crate::link::netlink::Netlink;
+use crate::link::{self, Adopted, records};
 use crate::worker::Device;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use tidegate_filter::Ruleset;
 use tidegate_packet::{Family, MacAddr, Prefix};
-
-/// Where what is taken from the kernel is written down: beside the control socket. That is
-/// `/run/tidegate` unless told otherwise, and a place that is writable for a gateway that isn't
-/// run by root.
-fn records(config: &Config) -> &Path {
-    config.control.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
 
 /// Why a gateway can't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// This user may not run a gateway.
+    #[error(
+        "a gateway needs the capabilities NET_ADMIN and NET_RAW in its network namespace: run it \
+         as root, or in a user namespace (unshare --user --map-root-user --net)"
+    )]
+    Rights,
     /// An interface can't be taken over.
     #[error(transparent)]
     Adopt(#[from] link::AdoptError),
+    /// There is no place for records of what is taken from the kernel.
+    #[error("no directory for records of what is taken from the kernel: {0}")]
+    Records(#[source] io::Error),
     /// A device can't be opened.
     #[error("can't open {name}: {source}")]
     Device {
@@ -44,6 +46,18 @@ pub enum SetupError {
         #[source]
         source: io::Error,
     },
+    /// The host device would be reached past the rules.
+    #[error(
+        "the kernel can't be kept from handing packets of {name} to the host device past the \
+         rules: {source}"
+    )]
+    Exposed {
+        /// The interface that they arrive at.
+        name: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A route leads to no interface.
     #[error("route to {to}: next hop {via} is on no interface's network")]
     Route {
@@ -54,8 +68,27 @@ pub enum SetupError {
     },
 }
 
+/// Fails unless this process may do what a gateway does, so that nothing is left half done.
+pub fn check_rights() -> Result<(), SetupError> {
+    /// CAP_NET_ADMIN and CAP_NET_RAW (capabilities(7)).
+    const NEEDED: u64 = 1 << 12 | 1 << 13;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match effective_capabilities(&status) {
+        Some(held) if held & NEEDED != NEEDED => Err(SetupError::Rights),
+        // Where they can't be read, the kernel's answers will tell.
+        _ => Ok(()),
+    }
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let text = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(text.trim(), 16).ok()
+}
+
 /// A gateway ready to run.
 pub struct Gateway {
+    /// The configuration, with the addresses and routes that were found on interfaces filled in.
+    pub config: Config,
     /// The engine.
     pub engine: Engine,
     /// Devices for each worker, by port number.
@@ -67,8 +100,10 @@ pub struct Gateway {
 /// Guards that give things back when they are dropped.
 #[derive(Default)]
 pub struct Held {
+    // Fields are dropped in this order: the kernel sees packets again when all else is as it was.
     /// Interfaces of the kernel.
-    pub adopted: Vec<Adopted>,
+    adopted: Vec<Adopted>,
+    source_checks: Vec<SourceCheck>,
     holds: Vec<ingress::Hold>,
     refused: Option<ingress::Unavailable>,
 }
@@ -78,11 +113,41 @@ impl Held {
     pub fn kernel_not_held(&self) -> Option<&ingress::Unavailable> {
         self.refused.as_ref()
     }
+
+    /// Gives everything back, and says what can't be.
+    pub fn give_back(mut self) -> Vec<link::AdoptError> {
+        let adopted = self.adopted.drain(..).rev();
+        adopted.filter_map(|adopted| adopted.give_back().err()).collect()
+    }
+}
+
+/// A strict source check in the kernel, which makes it drop what it would otherwise hand to the
+/// host device's addresses past the rules: the way back to every source is the host device.
+struct SourceCheck {
+    path: String,
+    before: String,
+}
+
+impl SourceCheck {
+    fn set(interface: &str) -> io::Result<Self> {
+        let path = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+        let before = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, "1")?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for SourceCheck {
+    fn drop(&mut self) {
+        // The interface may be gone.
+        let _ = std::fs::write(&self.path, &self.before);
+    }
 }
 
 /// Devices as they are opened, port by port.
 struct Opening<'a> {
     config: &'a Config,
+    records: PathBuf,
     workers: Vec<Vec<Device>>,
     held: Held,
     ports: u16,
@@ -92,26 +157,26 @@ struct Opening<'a> {
 pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Gateway, SetupError> {
     let mut opening = Opening {
         config,
+        records: records().map_err(SetupError::Records)?,
         workers: (0..config.workers).map(|_| Vec::new()).collect(),
         held: Held::default(),
         ports: 0,
     };
     let mut interfaces = Interfaces::new();
-    let mut adopted_routes = Vec::new();
+    let mut resolved = config.clone();
     for wanted in &config.interfaces {
-        opening.interface(wanted, &mut interfaces, &mut adopted_routes)?;
+        opening.interface(wanted, &mut interfaces, &mut resolved)?;
     }
+    let routes = static_routes(&resolved, &interfaces)?;
     let host_port = match &config.host {
         Some(host) => {
             opening.tap(&host.device, tap::Layer::Tun)?;
-            carry_addresses(&host.device, &interfaces, config)
+            carry_addresses(&host.device, &interfaces, &resolved)
                 .map_err(|source| SetupError::Host { name: host.device.clone(), source })?;
             Some(interfaces.add_host_port(&host.device))
         }
         None => None,
     };
-    let mut routes = static_routes(config, &interfaces)?;
-    routes.extend(adopted_routes);
     let engine = Engine::new(Setup {
         interfaces,
         routes,
@@ -121,17 +186,16 @@ pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Gateway, Setup
         host_port,
         seed: rand::random(),
     });
-    Ok(Gateway { engine, workers: opening.workers, held: opening.held })
+    Ok(Gateway { config: resolved, engine, workers: opening.workers, held: opening.held })
 }
 
 impl Opening<'_> {
     fn interface(
         &mut self,
-        wanted: &crate::config::Interface,
+        wanted: &config::Interface,
         interfaces: &mut Interfaces,
-        routes: &mut Vec<StaticRoute>,
+        resolved: &mut Config,
     ) -> Result<(), SetupError> {
-        let id = InterfaceId(interfaces.iter().count() as u16);
         let (found, ports) = match &wanted.kind {
             Kind::AfPacket => (self.af_packet(&wanted.name, false)?, vec![wanted.name.as_str()]),
             Kind::Tap => (self.tap(&wanted.name, tap::Layer::Tap)?, vec![wanted.name.as_str()]),
@@ -157,20 +221,18 @@ impl Opening<'_> {
         if matches!(wanted.kind, Kind::Bridge(_)) {
             interface.kind = engine::Kind::Bridge;
         }
-        match (&wanted.addresses, self.held.adopted.last()) {
-            (Addresses::Adopt, Some(adopted)) => {
-                interface.addresses = adopted.addresses().iter().map(|a| a.prefix).collect();
-                routes.extend(adopted.routes().iter().map(|r| adopted_route(r, id)));
-            }
-            (given, _) => interface.addresses = given.prefixes().to_vec(),
+        if let (Addresses::Adopt, Some(adopted)) = (&wanted.addresses, self.held.adopted.last()) {
+            resolve(resolved, &wanted.name, adopted);
         }
+        let addresses = resolved.interface(&wanted.name).map(|i| i.addresses.prefixes());
+        interface.addresses = addresses.unwrap_or_default().to_vec();
         interfaces.add(interface, &ports);
         Ok(())
     }
 
     /// Takes an interface over from the kernel and opens it once for each worker.
     fn af_packet(&mut self, name: &str, promiscuous: bool) -> Result<Found, SetupError> {
-        let adopted = link::adopt(name, records(self.config))?;
+        let adopted = link::adopt(name, &self.records)?;
         let link = adopted.link().clone();
         self.held.adopted.push(adopted);
         let port = self.next_port();
@@ -190,7 +252,14 @@ impl Opening<'_> {
         }
         match ingress::hold(link.index, ingress::Method::Best) {
             Ok(hold) => self.held.holds.push(hold),
-            Err(refused) => self.held.refused = Some(refused),
+            Err(refused) => {
+                self.held.refused = Some(refused);
+                if self.config.host.is_some() {
+                    let check = SourceCheck::set(name)
+                        .map_err(|source| SetupError::Exposed { name: name.to_owned(), source })?;
+                    self.held.source_checks.push(check);
+                }
+            }
         }
         Ok(Found { mac: link.mac.unwrap_or_else(random_mac), mtu: link.mtu })
     }
@@ -205,7 +274,8 @@ impl Opening<'_> {
         self.next_port();
         let options = tap::Options { layer, multi_queue: self.workers.len() > 1 };
         for worker in &mut self.workers {
-            let (receive, transmit) = tap::open(name, options).map_err(device)?;
+            let opened = tap::open(name, options).map_err(|error| explain_tap(name, error));
+            let (receive, transmit) = opened.map_err(device)?;
             worker.push(Device { receive: Box::new(receive), transmit: Box::new(transmit) });
         }
         let mut netlink = Netlink::open().map_err(device)?;
@@ -219,6 +289,21 @@ impl Opening<'_> {
         let port = self.ports;
         self.ports += 1;
         port
+    }
+}
+
+/// Says what the kernel's `EINVAL` means for a name that is in use already.
+fn explain_tap(name: &str, error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(libc::EINVAL) {
+        return error;
+    }
+    let found = Netlink::open().and_then(|mut netlink| netlink.link(name)).ok().flatten();
+    match found.and_then(|link| link.kind).as_deref() {
+        Some("tun") => io::Error::other(
+            "there is one, but it is of another kind (tap or tun) or of another number of queues: \
+             several workers need one that was made with multi_queue",
+        ),
+        _ => io::Error::other("there is an interface of that name, but it is no TAP or TUN device"),
     }
 }
 
@@ -236,9 +321,19 @@ fn random_mac() -> MacAddr {
     MacAddr(mac)
 }
 
-fn adopted_route(route: &netlink::Route, egress: InterfaceId) -> StaticRoute {
-    let target = Target::Unicast { egress, via: route.via };
-    StaticRoute { to: route.to, target, metric: route.metric, leased: false }
+/// Puts what an interface had into the configuration, as if it had been written there.
+fn resolve(config: &mut Config, name: &str, adopted: &Adopted) {
+    let prefixes = adopted.addresses().iter().map(|a| a.prefix).collect();
+    if let Some(interface) = config.interfaces.iter_mut().find(|i| i.name == name) {
+        interface.addresses = Addresses::Given { prefixes, dhcp: false };
+    }
+    config.routes.extend(adopted.routes().iter().map(|route| config::Route {
+        to: route.to,
+        via: route.via,
+        dev: Some(name.to_owned()),
+        metric: route.metric,
+        kind: RouteKind::Unicast,
+    }));
 }
 
 /// The configuration's routes, with their interfaces found.
@@ -267,7 +362,7 @@ pub fn static_routes(
     Ok(routes)
 }
 
-fn egress_of(route: &crate::config::Route, interfaces: &Interfaces) -> Option<InterfaceId> {
+fn egress_of(route: &config::Route, interfaces: &Interfaces) -> Option<InterfaceId> {
     if let Some(name) = &route.dev {
         return interfaces.by_name(name);
     }
@@ -297,6 +392,12 @@ pub fn carry_addresses(device: &str, interfaces: &Interfaces, config: &Config) -
     for prefix in wanted {
         exists_already(netlink.add_address(link.index, prefix))?;
     }
+    // An error about a packet of this kernel's own comes back with its own address as the source,
+    // as on `lo`; without this it would be taken for a forgery.
+    let accept_local = format!("/proc/sys/net/ipv4/conf/{device}/accept_local");
+    if let Err(error) = std::fs::write(&accept_local, "1") {
+        tracing::info!(%error, "the host won't hear errors about its own packets: {accept_local}");
+    }
     netlink.set_up(link.index, true)?;
     for family in [Family::V4, Family::V6] {
         let everywhere = Prefix::new(tidegate_packet::Addr::unspecified(family), 0);
@@ -315,5 +416,17 @@ fn exists_already(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read() {
+        let status = "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000003000\n";
+        assert_eq!(effective_capabilities(status), Some(0x3000));
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
     }
 }

@@ -128,7 +128,7 @@ impl Sim {
             let id = id.ok_or_else(|| SimError::Interface(name.clone()))?;
             engine.set_neighbour(id, *addr, *mac);
         }
-        let (now, unix_nanos) = (Instant::from_secs(3600), 1_767_225_600_000_000_000);
+        let (now, unix_nanos) = (Instant::from_secs(3600), 1_767_268_800_000_000_000);
         engine.set_time(now, unix_nanos);
         Ok(Self { engine, now, unix_nanos, sent: Vec::new() })
     }

@@ -4,14 +4,14 @@
 //! The engine is shared by the workers and held for one burst at a time; receiving and sending,
 //! which is where the time goes, happen without it.
 
-use crate::engine::{Counters, Drop, Engine, Fate, OwnedFrame, PortId, TICK};
-use crate::io::{BURST, Outgoing, Receive, Transmit};
+use crate::engine::{Drop, Engine, Fate, OwnedFrame, PortId, TICK};
+use crate::io::{BURST, Outgoing, Receive, Sent, Transmit};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_packet::Instant;
 
@@ -47,8 +47,20 @@ pub fn unix_nanos() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Looks at a lock before waiting for it asleep: some twenty microseconds.
+const LOCK_LOOKS: usize = 500;
+
 /// Locks the engine. A panic elsewhere has ended that packet, not the tables.
+///
+/// Waits awake for the length of a burst first: going to sleep and being woken costs more.
 pub fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
+    for _ in 0..LOCK_LOOKS {
+        match engine.try_lock() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(error)) => return error.into_inner(),
+            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+        }
+    }
     engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -64,6 +76,8 @@ pub struct Worker {
     pub stop: Arc<AtomicBool>,
     /// Where log lines and DHCP answers are announced.
     pub news: Arc<News>,
+    /// What was sent by each port and isn't in the engine's counters yet.
+    pub sent: Vec<Sent>,
 }
 
 /// Tells the manager, once until it has looked, that the engine has something for it.
@@ -93,6 +107,42 @@ impl News {
 /// The token of the waker; devices have their port's number.
 const WAKE: Token = Token(usize::MAX);
 
+/// How long a worker looks at its rings before it sleeps: about what sleeping and being woken
+/// costs, most of which is the interrupt that wakes another core.
+const SPIN: Duration = Duration::from_micros(30);
+/// Looks at the rings between two looks at the clock.
+const LOOKS: usize = 16;
+
+/// Whether to look at the rings for [`SPIN`] before sleeping. It pays while frames come in such
+/// short intervals, so that is what is learnt; an idle gateway stops after a few attempts.
+#[derive(Debug, Default)]
+struct Patience {
+    credit: u8,
+}
+
+impl Patience {
+    const MOST: u8 = 16;
+
+    fn is_worth_it(&self) -> bool {
+        self.credit > 0
+    }
+
+    fn came(&mut self) {
+        self.credit = (self.credit + 2).min(Self::MOST);
+    }
+
+    fn in_vain(&mut self) {
+        self.credit = self.credit.saturating_sub(1);
+    }
+
+    /// A sleep that was shorter than being patient would have been.
+    fn slept(&mut self, time: Duration) {
+        if time < 2 * SPIN {
+            self.came();
+        }
+    }
+}
+
 /// A device that fails is tried again after this time.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -115,12 +165,21 @@ impl Worker {
         let mut events = Events::with_capacity(64);
         let mut next_tick = self.clock.now();
         let mut failed = Failures::default();
+        let mut patience = Patience::default();
+        self.sent = vec![Sent::default(); self.devices.len()];
         while !self.stop.load(Ordering::Acquire) {
             let mut busy = false;
             for port in 0..self.devices.len() {
+                if failed.gone.contains(&port) {
+                    continue;
+                }
                 match self.burst(port) {
                     Ok(frames) => busy |= frames > 0,
-                    Err(error) => failed.report(port, &error),
+                    Err(error) => {
+                        let id = PortId(port as u16);
+                        let name = lock(&self.engine).interfaces().port_name(id).to_owned();
+                        failed.report(port, &error, &name);
+                    }
                 }
             }
             let now = self.clock.now();
@@ -129,11 +188,39 @@ impl Worker {
                 wait = self.tick();
                 next_tick = now + wait;
             }
-            if !busy && wait_for_frames(&mut poll, &mut events, failed.limit(wait))? {
+            if busy || self.spin(&mut patience) {
+                continue;
+            }
+            count_sent(&mut self.sent, &mut lock(&self.engine));
+            let began = std::time::Instant::now();
+            if wait_for_frames(&mut poll, &mut events, failed.limit(wait))? {
                 next_tick = self.clock.now();
             }
+            patience.slept(began.elapsed());
         }
         Ok(())
+    }
+
+    /// Looks at the rings for a moment before going to sleep, while that is likely to pay. True if
+    /// frames have come.
+    fn spin(&self, patience: &mut Patience) -> bool {
+        if !patience.is_worth_it() {
+            return false;
+        }
+        let began = std::time::Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if self.devices.iter().any(|device| device.receive.ready()) {
+                    patience.came();
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if began.elapsed() > SPIN || self.stop.load(Ordering::Relaxed) {
+                patience.in_vain();
+                return false;
+            }
+        }
     }
 
     /// One burst of one port.
@@ -146,6 +233,7 @@ impl Worker {
         let own = {
             let mut engine = lock(&self.engine);
             engine.set_time(self.clock.now(), unix_nanos());
+            count_sent(&mut self.sent, &mut engine);
             let receive = &mut self.devices[port].receive;
             for (index, fate) in fates[..frames].iter_mut().enumerate() {
                 *fate = engine.input(PortId(port as u16), receive.frame(index));
@@ -157,10 +245,6 @@ impl Worker {
         };
         let result = self.transmit(port, &fates[..frames]);
         self.devices[port].receive.release();
-        let overruns = self.devices[port].receive.overruns();
-        if overruns > 0 {
-            lock(&self.engine).counters_mut().drop_many(Drop::DeviceOverrun, overruns);
-        }
         self.transmit_own(own)?;
         result.map(|()| frames)
     }
@@ -185,7 +269,8 @@ impl Worker {
                 .filter(|index| fates[*index] == wanted)
                 .map(|index| receive.sent(index));
             let sent = transmit.send(&mut staged);
-            if let Err(error) = self.count(egress, sent) {
+            let wanted = fates.iter().filter(|fate| **fate == wanted).count();
+            if let Err(error) = self.count(egress, wanted, sent) {
                 result = Err(error);
             }
         }
@@ -199,29 +284,38 @@ impl Worker {
             let outgoing = Outgoing { bytes: frame.bytes(), offload: frame.meta.offload };
             let egress = usize::from(*egress);
             let sent = self.devices[egress].transmit.send(&mut std::iter::once(outgoing));
-            if let Err(error) = self.count(egress, sent) {
+            if let Err(error) = self.count(egress, 1, sent) {
                 result = Err(error);
             }
         }
         result
     }
 
-    /// Counts what a device took and what it refused.
-    fn count(&self, egress: usize, sent: io::Result<crate::io::Sent>) -> io::Result<()> {
-        let sent = sent?;
-        let mut engine = lock(&self.engine);
-        let counters: &mut Counters = engine.counters_mut();
-        counters.sent[egress].packets += sent.frames as u64;
-        if sent.refused > 0 {
-            counters.drop_many(Drop::DeviceRefused, sent.refused as u64);
-        }
+    /// Remembers what a device took and what it refused of the frames that it was given.
+    fn count(&mut self, egress: usize, given: usize, sent: io::Result<Sent>) -> io::Result<()> {
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.sent[egress].refused += given;
+                return Err(error);
+            }
+        };
+        let total = &mut self.sent[egress];
+        total.frames += sent.frames;
+        total.bytes += sent.bytes;
+        total.refused += sent.refused;
         Ok(())
     }
 
     /// Timers; returns when to come again.
     fn tick(&mut self) -> Duration {
         let (own, wait) = {
+            let overruns: u64 = self.devices.iter_mut().map(|d| d.receive.overruns()).sum();
             let mut engine = lock(&self.engine);
+            count_sent(&mut self.sent, &mut engine);
+            if overruns > 0 {
+                engine.counters_mut().drop_many(Drop::DeviceOverrun, overruns);
+            }
             engine.set_time(self.clock.now(), unix_nanos());
             engine.tick();
             if engine.has_news() {
@@ -234,6 +328,21 @@ impl Worker {
             tracing::debug!(%error, "sending");
         }
         wait
+    }
+}
+
+/// Adds what was remembered to the counters.
+fn count_sent(sent: &mut [Sent], engine: &mut Engine) {
+    let counters = engine.counters_mut();
+    let mut refused = 0;
+    for (sent, total) in sent.iter_mut().zip(&mut counters.sent) {
+        total.packets += sent.frames as u64;
+        total.bytes += sent.bytes as u64;
+        refused += sent.refused as u64;
+        *sent = Sent::default();
+    }
+    if refused > 0 {
+        counters.drop_many(Drop::DeviceRefused, refused);
     }
 }
 
@@ -268,14 +377,29 @@ fn wait_for_frames(poll: &mut Poll, events: &mut Events, wait: Duration) -> io::
 #[derive(Default)]
 struct Failures {
     since: std::collections::HashMap<usize, std::time::Instant>,
+    /// Devices that don't exist any more: not asked again, so that they cost the others nothing.
+    gone: std::collections::HashSet<usize>,
 }
 
 impl Failures {
-    fn report(&mut self, port: usize, error: &io::Error) {
+    fn report(&mut self, port: usize, error: &io::Error, name: &str) {
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                self.gone.insert(port);
+                tracing::warn!(port = name, %error, "device is gone");
+                return;
+            }
+            // Said once, and nothing to wait for at once (`Receive::receive`).
+            io::ErrorKind::NetworkDown => {
+                tracing::warn!(port = name, %error, "link is down");
+                return;
+            }
+            _ => {}
+        }
         let now = std::time::Instant::now();
         let last = self.since.insert(port, now);
         if last.is_none_or(|at| now - at > Duration::from_secs(5)) {
-            tracing::warn!(port, %error, "device fails; trying again");
+            tracing::warn!(port = name, %error, "device fails; trying again");
         }
     }
 
@@ -287,5 +411,24 @@ impl Failures {
             return Duration::ZERO;
         }
         wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_or_down_does_not_slow_the_others() {
+        let second = Duration::from_secs(1);
+        for (kind, gone, wait) in [
+            (io::ErrorKind::NotFound, true, second),
+            (io::ErrorKind::NetworkDown, false, second),
+            (io::ErrorKind::InvalidInput, false, Duration::ZERO),
+        ] {
+            let mut failed = Failures::default();
+            failed.report(3, &kind.into(), "eth0");
+            assert_eq!((failed.gone.contains(&3), failed.limit(second)), (gone, wait), "{kind}");
+        }
     }
 }

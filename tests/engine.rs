@@ -177,3 +177,19 @@ fn a_silent_neighbour_is_reported_after_three_questions() {
     // The error is for 10.3.0.9, which has to be asked for in turn.
     assert_eq!(sim.collect().len(), 1);
 }
+
+#[test]
+fn rules_without_a_nat_table_leave_translated_connections_translated() {
+    let mut sim = gateway();
+    let ask = |sport| {
+        builder::udp(Ip::new(addr("192.168.0.2"), addr("198.51.100.10"), 17), sport, 53, b"q")
+    };
+    assert_eq!(pass(&mut sim, "eth0", &ask(4000)).len(), 1);
+    let empty = || tidegate_filter::Ruleset::empty(tidegate_packet::Family::V4);
+    let v6 = tidegate_filter::Ruleset::empty(tidegate_packet::Family::V6);
+    sim.engine_mut().replace_rules(empty(), v6);
+    for (sport, src) in [(4000, "203.0.113.1"), (4001, "192.168.0.2")] {
+        let out = pass(&mut sim, "eth0", &ask(sport));
+        assert_eq!(Parsed::parse(&out[0].1).unwrap().src, addr(src), "port {sport}");
+    }
+}

@@ -45,7 +45,8 @@ impl Ruleset {
     }
 
     /// Whether a source translation in nat POSTROUTING would take this packet if it were the first
-    /// of its connection. Nothing is counted or remembered.
+    /// of its connection, or the chain would drop it (as a match does that meets a header cut
+    /// short). Nothing is counted or remembered.
     pub fn covers_source(&self, query: &Query<'_>, memory: &Memory) -> bool {
         let Some(table) = self.table(TableName::Nat) else { return false };
         let query = Query { state: CtState::New, connection: None, ..*query };
@@ -59,9 +60,10 @@ impl Ruleset {
         // In POSTROUTING a NETMAP is one of the source.
         matches!(
             verdict,
-            Verdict::Nat(
-                NatAction::Source(_) | NatAction::Masquerade(_) | NatAction::Netmap { .. }
-            )
+            Verdict::Drop
+                | Verdict::Nat(
+                    NatAction::Source(_) | NatAction::Masquerade(_) | NatAction::Netmap { .. }
+                )
         )
     }
 }

@@ -158,6 +158,8 @@ const OVERHEAD: usize = 128;
 const QUOTE: usize = 1280;
 /// Given-up datagrams that wait for [`Reassembler::take_expired`].
 const MAX_EXPIRED: usize = 256;
+/// Places of queues that are over, kept in the order of ages at most.
+const MAX_STALE: usize = 1024;
 /// The longest IP packet.
 const MAX_LEN: u32 = 65_535;
 
@@ -262,6 +264,13 @@ impl Reassembler {
         let queue = Queue { serial: self.serial, cost: OVERHEAD, ..Queue::default() };
         self.bytes += queue.cost;
         self.queues.insert(key, queue);
+        // Datagrams that became whole leave their places behind; a queue that stays open must not
+        // make those pile up.
+        if self.order.len() > 2 * self.queues.len() + MAX_STALE {
+            let queues = &self.queues;
+            self.order
+                .retain(|(_, key, serial)| queues.get(key).is_some_and(|q| q.serial == *serial));
+        }
         self.order.push_back((now + self.settings.timeout, key, self.serial));
         true
     }
@@ -454,4 +463,37 @@ fn congestion(seen: u8) -> Result<u8, FragmentDrop> {
         return Err(FragmentDrop::Ecn);
     }
     Ok(if seen & CE != 0 { 3 } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_packet::builder::{self, Ip};
+
+    fn piece(id: u16, from: u16, more: bool) -> Vec<u8> {
+        let (src, dst) = (Addr::from_v4_bytes([10, 0, 0, 1]), Addr::from_v4_bytes([10, 0, 0, 2]));
+        let mut bytes = builder::ip(Ip { id, ..Ip::new(src, dst, protocol::UDP) }, &[0; 8]);
+        bytes[6..8].copy_from_slice(&((from / 8) | (u16::from(more) << 13)).to_be_bytes());
+        ipv4::write_checksum(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn an_open_queue_does_not_make_the_places_of_others_pile_up() {
+        let mut reassembler = Reassembler::new(FragmentSettings::V4);
+        let mut push = |id, from, more| {
+            let bytes = piece(id, from, more);
+            let parsed = Parsed::parse(&bytes).unwrap();
+            let pushed = reassembler.push(&parsed, &bytes, Instant::from_secs(5));
+            (pushed, reassembler.order.len())
+        };
+        assert_eq!(push(0, 0, true).0, Pushed::Kept);
+        for id in 1..5000 {
+            push(id, 0, true);
+            let (pushed, places) = push(id, 8, false);
+            assert!(matches!(pushed, Pushed::Whole(..)));
+            assert!(places <= MAX_STALE + 8, "{places}");
+        }
+        assert!(matches!(push(0, 8, false).0, Pushed::Whole(..)));
+    }
 }

@@ -39,7 +39,7 @@ mod udp;
 pub use conn::{Connection, Counters, Direction, Status};
 pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
 pub use ports::{Exhausted, Range};
-pub use refragment::refragment;
+pub use refragment::{blank_uncopied_options, refragment};
 pub use settings::{Settings, TcpTimeouts};
 pub use table::Conntrack;
 pub use tcp::TcpState;

@@ -71,7 +71,7 @@ fn piece_v4(head: &[u8], part: &[u8], offset: usize, more: bool) -> Vec<u8> {
 
 /// RFC 791 section 3.1: only options with the copied flag go into later fragments; the rest is
 /// overwritten by no-operations, so that all headers are equally long.
-fn blank_uncopied_options(options: &mut [u8]) {
+pub fn blank_uncopied_options(options: &mut [u8]) {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
     let mut at = 0;

@@ -1,7 +1,7 @@
 //! The table of connections and a packet's way through it.
 
 use hashbrown::HashTable;
-use tidegate_packet::{Instant, Parsed, Transport, protocol};
+use tidegate_packet::{Family, Instant, Parsed, Transport, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
 use crate::expiry::Wheel;
@@ -397,6 +397,17 @@ impl Conntrack {
             }
         }
         gone
+    }
+
+    /// Starts a family's established TCP connections from new windows with their next segments,
+    /// because segments have passed unseen: tracking was off for a while (`nf_ct_tcp_fixup`).
+    pub fn forget_windows(&mut self, family: Family) {
+        for conn in self.slots.iter_mut().filter_map(|slot| slot.conn.as_mut()) {
+            let this_family = conn.original().src.family() == family;
+            if let (true, Proto::Tcp(track)) = (this_family, &mut conn.proto) {
+                track.forget_windows();
+            }
+        }
     }
 
     /// Removes what was masqueraded for an interface whose address has changed.

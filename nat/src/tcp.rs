@@ -208,6 +208,15 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
 }
 
 impl TcpTrack {
+    /// Segments of an established connection have passed unseen: its windows start anew.
+    pub(crate) fn forget_windows(&mut self) {
+        if self.state == TcpState::Established {
+            for peer in &mut self.peers {
+                peer.max_window = 0;
+            }
+        }
+    }
+
     /// For a connection's first segment: a SYN, or with `tcp_loose` an ACK out of the middle.
     pub(crate) fn new(segment: &[u8], settings: &Settings) -> Result<Self, InvalidReason> {
         let segment = Segment::parse(segment).ok_or(InvalidReason::Malformed)?;

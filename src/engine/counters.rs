@@ -37,10 +37,16 @@ reasons! {
     LinkOtherHost = "link_other_host",
     /// Frame of a VLAN that no interface carries.
     LinkVlan = "link_vlan",
+    /// Checksum or segmentation request of the device that doesn't fit the frame.
+    Offload = "offload",
     /// EtherType that the gateway doesn't handle.
     LinkProtocol = "link_protocol",
     /// A bridge knows the destination on the port the frame came in by.
     BridgeSamePort = "bridge_same_port",
+    /// Frame to a bridge with a source address that no station has.
+    BridgeSource = "bridge_source",
+    /// Frame to a group that no bridge passes on (01:80:c2:00:00:01 to 0f).
+    BridgeReserved = "bridge_reserved",
     /// Damaged ARP message, or one with a group address as sender.
     ArpMalformed = "arp_malformed",
     /// ARP for an address that isn't the gateway's.

@@ -31,7 +31,7 @@ impl Engine {
             return self.defragment(&packet);
         }
         self.after_reassembly(&mut packet)?;
-        match self.route_in(&packet)? {
+        match self.route_in(&mut packet)? {
             Destination::Local => self.deliver(packet),
             Destination::Onward(hop) => self.pass_on(packet, hop),
         }
@@ -62,6 +62,9 @@ impl Engine {
         self.rules(TableName::Mangle, Hook::Forward, &mut packet, out)?;
         self.rules(TableName::Filter, Hook::Forward, &mut packet, out)?;
         self.rules(TableName::Security, Hook::Forward, &mut packet, out)?;
+        if packet.options.is_some() {
+            self.forward_options(&mut packet, hop);
+        }
         self.leave(packet, hop)
     }
 
@@ -93,7 +96,10 @@ impl Engine {
         self.rules(TableName::Filter, Hook::Output, &mut packet, out)?;
         self.rules(TableName::Security, Hook::Output, &mut packet, out)?;
         let rerouted = before != (packet.parsed.src, packet.parsed.dst, packet.mark);
-        let hop = if rerouted { self.route_out(packet.parsed.dst, None)? } else { hop };
+        // Towards link-local addresses and groups the link stays the one that was meant (Linux's
+        // `ip6_route_me_harder`).
+        let link = out.filter(|id| *id != LOOPBACK);
+        let hop = if rerouted { self.route_out(packet.parsed.dst, link)? } else { hop };
         self.leave(packet, hop)
     }
 
@@ -105,6 +111,10 @@ impl Engine {
             self.send_error(packet, Message::hop_limit(family));
             return Err(Drop::HopLimit);
         }
+        match family {
+            Family::V4 => self.strict_route(packet, hop)?,
+            Family::V6 => self.turn_back_v6(packet, hop)?,
+        }
         let mtu = self.interfaces.get(hop.egress).mtu;
         if packet.exceeds(mtu) {
             self.send_error(packet, Message::too_big(family, mtu));
@@ -115,8 +125,8 @@ impl Engine {
             Family::V4 => ipv4::decrement_ttl(packet.bytes_mut()),
             Family::V6 => packet.bytes_mut()[7] -= 1,
         }
-        if packet.input == Some(hop.egress) {
-            self.redirect(packet, hop);
+        if packet.input == Some(hop.egress) && family == Family::V4 {
+            self.redirect_v4(packet, hop);
         }
         Ok(())
     }
@@ -145,6 +155,8 @@ pub(crate) enum Own {
         frame: OwnedFrame,
         /// Its connection stays with it.
         tracked: Option<Tracked>,
+        /// And its mark.
+        mark: u32,
     },
     /// A copy that TEE has made: through OUTPUT, untracked, to a next hop that is settled.
     Copied(Copy),
@@ -173,9 +185,10 @@ impl Engine {
     }
 
     /// Sends what was queued. Answers to answers are rare and errors are never answered, so the
-    /// bound is only a safety net.
+    /// bound on what comes up meanwhile is only a safety net.
     pub(crate) fn send_own(&mut self) {
-        for _ in 0..64 {
+        self.own.extend(self.copies.drain(..).map(Own::Copied));
+        for _ in 0..self.own.len() + 64 {
             self.own.extend(self.copies.drain(..).map(Own::Copied));
             let Some(own) = self.own.pop_front() else { return };
             let mut frame;
@@ -184,9 +197,9 @@ impl Engine {
                     frame = OwnedFrame::new(&bytes);
                     self.send_made(&mut frame, asked_on, attach, bound)
                 }
-                Own::Looped { input, frame: looped, tracked } => {
+                Own::Looped { input, frame: looped, tracked, mark } => {
                     frame = looped;
-                    self.come_in_again(&mut frame, input, tracked)
+                    self.come_in_again(&mut frame, input, tracked, mark)
                 }
                 Own::Copied(copy) => {
                     frame = OwnedFrame::new(&copy.bytes);
@@ -199,6 +212,7 @@ impl Engine {
                 Err(reason) => self.counters.drop(reason),
             }
         }
+        self.counters.drop_many(Drop::HostIgnored, self.own.len() as u64);
         self.own.clear();
     }
 
@@ -246,15 +260,23 @@ impl Engine {
 
     /// A packet of the host device's kernel: like one of the gateway's own.
     pub(crate) fn host_output(&mut self, frame: crate::io::Frame<'_>) -> Result<Fate, Drop> {
+        super::offload::check_frame(&frame)?;
         let l3 = frame.meta.start;
-        let packet = Packet::decode(frame, l3)?;
-        let hop = self.route_out(packet.parsed.dst, None)?;
-        self.send(packet, hop)
+        let mut packet = Packet::decode(frame, l3)?;
+        super::offload::check_packet(&mut packet)?;
+        match self.route_out(packet.parsed.dst, None) {
+            Ok(hop) => self.send(packet, hop),
+            Err(reason) => {
+                self.tell_host(&packet);
+                Err(reason)
+            }
+        }
     }
 
     fn loop_back(&mut self, packet: &Packet<'_>, input: InterfaceId) {
         let frame = packet.to_owned_frame();
-        self.own.push_back(Own::Looped { input, frame, tracked: packet.tracked.clone() });
+        let tracked = packet.tracked.clone();
+        self.own.push_back(Own::Looped { input, frame, tracked, mark: packet.mark });
     }
 
     fn come_in_again(
@@ -262,11 +284,13 @@ impl Engine {
         frame: &mut OwnedFrame,
         input: InterfaceId,
         tracked: Option<Tracked>,
+        mark: u32,
     ) -> Result<Fate, Drop> {
         let l3 = frame.meta.start;
         let mut packet = Packet::decode(frame.frame(), l3)?;
         packet.input = Some(input);
         packet.tracked = tracked;
+        packet.mark = mark;
         if input == LOOPBACK {
             return self.forward(packet);
         }

@@ -6,7 +6,7 @@ use super::link_out::Hop;
 use super::packet::{OwnedFrame, Packet};
 use super::{Engine, Fate};
 use crate::io::Checksum;
-use tidegate_nat::{Pieces, Pushed, refragment};
+use tidegate_nat::{Pieces, Pushed, blank_uncopied_options, refragment};
 use tidegate_packet::{Family, ipv4, ipv6};
 
 impl Engine {
@@ -111,6 +111,10 @@ fn cut(packet: &Packet<'_>, mtu: usize) -> Option<Vec<Vec<u8>>> {
     let outer = packet.parsed.fragment;
     let pieces = payload.chunks(room).enumerate().map(|(n, piece)| {
         let mut bytes = packet.bytes()[..l4].to_vec();
+        // Pieces of a later fragment inherit what its first cutter left.
+        if n > 0 && outer.is_none_or(|f| f.offset == 0) {
+            blank_uncopied_options(&mut bytes[ipv4::MIN_HEADER_LEN..]);
+        }
         bytes.extend_from_slice(piece);
         let offset = usize::from(outer.map_or(0, |f| f.offset)) + n * room;
         let more = (n + 1) * room < payload.len() || outer.is_some_and(|f| f.more);

@@ -17,11 +17,18 @@ use tidegate_packet::{Addr, Family, Transport, icmp, icmpv6, protocol};
 impl Engine {
     /// Hands a packet to the host.
     pub(crate) fn host(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
-        if let Transport::Icmpv6 {
-            kind: icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::NEIGHBOUR_ADVERTISEMENT,
-            ..
-        } = packet.parsed.transport
-        {
+        let neighbour_discovery = matches!(
+            packet.parsed.transport,
+            Transport::Icmpv6 {
+                kind: icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::NEIGHBOUR_ADVERTISEMENT,
+                ..
+            }
+        );
+        // The host's own kernel looks at what is for it.
+        if self.host_port.is_none() || neighbour_discovery {
+            self.extension_headers(&packet)?;
+        }
+        if neighbour_discovery {
             if !transport_checksum_is_right(&packet) {
                 return Err(Drop::HostMalformed);
             }
@@ -41,6 +48,10 @@ impl Engine {
             Transport::Icmp { kind, code, .. } => self.host_icmp(&packet, kind, code),
             Transport::Icmpv6 { kind, .. } => self.host_icmpv6(&packet, kind),
             Transport::Malformed => Err(Drop::HostMalformed),
+            // TCP is between two stations (RFC 9293 section 3.9.2.3).
+            Transport::Tcp { .. } if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) => {
+                Err(Drop::HostIgnored)
+            }
             Transport::Tcp { .. } => {
                 self.send_reset(&packet, Origin::Host);
                 Err(Drop::HostIgnored)
@@ -98,7 +109,9 @@ impl Engine {
             _ => return Err(Drop::HostIgnored),
         };
         let header = Ip { id: self.next_ip_id(), ..self.answer_header(packet, protocol::ICMP)? };
-        let reply = builder::icmp(header, answer, code, rest, &body);
+        let options =
+            self.turn_round(packet.options.as_deref(), packet.bytes()).ok_or(Drop::HostIgnored)?;
+        let reply = options.put_into(builder::icmp(header, answer, code, rest, &body));
         self.originate(reply, packet.input);
         Ok(Fate::Consumed)
     }
@@ -152,13 +165,16 @@ impl Engine {
         })
     }
 
-    fn milliseconds_since_midnight(&self) -> u32 {
+    pub(crate) fn milliseconds_since_midnight(&self) -> u32 {
         (self.unix_nanos / 1_000_000 % 86_400_000) as u32
     }
 }
 
 /// The packet goes to the kernel without a link header.
 fn to_host_device(packet: &mut Packet<'_>, port: super::interface::PortId) -> Fate {
+    if let Some(options) = packet.options.take() {
+        options.undo(packet.bytes_mut());
+    }
     packet.frame.meta.start = packet.l3;
     if let crate::io::Checksum::Partial { start, .. } = &mut packet.frame.meta.offload.checksum {
         *start = packet.parsed.l4;

@@ -4,6 +4,7 @@
 use super::Engine;
 use super::counters::Drop;
 use super::interface::{InterfaceId, LOOPBACK};
+use super::ip_options::{Options, Reply};
 use super::packet::Packet;
 use super::route::Target;
 use std::collections::HashMap;
@@ -66,7 +67,16 @@ impl Message {
         }
     }
 
-    /// The host doesn't answer on its link, or an unreachable route covers it.
+    /// An unreachable route covers the destination. Linux makes no difference to having no route
+    /// in IPv6, but does in IPv4.
+    pub const fn unreachable_route(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::host_unreachable(family),
+            Family::V6 => Self::no_route(family),
+        }
+    }
+
+    /// The host doesn't answer on its link.
     pub const fn host_unreachable(family: Family) -> Self {
         match family {
             Family::V4 => Self::new(icmp::DEST_UNREACHABLE, icmp::unreachable::HOST),
@@ -105,8 +115,24 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// The bucket of all destinations together: `per_second` tokens, at most `burst` saved.
-    pub fn allow_global(&mut self, per_second: u32, burst: u32, now: Instant) -> bool {
+    /// Takes a token of the destination's bucket and one of all destinations' together, or none.
+    /// So a destination that has had its share takes nothing from the others, as in Linux.
+    pub fn allow(
+        &mut self,
+        peer: Addr,
+        interval: Duration,
+        (per_second, burst): (u32, u32),
+        now: Instant,
+    ) -> bool {
+        let allowed =
+            self.global_has(per_second, burst, now) && self.allow_peer(peer, interval, now);
+        self.global.0 -= u32::from(allowed);
+        allowed
+    }
+
+    /// Whether the bucket of all destinations together has a token: `per_second` come, at most
+    /// `burst` are saved.
+    fn global_has(&mut self, per_second: u32, burst: u32, now: Instant) -> bool {
         let (credit, stamp) = &mut self.global;
         if !self.started {
             (self.started, *credit, *stamp) = (true, burst, now);
@@ -117,11 +143,7 @@ impl Limiter {
             *credit = u64::from(*credit).saturating_add(fresh).min(u64::from(burst)) as u32;
             *stamp = now;
         }
-        if *credit == 0 {
-            return false;
-        }
-        *credit -= 1;
-        true
+        *credit > 0
     }
 
     /// The bucket of one destination: a token each `interval`, at most six saved.
@@ -159,6 +181,8 @@ pub(crate) struct About<'a> {
     pub input: Option<InterfaceId>,
     /// Its connection.
     pub tracked: Option<&'a Tracked>,
+    /// Its IPv4 options; the error carries them turned round.
+    pub options: Option<&'a Options>,
 }
 
 impl Engine {
@@ -174,9 +198,11 @@ impl Engine {
             return;
         }
         // A group on the link or on the network gets no answer (RFC 1122 section 3.2.2); a
-        // packet that is too big is the exception of RFC 4443 section 2.4 (e.3).
-        let v6_exception =
-            packet.parsed.family == Family::V6 && message.kind == icmpv6::PACKET_TOO_BIG;
+        // packet that is too big and an option that asks for it are the exceptions of RFC 4443
+        // section 2.4 (e.3).
+        let v6_exception = packet.parsed.family == Family::V6
+            && (message.kind == icmpv6::PACKET_TOO_BIG
+                || super::extension_headers::asks_for_answer(packet.bytes(), message));
         let to_group = packet.link.is_some_and(|l| l.kind != LinkType::Unicast)
             || self.is_group(packet.parsed.dst);
         if to_group && !v6_exception {
@@ -187,6 +213,7 @@ impl Engine {
             bytes: packet.bytes(),
             input: packet.input,
             tracked: packet.tracked.as_ref(),
+            options: packet.options.as_deref(),
         };
         self.send_error_about(about, message);
     }
@@ -199,11 +226,13 @@ impl Engine {
 
     /// The same for a packet that isn't on its way any more.
     pub(crate) fn send_error_about(&mut self, about: About<'_>, message: Message) {
-        let About { parsed, bytes, input, tracked } = about;
+        let About { parsed, bytes, input, tracked, options } = about;
         if !may_be_answered(parsed) || parsed.src.is_unspecified() || parsed.src.is_multicast() {
             return;
         }
-        let Some(found) = self.routes.lookup(parsed.src, input) else { return };
+        let Some(options) = self.turn_round(options, bytes) else { return };
+        let to = options.first_stop().unwrap_or(parsed.src);
+        let Some(found) = self.routes.lookup(to, input) else { return };
         let egress = match found.target {
             Target::Local(_) => LOOPBACK,
             Target::Unicast { egress, .. } | Target::Broadcast(egress) => egress,
@@ -213,9 +242,9 @@ impl Engine {
             self.counters.drop(Drop::ErrorRateLimited);
             return;
         }
-        let Some(src) = self.error_source(parsed, found.target, egress) else { return };
+        let Some(src) = self.error_source(parsed, to, found.target, egress) else { return };
         let answer = match parsed.family {
-            Family::V4 => self.error_v4(parsed, bytes, src, message),
+            Family::V4 => self.error_v4(about, src, message, options),
             Family::V6 => error_v6(parsed, bytes, src, message),
         };
         // As in Linux, an error belongs to the connection of the packet that it is about, even if
@@ -224,17 +253,49 @@ impl Engine {
         self.originate_attached(answer, input, attach);
     }
 
+    /// Tells the host device's kernel that there is no way. A kernel that knew our routes would
+    /// have told its program without a packet, so no rule is asked.
+    pub(crate) fn tell_host(&mut self, packet: &Packet<'_>) {
+        let (parsed, family) = (&packet.parsed, packet.parsed.family);
+        let Some(port) = self.host_port else { return };
+        if !may_be_answered(parsed) || !self.routes.is_local(parsed.src) {
+            return;
+        }
+        let message = match self.routes.lookup(parsed.dst, None).map(|f| f.target) {
+            None => Message::no_route(family),
+            Some(Target::Unreachable) => Message::unreachable_route(family),
+            Some(Target::Prohibit) => Message::prohibited(family),
+            Some(_) => return,
+        };
+        let bytes = packet.bytes();
+        let about = About { parsed, bytes, input: None, tracked: None, options: None };
+        let answer = match family {
+            Family::V4 => {
+                let Some(options) = self.turn_round(None, bytes) else { return };
+                self.error_v4(about, parsed.src, message, options)
+            }
+            Family::V6 => error_v6(parsed, bytes, parsed.src, message),
+        };
+        self.outbox.push((port, super::OwnedFrame::new(&answer)));
+    }
+
     /// The address the offender spoke to if it is ours, else that of the route back.
-    fn error_source(&self, parsed: &Parsed, target: Target, egress: InterfaceId) -> Option<Addr> {
+    fn error_source(
+        &self,
+        parsed: &Parsed,
+        to: Addr,
+        target: Target,
+        egress: InterfaceId,
+    ) -> Option<Addr> {
         if self.routes.is_local(parsed.dst) {
             return Some(parsed.dst);
         }
         if egress == LOOPBACK {
-            return Some(parsed.src);
+            return Some(to);
         }
         let next = match target {
             Target::Unicast { via: Some(via), .. } if parsed.family == Family::V4 => via,
-            _ => parsed.src,
+            _ => to,
         };
         self.source_for(egress, next)
     }
@@ -253,23 +314,30 @@ impl Engine {
             Family::V4 => limits.interval,
             Family::V6 => limits.interval / (1 << ((128 - u32::from(prefix_len)) >> 5)),
         };
-        let (per_second, burst) = (self.policy.icmp_per_second, self.policy.icmp_burst);
-        self.limiter.allow_global(per_second, burst, self.now)
-            && self.limiter.allow_peer(parsed.src, interval, self.now)
+        let all = (self.policy.icmp_per_second, self.policy.icmp_burst);
+        self.limiter.allow(parsed.src, interval, all, self.now)
     }
 
     /// At most 576 bytes in all (RFC 1812 section 4.3.2.3), precedence internetwork control
     /// (section 4.3.2.5).
-    fn error_v4(&mut self, parsed: &Parsed, bytes: &[u8], src: Addr, message: Message) -> Vec<u8> {
-        const MAX_QUOTE: usize = 576 - 20 - 8;
-        let quote = &bytes[..(parsed.len as usize).min(bytes.len()).min(MAX_QUOTE)];
+    fn error_v4(
+        &mut self,
+        about: About<'_>,
+        src: Addr,
+        message: Message,
+        options: Reply,
+    ) -> Vec<u8> {
+        let About { parsed, bytes, .. } = about;
+        let max_quote = 576 - 20 - 8 - options.len();
+        let quote = &bytes[..(parsed.len as usize).min(bytes.len()).min(max_quote)];
         let header = Ip {
             tos: parsed.tos & 0x1e | 0xc0,
             id: self.next_ip_id(),
             hop_limit: self.policy.default_ttl,
             ..Ip::new(src, parsed.src, protocol::ICMP)
         };
-        builder::icmp(header, message.kind, message.code, message.rest, quote)
+        let packet = builder::icmp(header, message.kind, message.code, message.rest, quote);
+        options.put_into(packet)
     }
 }
 
@@ -315,9 +383,22 @@ mod tests {
     #[test]
     fn the_bucket_of_all_refills_with_time() {
         let mut limiter = Limiter::default();
-        let at = Instant::from_secs(5);
-        assert_eq!((0..100).filter(|_| limiter.allow_global(1000, 50, at)).count(), 50);
-        let later = Instant::from_millis(5020);
-        assert_eq!((0..100).filter(|_| limiter.allow_global(1000, 50, later)).count(), 20);
+        let peer = |n| Addr::from_v4_bytes([192, 168, 0, n]);
+        let mut hundred = |at| {
+            let allowed = |n: &u8| limiter.allow(peer(*n), Duration::from_secs(1), (1000, 50), at);
+            (0..100).filter(allowed).count()
+        };
+        assert_eq!(hundred(Instant::from_secs(5)), 50);
+        assert_eq!(hundred(Instant::from_millis(5020)), 20);
+    }
+
+    #[test]
+    fn one_destination_does_not_use_up_the_bucket_of_all() {
+        let mut limiter = Limiter::default();
+        let (second, at) = (Duration::from_secs(1), Instant::from_secs(5));
+        let loud = Addr::from_v4_bytes([192, 168, 0, 2]);
+        assert_eq!((0..100).filter(|_| limiter.allow(loud, second, (1000, 50), at)).count(), 6);
+        let other = Addr::from_v4_bytes([192, 168, 0, 3]);
+        assert!(limiter.allow(other, second, (1000, 50), at));
     }
 }

@@ -5,28 +5,36 @@ use super::interface::{InterfaceId, Kind, PortId};
 use super::packet::{OwnedFrame, Packet};
 use super::{Engine, Fate};
 use crate::io::Frame;
+use std::collections::HashMap;
 use std::time::Duration;
 use tidegate_filter::{Link, LinkType};
 use tidegate_packet::{Instant, MacAddr, ethernet, protocol, udp};
 
 /// How long a bridge remembers where a station is (IEEE 802.1D: ageing time).
 const AGEING: Duration = Duration::from_secs(300);
-/// Stations that one bridge remembers at most.
+/// Stations that are remembered at most, of all bridges together.
 const MAX_STATIONS: usize = 65_536;
+/// While there are that many, how often those that are too old are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+/// DHCP answers that wait for the client at most, and how long each may be: a flood of them must
+/// not become a flood of memory.
+const MAX_DHCP_FRAMES: usize = 64;
+const MAX_DHCP_FRAME: usize = 1514;
 
 /// Where a bridge's stations are.
 #[derive(Debug, Default)]
 pub struct Stations {
-    ports: std::collections::HashMap<(InterfaceId, MacAddr), (PortId, Instant)>,
+    ports: HashMap<(InterfaceId, MacAddr), (PortId, Instant), foldhash::fast::RandomState>,
+    swept: Instant,
 }
 
 impl Stations {
     fn learn(&mut self, bridge: InterfaceId, mac: MacAddr, port: PortId, now: Instant) {
-        if mac.is_group() || mac.is_zero() {
-            return;
-        }
         if self.ports.len() >= MAX_STATIONS && !self.ports.contains_key(&(bridge, mac)) {
-            self.ports.retain(|_, (_, seen)| now - *seen < AGEING);
+            if now - self.swept >= SWEEP {
+                self.swept = now;
+                self.ports.retain(|_, (_, seen)| now - *seen < AGEING);
+            }
             if self.ports.len() >= MAX_STATIONS {
                 return;
             }
@@ -45,15 +53,19 @@ impl Engine {
     /// From a frame to a packet: what isn't IP for the gateway is dealt with here.
     pub(crate) fn link_in(&mut self, port: PortId, mut frame: Frame<'_>) -> Result<Fate, Drop> {
         let header = ethernet::Header::parse(frame.bytes()).ok_or(Drop::LinkRunt)?;
+        super::offload::check_frame(&frame)?;
         let interface = self.interfaces.of_port(port);
         if self.interfaces.get(interface).kind == Kind::Bridge
             && let Some(fate) = self.switch(port, interface, &header, &mut frame)?
         {
             return Ok(fate);
         }
-        // A tag with VLAN id 0 carries a priority only (IEEE 802.1Q section 9.6).
+        // A tag with VLAN id 0 carries a priority only (IEEE 802.1Q section 9.6). What stands
+        // behind it is the frame itself, so a second tag is a VLAN whatever the first says.
         let tag = frame.meta.vlan.map(|(_, tci)| tci).or(header.vlan);
-        if tag.is_some_and(|tci| tci & 0x0fff != 0) {
+        let tags = (header.len - ethernet::HEADER_LEN) / ethernet::VLAN_LEN
+            + usize::from(frame.meta.vlan.is_some());
+        if tags > 1 || tag.is_some_and(|tci| tci & 0x0fff != 0) {
             return Err(Drop::LinkVlan);
         }
         let kind =
@@ -69,6 +81,7 @@ impl Engine {
                 if super::packet::ethertype(&packet.parsed) != header.ethertype {
                     return Err(Drop::IpVersion);
                 }
+                super::offload::check_packet(&mut packet)?;
                 packet.input = Some(interface);
                 packet.port = Some(port);
                 packet.link = Some(Link { dst: header.dst, src: header.src, kind });
@@ -90,6 +103,14 @@ impl Engine {
         header: &ethernet::Header,
         frame: &mut Frame<'_>,
     ) -> Result<Option<Fate>, Drop> {
+        // No station has such an address, and what is sent to these groups stays on its link
+        // (IEEE 802.1D section 7.12.6); spanning tree is passed on as by a bridge that runs none.
+        if header.src.is_group() || header.src.is_zero() {
+            return Err(Drop::BridgeSource);
+        }
+        if let [0x01, 0x80, 0xc2, 0x00, 0x00, 0x01..=0x0f] = header.dst.0 {
+            return Err(Drop::BridgeReserved);
+        }
         self.stations.learn(bridge, header.src, port, self.now);
         if header.dst == self.interfaces.get(bridge).mac {
             return Ok(None);
@@ -130,9 +151,15 @@ impl Engine {
         let client = packet.parsed.protocol == protocol::UDP
             && packet.parsed.ports() == Some((67, 68))
             && self.dhcp_interfaces.contains(&interface);
-        if client {
-            let at = packet.l3 - ethernet::HEADER_LEN;
-            let mut frame = packet.frame.slot[at..packet.frame.meta.end].to_vec();
+        let room = self.dhcp_frames.len() < MAX_DHCP_FRAMES
+            && ethernet::HEADER_LEN + packet.bytes().len() <= MAX_DHCP_FRAME;
+        if client && !room {
+            self.counters.drop(Drop::HostIgnored);
+        }
+        if let (true, true, Some(link)) = (client, room, packet.link) {
+            let mut frame = vec![0; ethernet::HEADER_LEN];
+            ethernet::write(&mut frame, link.dst, link.src, ethernet::IPV4);
+            frame.extend_from_slice(packet.bytes());
             if matches!(packet.frame.meta.offload.checksum, crate::io::Checksum::Partial { .. }) {
                 let l4 = ethernet::HEADER_LEN + usize::from(packet.parsed.l4);
                 tidegate_packet::checksum::complete_partial(&mut frame, l4, udp::CHECKSUM_AT);

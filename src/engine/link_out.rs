@@ -72,12 +72,11 @@ impl Engine {
             tracked: packet.tracked.clone(),
             source,
         };
-        let refused = self.neighbours.wait((hop.egress, hop.next), waiting, self.now);
-        if ask {
+        let lost = self.neighbours.wait((hop.egress, hop.next), waiting, self.now);
+        self.counters.drop_many(Drop::NeighbourQueue, lost);
+        // Without room there is no entry that remembers the question.
+        if ask && lost == 0 {
             self.ask(hop.egress, hop.next, source, None);
-        }
-        if refused.is_some() {
-            return Err(Drop::NeighbourQueue);
         }
         Ok(Fate::Consumed)
     }

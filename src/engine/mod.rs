@@ -1,7 +1,7 @@
 //! The engine: what becomes of each packet. No I/O, no clock, no threads: frames, time and
 //! randomness are handed in, frames to send come out, so that a test can be its whole world.
 //!
-//! [`forward`] shows a packet's way from top to bottom; each stage is a file of this folder.
+//! `forward.rs` shows a packet's way from top to bottom; each stage is a file of this folder.
 
 pub mod counters;
 pub mod interface;
@@ -10,13 +10,16 @@ pub mod policy;
 pub mod route;
 
 mod clamp_mss;
+mod extension_headers;
 mod forward;
 mod fragment;
 mod host;
 mod icmp;
+mod ip_options;
 mod link_in;
 mod link_out;
 mod neighbour;
+mod offload;
 mod packet;
 mod reject;
 mod route_in;
@@ -83,8 +86,11 @@ pub struct Engine {
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
     limiter: icmp::Limiter,
+    redirects: neighbour::redirect::Redirects,
     counters: Counters,
     rng: StdRng,
+    /// Random bits for rules; changes with every walk.
+    walks: u64,
     host_port: Option<PortId>,
     dhcp_interfaces: HashSet<InterfaceId>,
     dhcp_frames: Vec<(InterfaceId, Vec<u8>)>,
@@ -119,7 +125,9 @@ impl Engine {
             neighbours: neighbour::Neighbours::default(),
             stations: link_in::Stations::default(),
             limiter: icmp::Limiter::default(),
+            redirects: neighbour::redirect::Redirects::default(),
             rng,
+            walks: key[0].rotate_left(32) ^ key[1],
             host_port,
             dhcp_interfaces: HashSet::new(),
             dhcp_frames: Vec::new(),
@@ -166,7 +174,8 @@ impl Engine {
     pub fn tick(&mut self) {
         self.conntrack.expire(self.now);
         for reassembler in &mut self.reassemblers {
-            reassembler.expire(self.now);
+            let given_up = reassembler.expire(self.now);
+            self.counters.drop_many(Drop::Fragment, given_up as u64);
         }
         self.report_expired_fragments();
         let (mut questions, mut failed) = (Vec::new(), Vec::new());
@@ -184,6 +193,7 @@ impl Engine {
                     bytes: packet.bytes(),
                     input: waiting.input,
                     tracked: waiting.tracked.as_ref(),
+                    options: None,
                 };
                 self.send_error_about(about, message);
             }
@@ -269,9 +279,15 @@ impl Engine {
         if lost {
             self.conntrack.forget_masqueraded(u32::from(id.0));
         }
+        self.replace_routes(routes);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost);
+    }
+
+    /// Replaces the routes beyond those to the interfaces' own networks.
+    pub fn replace_routes(&mut self, routes: Vec<StaticRoute>) {
         self.static_routes = routes;
         self.routes = Routes::build(&self.interfaces, &self.static_routes);
-        self.neighbours.flush(id);
     }
 
     /// The routes that were configured.
@@ -306,7 +322,13 @@ impl Engine {
 
     fn rebuild(&mut self) {
         let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
-        self.policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        let policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        for family in [Family::V4, Family::V6] {
+            if policy.tracks(family) && !self.policy.tracks(family) {
+                self.conntrack.forget_windows(family);
+            }
+        }
+        self.policy = policy;
     }
 
     fn next_ip_id(&mut self) -> u16 {

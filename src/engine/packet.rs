@@ -1,11 +1,12 @@
 //! A packet on its way through the engine.
 
 use super::interface::{InterfaceId, PortId};
+use super::ip_options::Options;
 use crate::io::{Checksum, Frame, HEADROOM, Meta, Offload};
 use tidegate_filter::Link;
 use tidegate_nat::{Pieces, Tracked};
 use tidegate_packet::checksum::{self, Field};
-use tidegate_packet::{Family, ParseError, Parsed, ethernet, protocol, udp};
+use tidegate_packet::{Family, ParseError, Parsed, ethernet, ipv6, protocol, udp};
 
 /// A packet, edited in place in the memory it arrived in.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Packet<'a> {
     pub tracked: Option<Tracked>,
     /// It was put together from these fragments.
     pub pieces: Option<Box<Pieces>>,
+    /// Its IPv4 options, once looked at.
+    pub options: Option<Box<Options>>,
     /// It met TRACE.
     pub trace: bool,
     /// TEE made it.
@@ -53,6 +56,7 @@ impl<'a> Packet<'a> {
             mark: 0,
             tracked: None,
             pieces: None,
+            options: None,
             trace: false,
             copied: false,
         }
@@ -99,6 +103,12 @@ impl<'a> Packet<'a> {
             Some(pieces) => pieces.too_big(mtu as usize),
             None => self.wire_len() > mtu && self.parsed.dont_fragment,
         }
+    }
+
+    /// Whether something stands between the IPv6 header and the upper layer.
+    #[inline]
+    pub fn has_extension_headers(&self) -> bool {
+        self.parsed.family == Family::V6 && self.parsed.l4 as usize != ipv6::HEADER_LEN
     }
 
     /// Length of the headers that every segment of a super-packet repeats.

@@ -15,6 +15,8 @@ pub struct InterfacePolicy {
     pub route_localnet: bool,
     /// `send_redirects`.
     pub send_redirects: bool,
+    /// `accept_source_route`, here and for all.
+    pub accept_source_route: bool,
     forwarding: [bool; 2],
 }
 
@@ -77,6 +79,7 @@ impl Policy {
                     },
                     route_localnet: sysctls.route_localnet(&i.name),
                     send_redirects: sysctls.send_redirects(&i.name),
+                    accept_source_route: sysctls.accept_source_route(&i.name),
                     forwarding: FAMILIES.map(|f| sysctls.forwarding(f, &i.name)),
                 })
                 .collect(),

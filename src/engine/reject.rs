@@ -24,7 +24,10 @@ impl Engine {
 
     /// A damaged packet gets no answer: its source may be damaged too.
     fn reject_icmp(&mut self, packet: &Packet<'_>, message: Message) {
-        if packet.parsed.is_later_fragment() || !transport_checksum_is_right(packet) {
+        if packet.parsed.is_later_fragment()
+            || !transport_checksum_is_right(packet)
+            || options_were_written(packet)
+        {
             return;
         }
         self.send_error(packet, message);
@@ -51,11 +54,17 @@ impl Engine {
             reset_for(&header, segment.len()),
             &[],
         );
-        let attach = match origin {
+        let (answer, attach) = match origin {
+            Origin::Rule if options_were_written(packet) => return,
             Origin::Rule => {
-                packet.tracked.as_ref().map(|question| self.conntrack.attach_reply(question))
+                let question = packet.tracked.as_ref();
+                (answer, question.map(|question| self.conntrack.attach_reply(question)))
             }
-            Origin::Host => None,
+            Origin::Host => {
+                let options = self.turn_round(packet.options.as_deref(), packet.bytes());
+                let Some(options) = options else { return };
+                (options.put_into(answer), None)
+            }
         };
         self.originate_attached(answer, packet.input, attach);
     }
@@ -95,6 +104,12 @@ fn reset_for(question: &tcp::Header<'_>, segment_len: usize) -> Tcp<'static> {
     let data = (segment_len - question.header_len()) as u32;
     let ack = question.seq().wrapping_add(control).wrapping_add(data);
     Tcp { ack, flags: tcp::RST | tcp::ACK, ..ports }
+}
+
+/// Linux's REJECT sums the IP header along with the rest, so it takes a packet for damaged whose
+/// options have got an address or a time, and whose header checksum will be mended on the way out.
+fn options_were_written(packet: &Packet<'_>) -> bool {
+    packet.options.is_some() && checksum::of(&packet.bytes()[..usize::from(packet.parsed.l4)]) != 0
 }
 
 /// Whether the checksum over everything behind the IP header is right, as `nf_ip_checksum` sees

@@ -55,7 +55,7 @@ type Trie<A> = PrefixMap<(A, u8), Target>;
 /// everything else, whatever the prefix lengths.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    local: std::collections::HashMap<Addr, Target>,
+    local: std::collections::HashMap<Addr, Target, foldhash::fast::RandomState>,
     v4: Trie<u32>,
     v6: Trie<u128>,
 }
@@ -98,6 +98,11 @@ impl Routes {
     pub fn lookup(&self, dst: Addr, link: Option<InterfaceId>) -> Option<Found> {
         if let Some(&target) = self.local.get(&dst) {
             return Some(Found { target, prefix_len: dst.family().bits() });
+        }
+        // All of 127.0.0.0/8 is here, as in Linux's local table; a default route must not have it.
+        if dst.is_loopback() {
+            let target = Target::Local(LOOPBACK);
+            return Some(Found { target, prefix_len: if dst.is_v4() { 8 } else { 128 } });
         }
         if dst.is_v6_link_local() {
             let egress = link?;
@@ -211,6 +216,7 @@ mod tests {
         assert_eq!(target("10.9.1.1"), Some(Target::Blackhole));
         assert!(matches!(target("192.168.0.1"), Some(Target::Local(_))));
         assert!(matches!(target("192.168.0.255"), Some(Target::Broadcast(_))));
+        assert_eq!(target("127.9.9.9"), Some(Target::Local(LOOPBACK)));
         assert_eq!(target("2001:db8::1"), None);
     }
 

@@ -9,7 +9,7 @@ use super::link_out::Hop;
 use super::packet::Packet;
 use super::route::{SourceCheck, Target};
 use tidegate_filter::LinkType;
-use tidegate_packet::{Addr, Family, icmp};
+use tidegate_packet::{Addr, Family, ipv4};
 
 /// Where a packet that came in goes.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -20,9 +20,20 @@ pub(crate) enum Destination {
     Onward(Hop),
 }
 
+/// Where the routes lead an IPv4 packet, before its options have been looked at.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Routed {
+    /// Somewhere.
+    To(Destination),
+    /// It would have to be forwarded, and forwarding is off.
+    ForwardingOff,
+    /// No route, or one that refuses.
+    Refused(Option<Target>),
+}
+
 impl Engine {
     /// Decides where a packet goes, after destination translation.
-    pub(crate) fn route_in(&mut self, packet: &Packet<'_>) -> Result<Destination, Drop> {
+    pub(crate) fn route_in(&mut self, packet: &mut Packet<'_>) -> Result<Destination, Drop> {
         let Some(input) = packet.input else { return Err(Drop::NoRoute) };
         match packet.parsed.family {
             Family::V4 => self.route_in_v4(packet, input),
@@ -32,27 +43,52 @@ impl Engine {
 
     fn route_in_v4(
         &mut self,
-        packet: &Packet<'_>,
+        packet: &mut Packet<'_>,
         input: InterfaceId,
     ) -> Result<Destination, Drop> {
-        let (src, dst) = (packet.parsed.src, packet.parsed.dst);
-        self.ip_options(packet)?;
+        let mut routed = self.route_v4(packet, packet.parsed.dst, input)?;
+        if packet.parsed.l4 as usize != ipv4::MIN_HEADER_LEN {
+            routed = self.ip_options(packet, routed)?;
+        }
+        match routed {
+            Routed::To(Destination::Onward(_))
+                if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) =>
+            {
+                Err(Drop::NotForwardable)
+            }
+            Routed::To(destination) => Ok(destination),
+            Routed::ForwardingOff => Err(Drop::ForwardingOff),
+            Routed::Refused(found) => self.refuse_route(packet, found),
+        }
+    }
+
+    /// Where the routes lead a packet that is to go to `dst`.
+    pub(crate) fn route_v4(
+        &self,
+        packet: &Packet<'_>,
+        dst: Addr,
+        input: InterfaceId,
+    ) -> Result<Routed, Drop> {
+        let src = packet.parsed.src;
         let checks = self.policy.interface(input);
         let local_only = input != LOOPBACK && !checks.route_localnet;
-        // RFC 1812 section 5.3.7.
+        // RFC 1812 section 5.3.7. A group's packets come from somebody, too (Linux's
+        // `ip_mc_validate_source`).
         if dst.is_multicast() {
+            let nobody =
+                src.is_multicast() || src.is_limited_broadcast() || local_only && src.is_loopback();
             let joined = self.interfaces.get(input).joined(dst);
-            return if joined {
-                self.local_after_source(src, input)
-            } else {
-                Err(Drop::MulticastNotJoined)
+            return match (joined, nobody) {
+                (true, false) => self.local_after_source(src, input).map(Routed::To),
+                (true, true) => Err(Drop::MartianSource),
+                (false, _) => Err(Drop::MulticastNotJoined),
             };
         }
         if src.is_multicast() || src.is_limited_broadcast() {
             return Err(Drop::MartianSource);
         }
         if dst.is_limited_broadcast() || src.is_unspecified() && dst.is_unspecified() {
-            return self.local_after_source(src, input);
+            return self.local_after_source(src, input).map(Routed::To);
         }
         if src.is_unspecified() {
             return Err(Drop::MartianSource);
@@ -65,17 +101,19 @@ impl Engine {
         }
         let found = self.routes.lookup(dst, Some(input)).map(|f| f.target);
         match found {
-            Some(Target::Local(_) | Target::Broadcast(_)) => self.local_after_source(src, input),
-            _ if !self.policy.forwarding(Family::V4, input) => Err(Drop::ForwardingOff),
+            Some(Target::Local(_) | Target::Broadcast(_)) => {
+                self.local_after_source(src, input).map(Routed::To)
+            }
+            _ if !self.policy.forwarding(Family::V4, input) => Ok(Routed::ForwardingOff),
             Some(Target::Unicast { egress, via }) => {
                 let turns_back = egress == input && checks.send_redirects;
                 self.check_source(src, input, turns_back)?;
-                if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) {
-                    return Err(Drop::NotForwardable);
-                }
-                Ok(onward(egress, via, dst))
+                Ok(Routed::To(onward(egress, via, dst)))
             }
-            refused => self.refuse_route(packet, refused),
+            refused => {
+                self.check_source(src, input, false)?;
+                Ok(Routed::Refused(refused))
+            }
         }
     }
 
@@ -103,7 +141,7 @@ impl Engine {
         packet: &Packet<'_>,
         input: InterfaceId,
     ) -> Result<Destination, Drop> {
-        let (src, dst) = (packet.parsed.src, packet.parsed.dst);
+        let dst = packet.parsed.dst;
         if dst.is_multicast() {
             let joined = self.interfaces.get(input).joined(dst);
             return if joined { Ok(Destination::Local) } else { Err(Drop::MulticastNotJoined) };
@@ -125,18 +163,6 @@ impl Engine {
                 if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) {
                     return Err(Drop::NotForwardable);
                 }
-                if src.is_unspecified() || src.is_loopback() {
-                    return Err(Drop::Ip6Scope);
-                }
-                if src.is_v6_link_local() && egress != input {
-                    // RFC 4291 section 2.5.6; the answer of RFC 4443 section 3.1 code 2.
-                    let beyond = Message::new(
-                        tidegate_packet::icmpv6::DEST_UNREACHABLE,
-                        tidegate_packet::icmpv6::unreachable::BEYOND_SCOPE,
-                    );
-                    self.send_error(packet, beyond);
-                    return Err(Drop::Ip6Scope);
-                }
                 Ok(onward(egress, via, dst))
             }
             refused => self.refuse_route(packet, refused),
@@ -150,13 +176,9 @@ impl Engine {
         found: Option<Target>,
     ) -> Result<Destination, Drop> {
         let family = packet.parsed.family;
-        let input = packet.input.unwrap_or(LOOPBACK);
-        if family == Family::V4 {
-            self.check_source(packet.parsed.src, input, false)?;
-        }
         let (message, reason) = match found {
             Some(Target::Blackhole) => return Err(Drop::RouteRefused),
-            Some(Target::Unreachable) => (Message::host_unreachable(family), Drop::RouteRefused),
+            Some(Target::Unreachable) => (Message::unreachable_route(family), Drop::RouteRefused),
             Some(Target::Prohibit) => (Message::prohibited(family), Drop::RouteRefused),
             _ => (Message::no_route(family), Drop::NoRoute),
         };
@@ -182,24 +204,6 @@ impl Engine {
             }
             None => Err(Drop::NoRoute),
         }
-    }
-
-    /// Tells a sender that the next hop is on its own link (RFC 1812 section 5.2.7.2). The packet
-    /// is forwarded all the same.
-    pub(crate) fn redirect(&mut self, packet: &Packet<'_>, hop: Hop) {
-        if packet.parsed.family != Family::V4
-            || !self.policy.interface(hop.egress).send_redirects
-            || !self
-                .interfaces
-                .get(hop.egress)
-                .addresses
-                .iter()
-                .any(|p| p.contains(packet.parsed.src))
-        {
-            return;
-        }
-        let message = Message { kind: icmp::REDIRECT, code: 1, rest: hop.next.v4_bytes() };
-        self.send_error(packet, message);
     }
 }
 

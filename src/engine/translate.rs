@@ -13,7 +13,9 @@ impl Engine {
     /// conntrack at PREROUTING and OUTPUT. Packets that already have a connection (the gateway's
     /// answers, what comes in again by loopback) and untracked ones keep it.
     pub(crate) fn track(&mut self, packet: &mut Packet<'_>) {
-        if packet.tracked.is_some() || !self.policy.tracks(packet.parsed.family) {
+        // Rules that were replaced may have left connections; they are followed to their end.
+        let wanted = self.policy.tracks(packet.parsed.family) || !self.conntrack.is_empty();
+        if packet.tracked.is_some() || !wanted {
             return;
         }
         let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
@@ -22,7 +24,8 @@ impl Engine {
     }
 
     /// The nat table's place at a hook: decides a new connection's translation and rewrites the
-    /// packet. A family without nat rules has no translation, as Linux without the nat table.
+    /// packet. A family without nat rules has no new translations, as Linux without the nat table;
+    /// connections that are translated already stay so.
     pub(crate) fn translate(
         &mut self,
         hook: Hook,
@@ -30,7 +33,8 @@ impl Engine {
         output: Option<InterfaceId>,
     ) -> Result<(), Drop> {
         let family = packet.parsed.family;
-        if !self.policy.translates(family) {
+        let has_table = self.policy.translates(family);
+        if !has_table && self.conntrack.is_empty() {
             return Ok(());
         }
         let Some(mut tracked) = packet.tracked.take() else { return Ok(()) };
@@ -48,7 +52,7 @@ impl Engine {
         {
             return Err(Drop::NatImpossible);
         }
-        if self.conntrack.needs_nat(&tracked, manip) {
+        if has_table && self.conntrack.needs_nat(&tracked, manip) {
             packet.tracked = Some(tracked);
             let range = self.ask_nat_table(hook, packet, output)?;
             let Some(taken) = packet.tracked.take() else { return Ok(()) };
@@ -65,7 +69,10 @@ impl Engine {
         }
         // netfilter asks the nat table about a reset that a rule has made for a packet whose source
         // isn't decided yet. The answer changes nothing, but the rules count it.
-        if self.conntrack.asks_nat_in_vain(&tracked, manip) && !packet.parsed.is_icmp_error() {
+        if has_table
+            && self.conntrack.asks_nat_in_vain(&tracked, manip)
+            && !packet.parsed.is_icmp_error()
+        {
             packet.tracked = Some(tracked);
             self.ask_nat_table(hook, packet, output)?;
             let Some(taken) = packet.tracked.take() else { return Ok(()) };

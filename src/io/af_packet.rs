@@ -25,9 +25,10 @@ use nix::sys::socket::{MsgFlags, recv};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Slots of a ring unless [`Options::slots`] says otherwise: two milliseconds' worth of frames at
-/// half a million a second, in less than two megabytes.
-pub const DEFAULT_SLOTS: usize = 1024;
+/// Slots of a ring unless [`Options::slots`] says otherwise, in seven megabytes. On a machine with
+/// few cores the worker may have to share one with a sender, whose time slice of some milliseconds
+/// must fit: a million frames a second for four.
+pub const DEFAULT_SLOTS: usize = 4096;
 
 /// Bytes from one slot to the next: the kernel's headers, our headroom and a frame of 1,500 bytes
 /// with its tags.
@@ -322,6 +323,10 @@ impl Receive for PacketReceive {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
+    }
+
+    fn ready(&self) -> bool {
+        self.ring.is_ready()
     }
 
     fn overruns(&mut self) -> u64 {

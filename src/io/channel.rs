@@ -106,6 +106,7 @@ impl Transmit for ChannelTransmit {
         let mut queue = lock(&self.queue);
         let before = queue.len();
         queue.extend(frames.map(|f| Flying { bytes: f.bytes.to_vec(), offload: f.offload }));
-        Ok(Sent { frames: queue.len() - before, refused: 0 })
+        let bytes = queue.iter().skip(before).map(|f| f.bytes.len()).sum();
+        Ok(Sent { frames: queue.len() - before, bytes, refused: 0 })
     }
 }

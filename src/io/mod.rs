@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 pub mod af_packet;
 pub mod channel;
 pub mod ingress;
+mod merge;
 pub mod pcap;
 mod ring;
 mod sys;
@@ -118,7 +119,7 @@ impl Frame<'_> {
         self.slot[start + 10..start + 12].copy_from_slice(&tci.to_be_bytes());
         self.meta.start -= 4;
         if let Checksum::Partial { start, .. } = &mut self.meta.offload.checksum {
-            *start += 4;
+            *start = start.saturating_add(4);
         }
     }
 }
@@ -155,6 +156,11 @@ pub trait Receive: Send {
     /// Becomes readable when frames wait; absent for in-memory devices.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Whether a frame waits, told without asking the kernel; `false` where that can't be told.
+    fn ready(&self) -> bool {
+        false
+    }
+
     /// Frames that the kernel dropped because this device's queue was full, since the last call.
     fn overruns(&mut self) -> u64 {
         0
@@ -172,6 +178,8 @@ pub trait Receive: Send {
 pub struct Sent {
     /// Taken by the device.
     pub frames: usize,
+    /// Their bytes, from the Ethernet header on.
+    pub bytes: usize,
     /// Refused (queue full, link down, too long); they are lost, as in a kernel's queue.
     pub refused: usize,
 }

@@ -117,6 +117,14 @@ impl Ring {
         })
     }
 
+    /// Whether the next slot is filled.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        let slot = self.wrap(self.head + self.held);
+        self.held < self.layout.slots()
+            && self.status(slot).load(Ordering::Relaxed) & libc::TP_STATUS_USER != 0
+    }
+
     /// A held slot's bytes behind the kernel's header.
     #[inline]
     pub fn slot(&self, slot: usize) -> &[u8] {

@@ -211,7 +211,10 @@ impl Transmit for TapTransmit {
             // frame is lost, as it would be in the kernel.
             let whole = vnet::LEN + frame.bytes.len();
             match (&*self.file).write_vectored(&parts) {
-                Ok(n) if n == whole => sent.frames += 1,
+                Ok(n) if n == whole => {
+                    sent.frames += 1;
+                    sent.bytes += frame.bytes.len();
+                }
                 _ => sent.refused += 1,
             }
         }

@@ -1,5 +1,6 @@
 //! The sending half of a packet device: `sendmmsg` from wherever the frames are.
 
+use super::merge::{Group, Groups, Header};
 use super::sys;
 use super::{BURST, Outgoing, Sent, Transmit, vnet};
 use std::io;
@@ -14,6 +15,18 @@ const PATIENCE_MS: libc::c_int = 1;
 #[derive(Debug)]
 pub struct PacketTransmit {
     socket: OwnedFd,
+    /// Whether datagrams are merged: until a kernel says that it doesn't know the kind
+    /// (`VIRTIO_NET_HDR_GSO_UDP_L4`, Linux 6.2).
+    merges: bool,
+    /// Headers that go in front of the frames' own memory, reused by every burst.
+    virtio: Box<[[u8; vnet::LEN]; BURST]>,
+    headers: Box<[Header; BURST]>,
+}
+
+/// A message with merged datagrams was refused because of its kind.
+struct KindUnknown {
+    /// Its place among the groups; all in front of it are dealt with.
+    group: usize,
 }
 
 impl PacketTransmit {
@@ -30,52 +43,100 @@ impl PacketTransmit {
         }
         // Protocol 0: bound to the device, but never sent a frame by it.
         sys::bind_packet(fd, index, 0)?;
-        Ok(Self { socket })
+        let virtio = Box::new([[0; vnet::LEN]; BURST]);
+        let headers = Box::new([Header::NONE; BURST]);
+        Ok(Self { socket, merges: true, virtio, headers })
     }
 
     /// Sends up to [`BURST`] frames.
     fn send_burst(&mut self, frames: &[Outgoing<'_>]) -> Sent {
-        let mut headers = [[0; vnet::LEN]; BURST];
-        for (header, frame) in headers.iter_mut().zip(frames) {
-            *header = vnet::emit(frame);
-        }
-        // SAFETY: `iovec` and `mmsghdr` are C structs of integers and raw pointers (sendmmsg(2)),
-        // for which all bits zero is a value.
-        let (mut vectors, mut messages): ([[libc::iovec; 2]; BURST], [libc::mmsghdr; BURST]) =
-            unsafe { (mem::zeroed(), mem::zeroed()) };
-        for (i, frame) in frames.iter().enumerate().take(BURST) {
-            vectors[i] = [
-                libc::iovec { iov_base: headers[i].as_ptr().cast_mut().cast(), iov_len: vnet::LEN },
-                libc::iovec {
-                    iov_base: frame.bytes.as_ptr().cast_mut().cast(),
-                    iov_len: frame.bytes.len(),
-                },
-            ];
-            messages[i].msg_hdr.msg_iov = vectors[i].as_mut_ptr();
-            messages[i].msg_hdr.msg_iovlen = 2;
-        }
-        self.drain(&mut messages[..frames.len().min(BURST)])
+        let mut sent = Sent::default();
+        let groups = if self.merges && frames.len() > 1 {
+            Groups::of(frames)
+        } else {
+            Groups::single(frames)
+        };
+        let Err(KindUnknown { group }) = self.send_groups(frames, &groups, &mut sent) else {
+            return sent;
+        };
+        // Once in a device's life: the rest again, each by itself.
+        self.merges = false;
+        let rest: Vec<_> = groups
+            .as_slice()
+            .iter()
+            .skip(group)
+            .flat_map(|group| groups.frames(group))
+            .map(|index| frames[index])
+            .collect();
+        // Nothing is merged any more, so this can't be refused for its kind.
+        let _ = self.send_groups(&rest, &Groups::single(&rest), &mut sent);
+        sent
     }
 
-    fn drain(&self, messages: &mut [libc::mmsghdr]) -> Sent {
-        let mut sent = Sent::default();
+    /// Sends each group as one message.
+    fn send_groups(
+        &mut self,
+        frames: &[Outgoing<'_>],
+        groups: &Groups,
+        sent: &mut Sent,
+    ) -> Result<(), KindUnknown> {
+        // SAFETY: `iovec` and `mmsghdr` are C structs of integers and raw pointers (sendmmsg(2)),
+        // for which all bits zero is a value.
+        let (mut vectors, mut messages): ([libc::iovec; 2 * BURST], [libc::mmsghdr; BURST]) =
+            unsafe { (mem::zeroed(), mem::zeroed()) };
+        // A frame by itself takes two vectors; several take two and one each, which is no more.
+        let mut free = vectors.as_mut_slice();
+        let groups_list = groups.as_slice();
+        for (n, group) in groups_list.iter().enumerate() {
+            let used = if group.frames == 1 { 2 } else { 2 + group.frames };
+            let (own, rest) = free.split_at_mut(used);
+            free = rest;
+            let first = &frames[group.first()];
+            if group.frames == 1 {
+                self.virtio[n] = vnet::emit(first);
+                own[1] = vector(first.bytes);
+            } else {
+                self.headers[n] = Header::of(group, first);
+                let head = self.headers[n].outgoing();
+                self.virtio[n] = vnet::emit(&head);
+                own[1] = vector(head.bytes);
+                for (to, index) in own[2..].iter_mut().zip(groups.frames(group)) {
+                    *to = vector(&frames[index].bytes[head.bytes.len()..]);
+                }
+            }
+            own[0] = vector(&self.virtio[n]);
+            messages[n].msg_hdr.msg_iov = own.as_mut_ptr();
+            messages[n].msg_hdr.msg_iovlen = own.len() as _;
+        }
+        self.drain(&mut messages[..groups_list.len()], groups_list, sent)
+    }
+
+    fn drain(
+        &self,
+        messages: &mut [libc::mmsghdr],
+        groups: &[Group],
+        sent: &mut Sent,
+    ) -> Result<(), KindUnknown> {
+        let frames = |groups: &[Group]| groups.iter().map(|g| g.frames).sum::<usize>();
         let mut waited = false;
-        let mut rest = messages;
-        while !rest.is_empty() {
-            // SAFETY: every message has two vectors over memory that outlives `send_burst` (its
-            // own arrays and the frames it borrows); the kernel only reads them (sendmmsg(2)) and
-            // writes `msg_len` of the messages, which are borrowed mutably.
+        let mut at = 0;
+        while at < groups.len() {
+            // SAFETY: every message's vectors point to memory that outlives `send_groups` (the
+            // headers of `self` and the frames that it borrows), and are themselves its array;
+            // the kernel only reads them (sendmmsg(2)) and writes `msg_len` of the messages,
+            // which are borrowed mutably.
             let n = unsafe {
                 libc::sendmmsg(
                     self.socket.as_raw_fd(),
-                    rest.as_mut_ptr(),
-                    rest.len() as libc::c_uint,
+                    messages[at..].as_mut_ptr(),
+                    messages[at..].len() as libc::c_uint,
                     libc::MSG_DONTWAIT,
                 )
             };
             if let Ok(n @ 1..) = usize::try_from(n) {
-                sent.frames += n;
-                rest = &mut rest[n..];
+                sent.frames += frames(&groups[at..at + n]);
+                sent.bytes += groups[at..at + n].iter().map(|g| g.bytes).sum::<usize>();
+                at += n;
                 continue;
             }
             // The error belongs to the first message: errors of later ones are kept for the next
@@ -89,18 +150,21 @@ impl PacketTransmit {
                 // Down or gone: what is true for one frame is for all behind it. The receiving
                 // half reports it.
                 Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => {
-                    sent.refused += rest.len();
-                    return sent;
+                    sent.refused += frames(&groups[at..]);
+                    return Ok(());
+                }
+                Some(libc::EINVAL) if groups[at].frames > 1 => {
+                    return Err(KindUnknown { group: at });
                 }
                 // ENOBUFS (the device's queue is full), EMSGSIZE, EINVAL (a frame that
                 // contradicts its header): this one is lost, as it would be in the kernel.
                 _ => {
-                    sent.refused += 1;
-                    rest = &mut rest[1..];
+                    sent.refused += groups[at].frames;
+                    at += 1;
                 }
             }
         }
-        sent
+        Ok(())
     }
 
     /// Waits for the send buffer to drain, for [`PATIENCE_MS`] at most.
@@ -113,6 +177,10 @@ impl PacketTransmit {
     }
 }
 
+fn vector(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+}
+
 impl Transmit for PacketTransmit {
     fn send<'a>(&mut self, frames: &mut dyn Iterator<Item = Outgoing<'a>>) -> io::Result<Sent> {
         let mut total = Sent::default();
@@ -120,12 +188,14 @@ impl Transmit for PacketTransmit {
         loop {
             let mut burst = [empty; BURST];
             let mut n = 0;
+            // The burst first: a frame that was taken from the iterator has its place.
             for (to, from) in burst.iter_mut().zip(&mut *frames) {
                 *to = from;
                 n += 1;
             }
             let sent = if n == 0 { Sent::default() } else { self.send_burst(&burst[..n]) };
             total.frames += sent.frames;
+            total.bytes += sent.bytes;
             total.refused += sent.refused;
             if n < BURST {
                 return Ok(total);

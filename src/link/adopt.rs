@@ -29,7 +29,7 @@ pub enum AdoptError {
     #[error("interface {0} is adopted by another process")]
     Taken(String),
     /// The record can't be kept, and without one nothing is taken away.
-    #[error("can't keep a record in {}", path.display())]
+    #[error("can't keep a record in {}: {source}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum AdoptError {
         source: io::Error,
     },
     /// The kernel refused a step.
-    #[error("interface {name}: {step}")]
+    #[error("interface {name}: can't {step}: {source}")]
     Kernel {
         /// The interface.
         name: String,
@@ -200,9 +200,13 @@ fn put_back(
     record: &Record,
     disable_ipv6: Option<&File>,
 ) -> Result<(), AdoptError> {
+    let links = netlink.links().map_err(kernel_error(&record.name, "list links"))?;
+    if !links.iter().any(|link| link.index == record.index) {
+        return Ok(());
+    }
     let mut first = Ok(());
     let mut note = |step: String, result: io::Result<()>| {
-        // Without the interface there is nothing to restore.
+        // The interface may go at any time; without it there is nothing to restore.
         let result = tolerate(result, &[libc::EEXIST, libc::ENODEV]);
         if let (Ok(()), Err(source)) = (&first, result) {
             first = Err(AdoptError::Kernel { name: record.name.clone(), step, source });

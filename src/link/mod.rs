@@ -3,5 +3,7 @@
 mod adopt;
 pub mod netlink;
 mod record;
+mod records;
 
 pub use adopt::{AdoptError, Adopted, adopt, recover};
+pub use records::records;

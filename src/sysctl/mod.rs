@@ -80,6 +80,13 @@ impl Sysctls {
         self.conf_max(Family::V4, interface, "send_redirects") != 0
     }
 
+    /// Whether IPv4 packets that arrive on `interface` may name routers on their way; both `all`
+    /// and the interface have to allow it.
+    pub fn accept_source_route(&self, interface: &str) -> bool {
+        let allowed = |name| self.conf(Family::V4, name, "accept_source_route") != 0;
+        allowed(interface) && allowed("all")
+    }
+
     /// Whether echo requests to the gateway stay unanswered.
     pub fn icmp_echo_ignore_all(&self, family: Family) -> bool {
         match family {

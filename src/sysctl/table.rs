@@ -125,7 +125,8 @@ pub static PARAMETERS: &[Parameter] = &[
         "net/ipv4/conf/{if}/log_martians",
         "packets with impossible addresses are counted, not logged",
     ),
-    any("net/ipv4/conf/{if}/accept_source_route", "source routes are always refused"),
+    flag("net/ipv4/conf/all/accept_source_route", 0, Honoured),
+    flag("net/ipv4/conf/{if}/accept_source_route", 1, Honoured),
     any(
         "net/ipv4/conf/{if}/accept_local",
         "packets with the gateway's own source are always refused",

@@ -3,6 +3,7 @@
 use super::super::counters::Drop;
 use super::super::interface::{InterfaceId, PortId};
 use super::super::{Engine, Fate};
+use super::Heard;
 use tidegate_packet::arp::{Arp, Operation};
 use tidegate_packet::{Addr, MacAddr};
 
@@ -29,7 +30,9 @@ impl Engine {
                 self.interfaces.get(interface).addresses.iter().any(|p| p.contains(arp.sender));
             let create = ours && on_link && arp.operation == Operation::Request;
             let key = (interface, arp.sender);
-            let released = self.neighbours.learn(key, arp.sender_mac, solicited, create, self.now);
+            let mac = Some(arp.sender_mac);
+            let heard = Heard { mac, solicited, overrides: true, create };
+            let released = self.neighbours.learn(key, heard, self.now);
             self.release(interface, arp.sender_mac, released);
         }
         if arp.operation != Operation::Request {

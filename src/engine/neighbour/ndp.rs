@@ -7,6 +7,7 @@ use super::super::counters::Drop;
 use super::super::interface::InterfaceId;
 use super::super::packet::Packet;
 use super::super::{Engine, Fate};
+use super::Heard;
 use tidegate_packet::ndp::{self, Ndp};
 use tidegate_packet::{Addr, Family, MacAddr};
 
@@ -23,14 +24,16 @@ impl Engine {
             Ndp::Solicitation { target, source_mac } => {
                 self.solicited(packet, interface, target, source_mac)
             }
-            Ndp::Advertisement { target, target_mac, solicited, .. } => {
-                if packet.parsed.dst.is_multicast() && solicited {
+            Ndp::Advertisement { target, target_mac: mac, solicited, overrides, .. } => {
+                if packet.parsed.dst.is_multicast() && solicited || is_group(mac) {
                     return Err(Drop::HostMalformed);
                 }
-                let mac = target_mac.ok_or(Drop::HostIgnored)?;
-                let key = (interface, target);
-                let released = self.neighbours.learn(key, mac, solicited, false, self.now);
-                self.release(interface, mac, released);
+                // A probe that was sent to the address itself is answered without a link address.
+                let heard = Heard { mac, solicited, overrides, create: false };
+                let released = self.neighbours.learn((interface, target), heard, self.now);
+                if let Some(mac) = mac {
+                    self.release(interface, mac, released);
+                }
                 Ok(Fate::Consumed)
             }
         }
@@ -45,15 +48,15 @@ impl Engine {
     ) -> Result<Fate, Drop> {
         let from = packet.parsed.src;
         // Duplicate address detection comes from the unspecified address, without an option.
-        if from.is_unspecified() && source_mac.is_some() {
+        if from.is_unspecified() && source_mac.is_some() || is_group(source_mac) {
             return Err(Drop::HostMalformed);
         }
         if !self.interfaces.get(interface).has(target) {
             return Err(Drop::HostIgnored);
         }
         if let (Some(mac), false) = (source_mac, from.is_unspecified()) {
-            let key = (interface, from);
-            let released = self.neighbours.learn(key, mac, false, true, self.now);
+            let heard = Heard { mac: source_mac, solicited: false, overrides: true, create: true };
+            let released = self.neighbours.learn((interface, from), heard, self.now);
             self.release(interface, mac, released);
         }
         let dst = if from.is_unspecified() { ALL_NODES } else { from };
@@ -87,6 +90,11 @@ impl Engine {
         let dst = if probe { target } else { ndp::solicited_node(target) };
         self.originate_on(interface, question.to_packet(src, dst));
     }
+}
+
+/// A group has no station: what is sent to one address would reach everybody.
+fn is_group(mac: Option<MacAddr>) -> bool {
+    mac.is_some_and(|mac| mac.is_group())
 }
 
 /// Any link-local address: what is asked for is the interface's own.

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::super::netns::Netns;
@@ -89,7 +91,10 @@ fn unspecified(like: SocketAddr) -> IpAddr {
 
 fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    // Beyond the system's limit where we may, else up to it.
+    if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    }
     socket.set_read_timeout(Some(QUIET))?;
     socket.bind(&SockAddr::from(address))?;
     Ok(socket.into())

@@ -1,0 +1,112 @@
+//! `tidegate run` as a process, between hosts with real kernels.
+//!
+//! Needs root or user namespaces; where neither is to be had, or where a test needs a device or a
+//! program that isn't there, it says so, and fails if `TIDEGATE_FORBID_SKIP` is set.
+
+use std::fs::File;
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tidegate::lab::privilege;
+
+mod bridge;
+mod dhcp;
+mod errors;
+mod harness;
+mod host;
+mod lifecycle;
+mod neighbours;
+mod reload;
+mod routes;
+mod tap;
+mod workers;
+
+use harness::Outcome;
+
+/// What a test needs besides namespaces.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Needs {
+    Namespaces,
+    Tun,
+    Dnsmasq,
+}
+
+struct Test {
+    name: &'static str,
+    needs: Needs,
+    run: fn() -> Outcome,
+}
+
+macro_rules! tests {
+    ($($needs:ident { $($module:ident::$name:ident),* $(,)? })*) => {
+        &[$($(Test { name: stringify!($name), needs: Needs::$needs, run: $module::$name }),*),*]
+    };
+}
+
+const TESTS: &[Test] = tests! {
+    Namespaces {
+        lifecycle::by_flags_and_by_file,
+        lifecycle::the_socket_is_there_while_it_forwards,
+        lifecycle::a_second_one_is_refused,
+        lifecycle::what_interfaces_had_is_adopted_and_given_back,
+        lifecycle::a_crash_is_made_good_at_the_next_start,
+        lifecycle::links_come_and_go,
+        lifecycle::log_lines_are_the_kernels,
+        errors::nothing_is_touched_by_a_start_that_fails,
+        routes::lans_uplinks_and_special_routes,
+        routes::two_lans_are_masqueraded,
+        neighbours::a_burst_waits_for_resolution,
+        neighbours::unreachable_neighbours_are_reported,
+        neighbours::a_new_link_address_is_learnt,
+        reload::connections_outlive_a_reload,
+        reload::a_broken_file_changes_nothing,
+        bridge::ports_form_one_lan,
+        bridge::frames_cross_intact,
+        bridge::unknown_stations_are_flooded_and_known_ones_are_not,
+        workers::one_worker,
+        workers::two_workers,
+        workers::four_workers,
+    }
+    Tun {
+        tap::bulk_through_taps,
+        tap::a_bridge_of_taps,
+        tap::workers_share_a_tap,
+        host::a_daemon_behind_the_input_chain,
+        host::the_gateways_own_connections,
+    }
+    Dnsmasq {
+        dhcp::an_uplink_gets_its_address,
+        dhcp::another_address_ends_masqueraded_connections,
+    }
+};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each has namespaces of its own; more at a time only slow each other down.
+    arguments.test_threads.get_or_insert(2);
+    let rights = privilege::acquire();
+    let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
+    let tun = File::options().read(true).write(true).open("/dev/net/tun").map(drop);
+    let dnsmasq = Command::new("dnsmasq").arg("--version").output().map(drop);
+    let trials = TESTS
+        .iter()
+        .map(|test| {
+            let missing = match (&rights, test.needs, &tun, &dnsmasq) {
+                (Err(e), ..) => Some(e.to_string()),
+                (_, Needs::Tun, Err(e), _) => Some(format!("/dev/net/tun: {e}")),
+                (_, Needs::Dnsmasq, _, Err(e)) => Some(format!("dnsmasq: {e}")),
+                _ => None,
+            };
+            if let Some(why) = missing.as_ref().filter(|_| !forbid && !arguments.list) {
+                eprintln!("SKIPPED: {}: {why}", test.name);
+            }
+            let (run, skip) = (test.run, missing.is_some() && !forbid);
+            Trial::test(test.name, move || match missing {
+                Some(why) => Err(Failed::from(why)),
+                None => run().map_err(|e| Failed::from(e.to_string())),
+            })
+            .with_ignored_flag(skip)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

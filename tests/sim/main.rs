@@ -1,0 +1,16 @@
+//! Hosts around the engine, in memory, on a clock that the tests move: no devices, no privileges.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bridge;
+mod drops;
+mod faults;
+mod ipv6;
+mod link;
+mod nat;
+mod offload;
+mod recent;
+mod reload;
+mod timeouts;
+mod world;
