@@ -50,7 +50,7 @@ pub fn unix_nanos() -> u64 {
 /// Looks at a lock before waiting for it asleep: some twenty microseconds.
 const LOCK_LOOKS: usize = 500;
 
-/// Locks the engine. A panic elsewhere has ended that packet, not the tables.
+/// Locks the engine. A worker that panics ends the gateway; until it has, the others go on.
 ///
 /// Waits awake for the length of a burst first: going to sleep and being woken costs more.
 pub fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
