@@ -92,6 +92,8 @@ pub struct PacketReceive {
     /// `ENETDOWN` was met, but not yet reported.
     went_down: bool,
     gone: bool,
+    /// The link was down when the last frame, if any, had come.
+    down: bool,
 }
 
 /// Where a frame of the burst is.
@@ -165,6 +167,7 @@ impl PacketReceive {
             index,
             went_down: false,
             gone: false,
+            down: false,
         };
         if let Some(group) = options.fanout {
             device.join_fanout(group)?;
@@ -248,16 +251,22 @@ impl PacketReceive {
         let pending = sys::get_option::<libc::c_int>(fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
         let went_down = std::mem::take(&mut self.went_down);
         match if went_down { libc::ENETDOWN } else { pending } {
+            0 if self.down && self.is_gone() => Err(self.gone_error()),
             0 => Ok(()),
-            libc::ENETDOWN => match sys::interface_name(fd, self.index) {
-                Ok(_) => Err(io::Error::from_raw_os_error(libc::ENETDOWN)),
-                Err(_) => {
-                    self.gone = true;
-                    Err(self.gone_error())
-                }
-            },
+            libc::ENETDOWN if self.is_gone() => Err(self.gone_error()),
+            libc::ENETDOWN => {
+                self.down = true;
+                Err(io::Error::from_raw_os_error(libc::ENETDOWN))
+            }
             other => Err(io::Error::from_raw_os_error(other)),
         }
+    }
+
+    /// A link goes down before it goes away, and the kernel reports to a socket whose link is down
+    /// nothing more: so that has to be looked up.
+    fn is_gone(&mut self) -> bool {
+        self.gone = sys::interface_name(self.socket.as_fd(), self.index).is_err();
+        self.gone
     }
 
     fn gone_error(&self) -> io::Error {
@@ -293,6 +302,8 @@ impl Receive for PacketReceive {
         if self.burst.is_empty() {
             self.ring.release();
             self.pending_error()?;
+        } else {
+            self.down = false;
         }
         Ok(self.burst.len())
     }

@@ -180,6 +180,10 @@ pub fn a_link_that_goes_down_is_reported() {
     });
     lan.release();
 
+    // Before it goes away it goes down. Who has heard of that hears of the other as well.
+    netlink.set_up(index, false).expect("down");
+    let error = wait_for("the report", || lan.receive().err());
+    assert_eq!(error.kind(), ErrorKind::NetworkDown);
     netlink.delete_link(index).expect("deleted");
     for _ in 0..3 {
         let error = wait_for("the report", || lan.receive().err());
