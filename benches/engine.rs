@@ -90,6 +90,9 @@ fn rules(c: &mut Criterion) {
         fn addr_type(&self, _: Addr, _: Option<&str>) -> filter::AddrType {
             filter::AddrType::Unicast
         }
+        fn flow(&self, _: &filter::Flow) -> filter::FlowState {
+            filter::FlowState::Unknown
+        }
     }
     let source = filter::Source { name: "rules", text: RULES };
     let ruleset = filter::load(source, Family::V4).expect("the page's rules").ruleset;
@@ -108,6 +111,9 @@ fn rules(c: &mut Criterion) {
         mark: 0,
         now: Instant::from_secs(3600),
         unix_nanos: 0,
+        random: 0,
+        trace: false,
+        cpu: 0,
         gateway: &Nowhere,
     };
     for (name, state) in
@@ -118,7 +124,8 @@ fn rules(c: &mut Criterion) {
             b.iter(|| {
                 let effects = &mut filter::NoEffects;
                 let table = TableName::Filter;
-                ruleset.evaluate(table, Hook::Forward, &query, &mut counters, &memory, effects)
+                let mut walk = ruleset.walk(table, Hook::Forward);
+                walk.resume(&query, &mut counters, &memory, effects)
             });
         });
     }

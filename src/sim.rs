@@ -196,7 +196,7 @@ impl Sim {
 
 fn load(text: &str, family: Family) -> Result<filter::Ruleset, SimError> {
     if text.is_empty() {
-        return Ok(filter::Ruleset::empty(family));
+        return Ok(filter::Ruleset::empty(family, &filter::Sets::new()));
     }
     filter::load(filter::Source { name: "rules", text }, family)
         .map(|loaded| loaded.ruleset)

@@ -185,8 +185,11 @@ fn rules_without_a_nat_table_leave_translated_connections_translated() {
         builder::udp(Ip::new(addr("192.168.0.2"), addr("198.51.100.10"), 17), sport, 53, b"q")
     };
     assert_eq!(pass(&mut sim, "eth0", &ask(4000)).len(), 1);
-    let empty = || tidegate_filter::Ruleset::empty(tidegate_packet::Family::V4);
-    let v6 = tidegate_filter::Ruleset::empty(tidegate_packet::Family::V6);
+    let empty = || {
+        tidegate_filter::Ruleset::empty(tidegate_packet::Family::V4, &tidegate_filter::Sets::new())
+    };
+    let v6 =
+        tidegate_filter::Ruleset::empty(tidegate_packet::Family::V6, &tidegate_filter::Sets::new());
     sim.engine_mut().replace_rules(empty(), v6);
     for (sport, src) in [(4000, "203.0.113.1"), (4001, "192.168.0.2")] {
         let out = pass(&mut sim, "eth0", &ask(sport));

@@ -94,6 +94,18 @@ impl Base {
             && plain(self) == plain(other)
     }
 
+    /// Whether it says nothing.
+    pub fn is_any(&self) -> bool {
+        let Self { source, destination, input, output, protocol, fragment } = self;
+        let any = |a: &Address| a.network.is_any() && !a.inverted;
+        any(source)
+            && any(destination)
+            && input.is_none()
+            && output.is_none()
+            && protocol.is_none()
+            && fragment.is_none()
+    }
+
     pub fn matches(&self, query: &Query<'_>) -> bool {
         let packet = query.packet;
         self.source.matches(packet.src)

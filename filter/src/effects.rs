@@ -1,20 +1,93 @@
-//! What targets do besides deciding.
+//! What targets do besides deciding and changing the packet: they tell somebody.
+
+use tidegate_packet::Addr;
 
 use crate::query::{Hook, Query, TableName};
 
-/// Receives what targets ask for on the way. The rules themselves already see a changed mark, TOS or
-/// hop limit in later rules of the same walk; the receiver makes the change on the packet.
+/// Receives what targets ask for on the way. What changes the packet itself is an [`crate::Edit`].
 ///
 /// No method has a default: whoever runs rules must say what becomes of each.
 pub trait Effects {
     /// `LOG`.
     fn log(&mut self, record: LogRecord<'_>);
-    /// `MARK`: the packet's mark becomes this.
+    /// `NFLOG`.
+    fn nflog(&mut self, record: NflogRecord<'_>);
+    /// `AUDIT`.
+    fn audit(&mut self, record: AuditRecord<'_>);
+    /// A rule that a traced packet has met (`TRACE`).
+    fn trace(&mut self, record: TraceRecord<'_>);
+    /// `TEE`: a copy of the packet, as it is now, goes to this next hop, by that interface if one is
+    /// named.
+    fn tee(&mut self, query: &Query<'_>, gateway: Addr, interface: Option<&str>);
+    /// `MARK`: the packet's mark becomes this. Later rules of the walk see it already.
     fn set_mark(&mut self, mark: u32);
-    /// `NOTRACK`, `CT --notrack`: the packet is not to be tracked.
-    fn notrack(&mut self);
-    /// `TCPMSS`: the MSS option of a SYN. Decided and edited by the receiver, which knows the MTUs.
-    fn clamp_mss(&mut self, clamp: MssClamp);
+}
+
+/// A packet that met `NFLOG`.
+#[derive(Clone, Copy)]
+pub struct NflogRecord<'a> {
+    /// Where the packet is.
+    pub hook: Hook,
+    /// `--nflog-group`.
+    pub group: u16,
+    /// `--nflog-prefix`.
+    pub prefix: &'a str,
+    /// How many bytes of the packet the listener wants (`--nflog-size`); absent: all it asks for.
+    pub size: Option<u32>,
+    /// The packet.
+    pub query: &'a Query<'a>,
+    /// The packet's mark as it is now.
+    pub mark: u32,
+}
+
+/// A packet that met `AUDIT`.
+#[derive(Clone, Copy)]
+pub struct AuditRecord<'a> {
+    /// The packet.
+    pub query: &'a Query<'a>,
+    /// The packet's mark as it is now.
+    pub mark: u32,
+}
+
+/// A rule that a traced packet met.
+#[derive(Clone, Copy)]
+pub struct TraceRecord<'a> {
+    /// The table.
+    pub table: TableName,
+    /// The chain.
+    pub chain: &'a str,
+    /// What was met.
+    pub step: TraceStep,
+    /// The rule's number in the chain, from 1.
+    pub number: usize,
+    /// Where the packet is.
+    pub hook: Hook,
+    /// The packet.
+    pub query: &'a Query<'a>,
+    /// The packet's mark as it is now.
+    pub mark: u32,
+}
+
+/// What a traced packet met, as the kernel's trace names it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum TraceStep {
+    /// A rule.
+    Rule,
+    /// The end of a user's chain, or an unconditional verdict in one.
+    Return,
+    /// A built-in chain's policy, or an unconditional verdict in one.
+    Policy,
+}
+
+impl TraceStep {
+    /// The word in trace lines.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Return => "return",
+            Self::Policy => "policy",
+        }
+    }
 }
 
 /// What `TCPMSS` asks for.
@@ -66,7 +139,9 @@ pub struct NoEffects;
 
 impl Effects for NoEffects {
     fn log(&mut self, _: LogRecord<'_>) {}
+    fn nflog(&mut self, _: NflogRecord<'_>) {}
+    fn audit(&mut self, _: AuditRecord<'_>) {}
+    fn trace(&mut self, _: TraceRecord<'_>) {}
+    fn tee(&mut self, _: &Query<'_>, _: Addr, _: Option<&str>) {}
     fn set_mark(&mut self, _: u32) {}
-    fn notrack(&mut self) {}
-    fn clamp_mss(&mut self, _: MssClamp) {}
 }

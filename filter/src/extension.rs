@@ -1,15 +1,18 @@
 //! What an extension (a match or a target) is, and how it gets at its options.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use tidegate_packet::Family;
 
 use crate::ast::{ExtensionAst, OptionAst};
 use crate::diagnostic::{Outcome, Problem};
+use crate::edit::Edit;
 use crate::effects::Effects;
 use crate::lex::Word;
-use crate::memory::Memory;
+use crate::memory::{Memory, hashlimit};
 use crate::query::{Hook, Query, TableName};
+use crate::sets::Sets;
 use crate::verdict::Verdict;
 
 /// One option of an extension.
@@ -103,10 +106,23 @@ pub(crate) struct Context<'a> {
     pub effects: &'a mut dyn Effects,
     /// The mark as targets on the way have left it.
     pub mark: u32,
+    /// Random numbers drawn so far.
+    pub draws: u64,
     /// Set by a match that found the packet unfit to be looked at: it is dropped at once.
     pub hotdrop: bool,
     /// A question, not a packet: nothing may be remembered.
     pub dry: bool,
+}
+
+impl Context<'_> {
+    /// The next of the random numbers that follow from the packet's (SplitMix64).
+    pub fn random(&mut self) -> u64 {
+        self.draws += 1;
+        let mut z = self.query.random.wrapping_add(self.draws.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
 }
 
 /// How `iptables -L` is to show an extension.
@@ -142,6 +158,11 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The `hashlimit` table it uses.
+    fn hashlimit(&self) -> Option<hashlimit::Use<'_>> {
+        None
+    }
+
     /// Called when the place of the rule is known: the hooks from which it can be reached.
     fn check_hooks(&self, _hooks: u8) -> Result<(), &'static str> {
         Ok(())
@@ -164,6 +185,8 @@ pub(crate) struct RecentUse<'a> {
 pub(crate) enum Next {
     /// The next rule decides.
     Continue,
+    /// The same, once this change is made.
+    Edit(Edit),
     /// The walk is over.
     Final(Verdict),
 }
@@ -201,6 +224,10 @@ pub(crate) struct Given<'a> {
     /// The rule's protocol, if `-p` names one without `!`.
     pub protocol: Option<u8>,
     pub extension: &'a ExtensionAst,
+    /// The sets that rules may name.
+    pub sets: &'a Sets,
+    /// What is legal and still looks like a mistake.
+    pub warnings: &'a RefCell<Vec<Problem>>,
 }
 
 impl<'a> Given<'a> {
@@ -228,6 +255,11 @@ impl<'a> Given<'a> {
     pub fn wrong(&self, message: impl AsRef<str>) -> Problem {
         let name = &self.extension.name;
         Problem::new(name.span.clone(), format!("{}: {}", name.text, message.as_ref()))
+    }
+
+    /// Tells of something that loads and won't do what it seems to.
+    pub fn warn(&self, message: impl AsRef<str>) {
+        self.warnings.borrow_mut().push(self.wrong(message));
     }
 
     /// Refuses two of these together.

@@ -3,39 +3,45 @@
 //! A walk keeps a stack of places to return to. `-j CHAIN` pushes one, `-g CHAIN` doesn't; RETURN and
 //! the end of a user's chain pop one. With an empty stack RETURN means the built-in chain's policy.
 //! (That is how xtables walks; RETURN from a chain entered by goto goes back to the last jump.)
+//!
+//! A target that changes the packet or its connection ends a leg of the walk: [`Walk::resume`] gives
+//! the [`Edit`] to the caller, who owns both, makes the change and resumes with what is there now.
 
 use crate::counters::Counters;
-use crate::effects::{Effects, NoEffects};
+use crate::edit::Edit;
+use crate::effects::{Effects, NoEffects, TraceRecord, TraceStep};
 use crate::extension::{Context, Next};
 use crate::memory::Memory;
 use crate::query::{CtState, Hook, Query, TableName};
-use crate::ruleset::{Action, Policy, Rule, Ruleset, Table};
+use crate::ruleset::{Action, Builtin, Chain, Policy, Rule, Ruleset, Table};
 use crate::verdict::{NatAction, Verdict};
 
+/// A packet's walk through one table's chain at a hook.
+pub struct Walk<'r> {
+    /// The table and what its chain decides at the end; absent: every packet passes.
+    at: Option<(&'r Table, Builtin)>,
+    hook: Hook,
+    place: Place<'r>,
+    stack: Stack<'r>,
+    /// The mark as targets on the way have left it.
+    mark: Option<u32>,
+    /// Random numbers drawn so far.
+    draws: u64,
+}
+
+/// Where a leg of a walk ended.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The table has decided.
+    Done(Verdict),
+    /// Make this change and resume.
+    Edit(Edit),
+}
+
 impl Ruleset {
-    /// Walks a packet through one table's chain at a hook. Counts every rule that matched, and the
-    /// policy if that decided. A table that isn't loaded accepts.
-    pub fn evaluate(
-        &self,
-        table: TableName,
-        hook: Hook,
-        query: &Query<'_>,
-        counters: &mut Counters,
-        memory: &Memory,
-        effects: &mut dyn Effects,
-    ) -> Verdict {
-        let Some(found) = self.table(table) else { return Verdict::Accept };
-        let mut context = Context {
-            query,
-            table,
-            hook,
-            memory,
-            effects,
-            mark: query.mark,
-            hotdrop: false,
-            dry: false,
-        };
-        found.walk(&mut context, Some(counters))
+    /// Begins a packet's walk. A table that isn't loaded accepts.
+    pub fn walk(&self, table: TableName, hook: Hook) -> Walk<'_> {
+        Walk::new(self.table(table), hook)
     }
 
     /// Whether a source translation in nat POSTROUTING would take this packet if it were the first
@@ -44,19 +50,16 @@ impl Ruleset {
     pub fn covers_source(&self, query: &Query<'_>, memory: &Memory) -> bool {
         let Some(table) = self.table(TableName::Nat) else { return false };
         let query = Query { state: CtState::New, connection: None, ..*query };
-        let mut context = Context {
-            query: &query,
-            table: TableName::Nat,
-            hook: Hook::Postrouting,
-            memory,
-            effects: &mut NoEffects,
-            mark: query.mark,
-            hotdrop: false,
-            dry: true,
+        let mut walk = Walk::new(Some(table), Hook::Postrouting);
+        let verdict = loop {
+            match walk.leg(&query, None, memory, &mut NoEffects) {
+                Step::Done(verdict) => break verdict,
+                Step::Edit(_) => {}
+            }
         };
         // In POSTROUTING a NETMAP is one of the source.
         matches!(
-            table.walk(&mut context, None),
+            verdict,
             Verdict::Drop
                 | Verdict::Nat(
                     NatAction::Source(_) | NatAction::Masquerade(_) | NatAction::Netmap { .. }
@@ -65,69 +68,189 @@ impl Ruleset {
     }
 }
 
-impl Table {
-    fn walk(&self, context: &mut Context<'_>, mut counters: Option<&mut Counters>) -> Verdict {
-        let Some((start, builtin)) = self.builtin(context.hook) else { return Verdict::Accept };
+impl<'r> Walk<'r> {
+    fn new(table: Option<&'r Table>, hook: Hook) -> Self {
+        let start = table.and_then(|table| {
+            let at = table.builtin_at(hook)?;
+            let chain = &table.chains[at];
+            Some((table, chain.builtin?, Place { chain: at, rules: &chain.rules }))
+        });
+        Self {
+            at: start.map(|(table, builtin, _)| (table, builtin)),
+            hook,
+            place: start.map(|(.., place)| place).unwrap_or_default(),
+            stack: Stack::default(),
+            mark: None,
+            draws: 0,
+        }
+    }
+
+    /// Goes on until the table decides or the packet has to be changed. Counts every rule that
+    /// matched, and the policy if that decided.
+    pub fn resume(
+        &mut self,
+        query: &Query<'_>,
+        counters: &mut Counters,
+        memory: &Memory,
+        effects: &mut dyn Effects,
+    ) -> Step {
+        self.leg(query, Some(counters), memory, effects)
+    }
+
+    /// Without counters it is a question, not a packet: nothing may be remembered.
+    fn leg(
+        &mut self,
+        query: &Query<'_>,
+        counters: Option<&mut Counters>,
+        memory: &Memory,
+        effects: &mut dyn Effects,
+    ) -> Step {
+        let Some((table, builtin)) = self.at else { return Step::Done(Verdict::Accept) };
+        let mut context = Context {
+            query,
+            table: table.name,
+            hook: self.hook,
+            memory,
+            effects,
+            mark: self.mark.unwrap_or(query.mark),
+            draws: self.draws,
+            hotdrop: false,
+            dry: counters.is_none(),
+        };
+        let step = self.rules(table, builtin, &mut context, counters);
+        self.mark = Some(context.mark);
+        self.draws = context.draws;
+        step
+    }
+
+    fn rules(
+        &mut self,
+        table: &'r Table,
+        builtin: Builtin,
+        context: &mut Context<'_>,
+        mut counters: Option<&mut Counters>,
+    ) -> Step {
         let bytes = context.query.packet.len;
         let mut count = |index| {
             if let Some(counters) = counters.as_deref_mut() {
                 counters.bump(index, bytes);
             }
         };
-        let mut stack = Stack::default();
-        let mut rules = start.rules.as_slice();
         loop {
-            let Some((rule, rest)) = rules.split_first() else {
-                match stack.pop() {
-                    Some(place) => rules = place,
+            let Some((rule, rest)) = self.place.rules.split_first() else {
+                match self.stack.pop() {
+                    Some(place) => {
+                        self.place.trace_end(table, context, TraceStep::Return);
+                        self.place = place;
+                    }
                     None => break,
                 }
                 continue;
             };
-            rules = rest;
+            self.place.rules = rest;
             if !rule.matches(context) {
                 if context.hotdrop {
-                    return Verdict::Drop;
+                    return Step::Done(Verdict::Drop);
                 }
                 continue;
             }
             count(rule.counter);
+            if context.query.trace {
+                self.place.trace(table, context, rule);
+            }
             match &rule.action {
                 Action::None => {}
-                Action::Accept => return Verdict::Accept,
-                Action::Drop => return Verdict::Drop,
-                Action::Return => rules = stack.pop().unwrap_or_default(),
-                Action::Jump(chain) => {
-                    stack.push(rules);
-                    rules = &self.chains[*chain].rules;
-                }
-                Action::Goto(chain) => rules = &self.chains[*chain].rules,
-                Action::Target(_, target) => {
-                    if let Next::Final(verdict) = target.apply(context) {
-                        return verdict;
+                Action::Accept => return Step::Done(Verdict::Accept),
+                Action::Drop => return Step::Done(Verdict::Drop),
+                Action::Return => match self.stack.pop() {
+                    Some(place) => self.place = place,
+                    None => {
+                        self.place = Place { rules: &[], ..self.place };
                     }
+                },
+                Action::Jump(chain) => {
+                    self.stack.push(self.place);
+                    self.place = Place { chain: *chain, rules: &table.chains[*chain].rules };
                 }
+                Action::Goto(chain) => {
+                    self.place = Place { chain: *chain, rules: &table.chains[*chain].rules };
+                }
+                Action::Target(_, target) => match target.apply(context) {
+                    Next::Continue => {}
+                    Next::Edit(edit) => return Step::Edit(edit),
+                    Next::Final(verdict) => return Step::Done(verdict),
+                },
             }
         }
+        if let Some(start) = table.builtin_at(self.hook) {
+            let place = Place { chain: start, rules: &[] };
+            place.trace_end(table, context, TraceStep::Policy);
+        }
         count(builtin.counter);
-        match builtin.policy {
+        Step::Done(match builtin.policy {
             Policy::Accept => Verdict::Accept,
             Policy::Drop => Verdict::Drop,
+        })
+    }
+}
+
+/// A place in a chain: its number in the table and the rules that are left.
+#[derive(Copy, Clone, Default)]
+struct Place<'r> {
+    chain: usize,
+    rules: &'r [Rule],
+}
+
+impl Place<'_> {
+    /// Tells of a rule that matched; the place is behind it already.
+    fn trace(&self, table: &Table, context: &mut Context<'_>, rule: &Rule) {
+        let Some(chain) = table.chains.get(self.chain) else { return };
+        // The kernel can't tell an unconditional verdict from the end of a chain.
+        let tail = match rule.action {
+            Action::Accept | Action::Drop | Action::Return => rule.is_unconditional(),
+            _ => false,
+        };
+        let step = match tail {
+            true if chain.builtin.is_some() => TraceStep::Policy,
+            true => TraceStep::Return,
+            false => TraceStep::Rule,
+        };
+        self.tell(chain, context, step, chain.rules.len() - self.rules.len());
+    }
+
+    /// Tells of the end of a chain, which counts as one more rule.
+    fn trace_end(&self, table: &Table, context: &mut Context<'_>, step: TraceStep) {
+        if context.query.trace
+            && let Some(chain) = table.chains.get(self.chain)
+        {
+            self.tell(chain, context, step, chain.rules.len() + 1);
         }
+    }
+
+    fn tell(&self, chain: &Chain, context: &mut Context<'_>, step: TraceStep, number: usize) {
+        context.effects.trace(TraceRecord {
+            table: context.table,
+            chain: &chain.name,
+            step,
+            number,
+            hook: context.hook,
+            query: context.query,
+            mark: context.mark,
+        });
     }
 }
 
 /// Places to return to. Few rulesets nest deeper than the array, and only they pay for more.
 #[derive(Default)]
 struct Stack<'a> {
-    near: [&'a [Rule]; 8],
+    near: [Place<'a>; 8],
     len: usize,
-    far: Vec<&'a [Rule]>,
+    far: Vec<Place<'a>>,
 }
 
 impl<'a> Stack<'a> {
     #[inline]
-    fn push(&mut self, place: &'a [Rule]) {
+    fn push(&mut self, place: Place<'a>) {
         match self.near.get_mut(self.len) {
             Some(slot) => {
                 *slot = place;
@@ -138,7 +261,7 @@ impl<'a> Stack<'a> {
     }
 
     #[inline]
-    fn pop(&mut self) -> Option<&'a [Rule]> {
+    fn pop(&mut self) -> Option<Place<'a>> {
         if let Some(place) = self.far.pop() {
             return Some(place);
         }
@@ -152,5 +275,10 @@ impl Rule {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         self.base.matches(context.query)
             && self.matches.iter().all(|m| m.test.matches(context) && !context.hotdrop)
+    }
+
+    /// Whether every packet matches.
+    fn is_unconditional(&self) -> bool {
+        self.matches.is_empty() && self.base.is_any()
     }
 }

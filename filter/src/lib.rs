@@ -3,7 +3,7 @@
 //! Terms: a *rule* has base matches (addresses, interfaces, protocol), *extensions* (`-m name`) and
 //! a *target*; a *chain* is a list of rules, built-in (it hangs on a hook and has a policy) or the
 //! user's own; a *table* is a set of chains with one purpose. [`load`] turns text into a
-//! [`Ruleset`], which only validation can make; [`Ruleset::evaluate`] is a plain interpreter and the
+//! [`Ruleset`], which only validation can make; [`Ruleset::walk`] begins a plain interpreter, the
 //! specification of what rules mean. Every match and target is one file under `matches/` or
 //! `targets/`, registered in one list there.
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ mod ast;
 mod base;
 mod counters;
 mod diagnostic;
+mod edit;
 mod effects;
 mod extension;
 mod interpret;
@@ -26,6 +27,7 @@ mod print;
 pub mod query;
 mod ruleset;
 mod services;
+mod sets;
 mod targets;
 mod validate;
 mod values;
@@ -33,10 +35,16 @@ pub mod verdict;
 
 pub use counters::{Count, Counters};
 pub use diagnostic::Diagnostic;
-pub use effects::{Effects, LogFlags, LogRecord, MssClamp, NoEffects};
-pub use load::{Loaded, Source, guess_family, load};
+pub use edit::{Edit, HeaderEdit};
+pub use effects::{
+    AuditRecord, Effects, LogFlags, LogRecord, MssClamp, NflogRecord, NoEffects, TraceRecord,
+    TraceStep,
+};
+pub use interpret::{Step, Walk};
+pub use load::{Loaded, Source, guess_family, load, load_with};
 pub use memory::Memory;
 pub use print::SaveStyle;
 pub use query::*;
 pub use ruleset::Ruleset;
+pub use sets::Sets;
 pub use verdict::*;

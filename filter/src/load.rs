@@ -4,6 +4,7 @@ use tidegate_packet::{Addr, Family};
 
 use crate::diagnostic::Diagnostic;
 use crate::ruleset::Ruleset;
+use crate::sets::Sets;
 use crate::{parse, validate};
 
 /// A rules file.
@@ -25,10 +26,21 @@ pub struct Loaded {
 }
 
 /// Reads a rules file. On any error nothing is made of it, and all errors are told.
+///
+/// There are no sets: rules that name one are refused.
 pub fn load(source: Source<'_>, family: Family) -> Result<Loaded, Vec<Diagnostic>> {
+    load_with(source, family, &Sets::new())
+}
+
+/// The same with sets that rules may name. The rules hold on to those they name.
+pub fn load_with(
+    source: Source<'_>,
+    family: Family,
+    sets: &Sets,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let diagnose = |problems| Diagnostic::all(source.text, problems);
     let ast = parse::file(source.text, parse::Reading::all(family)).map_err(diagnose)?;
-    let (ruleset, warnings) = validate::ruleset(&ast, family).map_err(diagnose)?;
+    let (ruleset, warnings) = validate::ruleset(&ast, family, sets).map_err(diagnose)?;
     Ok(Loaded { ruleset, warnings: diagnose(warnings) })
 }
 

@@ -150,6 +150,12 @@ pub struct Query<'a> {
     pub now: Instant,
     /// Wall-clock time in nanoseconds since 1970-01-01 UTC.
     pub unix_nanos: u64,
+    /// Random bits, fresh for each walk (`statistic`).
+    pub random: u64,
+    /// The packet met `TRACE`.
+    pub trace: bool,
+    /// The worker's number (`-m cpu`).
+    pub cpu: u32,
     /// Answers questions about routes and addresses.
     pub gateway: &'a dyn Gateway,
 }
@@ -194,6 +200,17 @@ pub struct ReversePath<'a> {
     pub mark: u32,
 }
 
+/// A flow as the connection table knows it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FlowState {
+    /// Not in the table.
+    Unknown,
+    /// In the table and open.
+    Open,
+    /// Still in the table and over: TCP in TIME_WAIT or CLOSE.
+    Closed,
+}
+
 /// Questions that rules ask about the gateway's routes and addresses.
 pub trait Gateway {
     /// Whether an answer to the packet would leave by the interface it came in by, decided as
@@ -202,4 +219,7 @@ pub trait Gateway {
 
     /// The type of an address; with `interface`, as seen from that interface.
     fn addr_type(&self, addr: Addr, interface: Option<&str>) -> AddrType;
+
+    /// What became of the connection whose original direction is this flow (`-m connlimit`).
+    fn flow(&self, flow: &Flow) -> FlowState;
 }

@@ -7,8 +7,9 @@ use tidegate_packet::Family;
 
 use crate::base::Base;
 use crate::counters::Counters;
-use crate::extension::{Match, MatchSpec, RecentUse, Target, TargetSpec};
+use crate::extension::{Match, MatchSpec, Target, TargetSpec};
 use crate::query::{Hook, TableName};
+use crate::sets::Sets;
 
 /// All tables of one family. Only validation makes one, so whoever holds it holds rules that can be
 /// honoured.
@@ -18,6 +19,8 @@ pub struct Ruleset {
     /// leaves alone is shared with the ruleset before.
     pub(crate) tables: Vec<Arc<Table>>,
     pub(crate) initial: Counters,
+    /// The sets that rules may name.
+    pub(crate) sets: Sets,
 }
 
 /// A table's chains, in the order they are saved: built-in ones by hook, then the user's by name.
@@ -89,13 +92,15 @@ pub(crate) enum Action {
 
 impl Ruleset {
     /// No tables: every packet passes and nothing is counted.
-    pub fn empty(family: Family) -> Self {
-        Self { family, tables: Vec::new(), initial: Counters::default() }
+    pub fn empty(family: Family, sets: &Sets) -> Self {
+        let sets = sets.clone();
+        Self { family, tables: Vec::new(), initial: Counters::default(), sets }
     }
 
     /// Rules made by a change, with room for `len` counters.
-    pub(crate) fn changed(family: Family, tables: Vec<Arc<Table>>, len: usize) -> Self {
-        Self { family, tables, initial: Counters::zero(len) }
+    pub(crate) fn changed(&self, tables: Vec<Arc<Table>>, len: usize) -> Self {
+        let sets = self.sets.clone();
+        Self { family: self.family, tables, initial: Counters::zero(len), sets }
     }
 
     /// The family whose packets the rules are for.
@@ -136,13 +141,14 @@ impl Ruleset {
         self.tables.iter().map(Arc::as_ref).find(|t| t.name == name)
     }
 
-    pub(crate) fn recent_uses(&self) -> impl Iterator<Item = RecentUse<'_>> {
+    /// All matches of all rules.
+    pub(crate) fn matches(&self) -> impl Iterator<Item = &dyn Match> {
         self.tables
             .iter()
             .flat_map(|t| &t.chains)
             .flat_map(|c| &c.rules)
             .flat_map(|r| &*r.matches)
-            .filter_map(|m| m.test.recent())
+            .map(|m| m.test.as_ref())
     }
 }
 
@@ -164,5 +170,11 @@ impl Table {
 
     pub(crate) fn builtin(&self, hook: Hook) -> Option<(&Chain, Builtin)> {
         self.chains.iter().find_map(|c| c.builtin.filter(|b| b.hook == hook).map(|b| (c, b)))
+    }
+
+    /// The place of a hook's chain; built-in chains come first.
+    #[inline]
+    pub(crate) fn builtin_at(&self, hook: Hook) -> Option<usize> {
+        self.chains.iter().position(|c| c.builtin.is_some_and(|b| b.hook == hook))
     }
 }

@@ -16,6 +16,7 @@ use crate::lex::Word;
 use crate::live::list::told as told_of;
 use crate::query::{Hook, TableName};
 use crate::ruleset::{Builtin, Chain, Policy, Rule, Ruleset, Table};
+use crate::sets::Sets;
 use crate::targets;
 use rule::{Draft, Tally};
 
@@ -33,12 +34,13 @@ fn too_long(name: &str) -> String {
 pub(crate) fn ruleset(
     ast: &FileAst,
     family: Family,
+    sets: &Sets,
 ) -> Result<(Ruleset, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
     let mut warnings = ast.warnings.clone();
     let mut tables: Vec<Draftbook> = Vec::new();
     for table in &ast.tables {
-        let mut book = Draftbook::empty(table.name, family);
+        let mut book = Draftbook::empty(table.name, family, sets);
         book.read(table, &mut problems, &mut warnings);
         // A second section of a table replaces the first, which keeps its place in the order.
         match tables.iter_mut().find(|t| t.name == book.name) {
@@ -63,13 +65,14 @@ pub(crate) fn ruleset(
     for (slot, adjust) in adjust {
         initial.adjust(slot, adjust, Count::default());
     }
-    Ok((Ruleset { family, tables, initial }, warnings))
+    Ok((Ruleset { family, tables, initial, sets: sets.clone() }, warnings))
 }
 
 /// A table while it is written.
 pub(crate) struct Draftbook {
     name: TableName,
     family: Family,
+    sets: Sets,
     chains: Vec<ChainDraft>,
     /// Places in `chains` by name: published rulesets have thousands.
     index: HashMap<Arc<str>, usize>,
@@ -92,7 +95,7 @@ struct ChainDraft {
 
 impl Draftbook {
     /// A table that has nothing but its built-in chains.
-    pub fn empty(name: TableName, family: Family) -> Self {
+    pub fn empty(name: TableName, family: Family, sets: &Sets) -> Self {
         let builtin = |&hook: &Hook| ChainDraft {
             name: hook.chain_name().into(),
             hook: Some(hook),
@@ -102,14 +105,21 @@ impl Draftbook {
             rules: Vec::new(),
         };
         let chains = name.hooks().iter().map(builtin).collect();
-        let mut book =
-            Self { name, family, chains, index: HashMap::new(), redeclare: false, told: None };
+        let mut book = Self {
+            name,
+            family,
+            sets: sets.clone(),
+            chains,
+            index: HashMap::new(),
+            redeclare: false,
+            told: None,
+        };
         book.reindex();
         book
     }
 
     /// A table that is in force.
-    pub fn of(table: &Table, family: Family) -> Self {
+    pub fn of(table: &Table, ruleset: &Ruleset) -> Self {
         let draft = |chain: &Chain| ChainDraft {
             name: chain.name.clone(),
             hook: chain.builtin.map(|b| b.hook),
@@ -121,10 +131,8 @@ impl Draftbook {
                 chain.rules.iter().map(|rule| Draft::present(rule, name)).collect()
             },
         };
-        let chains = table.chains.iter().map(draft).collect();
-        let name = table.name;
-        let mut book =
-            Self { name, family, chains, index: HashMap::new(), redeclare: false, told: None };
+        let mut book = Self::empty(table.name, ruleset.family, &ruleset.sets);
+        book.chains = table.chains.iter().map(draft).collect();
         book.reindex();
         book
     }

@@ -96,6 +96,21 @@ impl Word {
         Ok((low, high))
     }
 
+    /// `n` or `low:high` of 32 bits, either end of which may be left out.
+    pub fn u32_range(&self) -> Outcome<(u32, u32)> {
+        let end = |text: &str, default| match text {
+            "" => Ok(default),
+            text => self.part(text).number(0..=u64::from(u32::MAX)).map(|n| n as u32),
+        };
+        match self.text.split_once(':') {
+            Some((low, high)) => Ok((end(low, 0)?, end(high, u32::MAX)?)),
+            None => {
+                let n = self.number(0..=u64::from(u32::MAX))? as u32;
+                Ok((n, n))
+            }
+        }
+    }
+
     /// One address of the family, in full.
     pub fn address(&self, family: Family) -> Outcome<Addr> {
         let found = match family {
@@ -249,6 +264,12 @@ impl fmt::Display for Network {
             None => write!(f, "{}/{}", self.shown(), mask_addr(self.mask, self.family)),
         }
     }
+}
+
+/// The beginning of a text, at most so many bytes of it.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|&n| text.is_char_boundary(n)).unwrap_or(0);
+    &text[..end]
 }
 
 /// Appends ` text`, in quotes if it holds anything but letters, digits, `_` and `-`, as

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tidegate_filter::live::{self, Call, Present, Program};
-use tidegate_filter::{Counters, Ruleset};
+use tidegate_filter::{Counters, Ruleset, Sets};
 use tidegate_packet::Family;
 
 /// What a command gave.
@@ -31,7 +31,7 @@ struct Gateway {
 
 impl Gateway {
     fn new(family: Family) -> Self {
-        Self { ruleset: Ruleset::empty(family), counters: Counters::default() }
+        Self { ruleset: Ruleset::empty(family, &Sets::new()), counters: Counters::default() }
     }
 
     fn run(&mut self, program: Program, args: &[String], input: &str) -> Ran {

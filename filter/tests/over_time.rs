@@ -19,7 +19,8 @@ fn over_time(lines: &str, times: &[(u64, &[u8])]) -> Vec<bool> {
         let packet = Parsed::parse(bytes).unwrap();
         let query = Query { now: Instant::from_secs(secs), ..query(&packet, bytes) };
         let (table, hook) = (TableName::Filter, Hook::Forward);
-        rules.evaluate(table, hook, &query, &mut counters, &memory, &mut NoEffects) == Verdict::Drop
+        evaluate(&rules, table, hook, &query, &mut counters, &memory, &mut NoEffects)
+            == Verdict::Drop
     };
     times.iter().map(one).collect()
 }
@@ -89,7 +90,7 @@ fn recent_lists_outlive_a_reload_while_they_are_named() {
         let (table, hook) = (TableName::Filter, Hook::Forward);
         let mut counters = rules.zero_counters();
         let query = query(&packet, &bytes);
-        rules.evaluate(table, hook, &query, &mut counters, &memory, &mut NoEffects)
+        evaluate(rules, table, hook, &query, &mut counters, &memory, &mut NoEffects)
     };
     run(&set);
     assert_eq!(run(&check), Verdict::Drop);
@@ -104,4 +105,104 @@ fn limit_lets_a_burst_pass_and_then_the_rate() {
     let times: Vec<_> = [0, 0, 0, 1, 1, 5, 5, 5].into_iter().map(|t| (t, &a[..])).collect();
     let want = [true, true, false, true, false, true, true, false];
     assert_eq!(over_time(lines, &times), want);
+}
+
+#[test]
+fn hashlimit_has_a_bucket_for_each_key() {
+    let a = udp(A, B, 1, 2);
+    let c = udp("10.0.0.3", B, 1, 2);
+    let far = udp("10.0.1.3", B, 1, 3);
+    let text = |rest: &str| format!("-A FORWARD -m hashlimit --hashlimit-name x {rest} -j DROP");
+    let times = [(0, &a[..]), (0, &a), (0, &c), (0, &far), (1, &a), (9, &a), (9, &a)];
+    for (rest, want) in [
+        ("--hashlimit-upto 1/s --hashlimit-burst 1", "1000110"),
+        ("--hashlimit-upto 1/s --hashlimit-burst 1 --hashlimit-mode srcip", "1011110"),
+        ("--hashlimit-above 1/s --hashlimit-burst 1 --hashlimit-mode srcip", "0100001"),
+        (
+            "--hashlimit-upto 1/s --hashlimit-burst 1 --hashlimit-mode srcip --hashlimit-srcmask 24",
+            "1001110",
+        ),
+        ("--hashlimit-upto 1/s --hashlimit-burst 1 --hashlimit-mode dstport", "1001110"),
+        ("--hashlimit-upto 1/s --hashlimit-burst 1 --hashlimit-mode dstip,srcport", "1000110"),
+        // Two in a second, and then none in the next.
+        (
+            "--hashlimit-upto 1/s --hashlimit-burst 1 --hashlimit-rate-match --hashlimit-htable-expire 9999",
+            "1100011",
+        ),
+    ] {
+        let got = over_time(&text(rest), &times);
+        let got: String = got.into_iter().map(|hit| if hit { '1' } else { '0' }).collect();
+        assert_eq!(got, want, "{rest}");
+    }
+}
+
+/// A packet of 29 bytes is two chunks of 16; a second's credits are 64 bytes' worth.
+#[test]
+fn hashlimit_counts_bytes() {
+    let a = udp(A, B, 1, 2);
+    let rule = "-A FORWARD -m hashlimit --hashlimit-name x --hashlimit-upto 64b/s";
+    let times: Vec<_> = [0, 0, 0, 0, 1, 1, 1].into_iter().map(|t| (t, &a[..])).collect();
+    let want = [true, true, false, false, true, true, false];
+    assert_eq!(over_time(&format!("{rule} -j DROP"), &times), want);
+    let want = [true, true, true, true, true, true, false];
+    let burst = format!("{rule} --hashlimit-burst 64b -j DROP");
+    assert_eq!(over_time(&burst, &times), want);
+}
+
+/// Rules that name the same table share its buckets, and its rate is the first one's.
+#[test]
+fn hashlimit_tables_belong_to_their_names() {
+    let a = udp(A, B, 1, 2);
+    let rule = |rate: &str| format!("-m hashlimit --hashlimit-name x --hashlimit-upto {rate}");
+    let lines = format!(
+        "-A FORWARD {} --hashlimit-burst 2\n-A FORWARD {} -j DROP",
+        rule("1/min"),
+        rule("10000/s")
+    );
+    assert_eq!(
+        over_time(&lines, &[(0, &a), (0, &a), (59, &a), (60, &a)]),
+        [true, false, false, false]
+    );
+}
+
+#[test]
+fn statistic_takes_every_nth_and_a_share() {
+    let a = udp(A, B, 1, 2);
+    let times = vec![(0, &a[..]); 7];
+    let nth = |rest: &str| {
+        let hits = over_time(&format!("-A FORWARD -m statistic --mode nth {rest} -j DROP"), &times);
+        hits.into_iter().map(|hit| if hit { '1' } else { '0' }).collect::<String>()
+    };
+    assert_eq!(nth("--every 3 --packet 0"), "1001001");
+    assert_eq!(nth("--every 3 --packet 2"), "0010010");
+    assert_eq!(nth("! --every 3 --packet 0"), "0110110");
+    let rules = rules(&filter("-A FORWARD -m statistic --mode random --probability 0.25 -j DROP"));
+    let packet = Parsed::parse(&a).unwrap();
+    let mut counters = rules.zero_counters();
+    let memory = Memory::new();
+    let hit = |random| {
+        let query = Query { random, ..query(&packet, &a) };
+        let (table, hook) = (TableName::Filter, Hook::Forward);
+        evaluate(&rules, table, hook, &query, &mut counters, &memory, &mut NoEffects)
+            == Verdict::Drop
+    };
+    let hits = (0..10_000).map(hit).filter(|hit| *hit).count();
+    assert!((2_300..2_700).contains(&hits), "{hits}");
+}
+
+/// The kernel's figures: a rule counts the connections that have met it and are still open.
+#[test]
+fn connlimit_counts_open_connections() {
+    let packets: Vec<_> = (1..5).map(|port| udp(A, B, port, 2)).collect();
+    let times: Vec<_> =
+        [0, 0, 1, 1, 2, 3].into_iter().map(|n: usize| (1, &packets[n][..])).collect();
+    let lines = "-A FORWARD -m connlimit --connlimit-above 2 -j DROP";
+    assert_eq!(over_time(lines, &times), [false, false, false, false, true, true]);
+    let lines = "-A FORWARD -m connlimit --connlimit-upto 2 --connlimit-daddr -j DROP";
+    assert_eq!(over_time(lines, &times), [true, true, true, true, false, false]);
+    // The test gateway knows no flow to port 9: each is forgotten when the next one comes.
+    let packets: Vec<_> = (1..5).map(|port| udp(A, B, port, 9)).collect();
+    let times: Vec<_> = packets.iter().map(|p| (1, &p[..])).collect();
+    let lines = "-A FORWARD -m connlimit --connlimit-above 1 -j DROP";
+    assert_eq!(over_time(lines, &times), [false; 4]);
 }

@@ -252,7 +252,7 @@ fn effects_are_told_and_later_rules_see_the_mark() {
     );
     let (verdict, _, seen) = walk(&rules(&text), Hook::Forward, &packet);
     assert_eq!(verdict, Verdict::Drop);
-    assert_eq!(seen, ["mark 0x5", "mark 0x15", "log 6 it is ", "Set(1400)"]);
+    assert_eq!(seen, ["mark 0x5", "mark 0x15", "log 6 it is ", "Mss(Set(1400))"]);
 }
 
 #[test]
@@ -287,7 +287,8 @@ fn states_and_connections() {
         let mut counters = rules.zero_counters();
         let memory = Memory::new();
         let (table, hook) = (TableName::Filter, Hook::Forward);
-        rules.evaluate(table, hook, &query, &mut counters, &memory, &mut NoEffects) == Verdict::Drop
+        evaluate(&rules, table, hook, &query, &mut counters, &memory, &mut NoEffects)
+            == Verdict::Drop
     };
     for (rule, want) in [
         ("--ctstate ESTABLISHED", true),
@@ -342,7 +343,7 @@ fn nat_targets_say_what_to_do() {
         let query = query(&packet, bytes);
         let memory = Memory::new();
         let answer =
-            rules.evaluate(TableName::Nat, hook, &query, &mut counters, &memory, &mut NoEffects);
+            evaluate(&rules, TableName::Nat, hook, &query, &mut counters, &memory, &mut NoEffects);
         (answer, rules.covers_source(&query, &memory))
     };
     let addr = |a: &str| a.parse().unwrap();
@@ -386,10 +387,10 @@ fn tracking_is_needed_only_by_rules_that_look_at_connections() {
     }
     assert!(rules("*nat\nCOMMIT\n").uses_conntrack());
     assert!(rules("*raw\n-A PREROUTING -j NOTRACK\nCOMMIT\n").uses_conntrack());
-    assert!(!Ruleset::empty(V4).uses_conntrack());
+    assert!(!Ruleset::empty(V4, &Sets::new()).uses_conntrack());
     assert!(rules("*raw\nCOMMIT\n").has_rules(TableName::Raw, Hook::Prerouting));
     assert!(!rules("*raw\nCOMMIT\n").has_rules(TableName::Raw, Hook::Forward));
-    assert!(!Ruleset::empty(V4).has_rules(TableName::Filter, Hook::Input));
+    assert!(!Ruleset::empty(V4, &Sets::new()).has_rules(TableName::Filter, Hook::Input));
 }
 
 #[test]
@@ -402,15 +403,17 @@ fn reverse_path_and_notrack() {
         let mut counters = rules.zero_counters();
         let mut seen = Seen::default();
         let (table, hook) = (TableName::Raw, Hook::Prerouting);
-        let verdict = rules.evaluate(table, hook, &query, &mut counters, &Memory::new(), &mut seen);
-        (verdict, seen.0)
+        let memory = Memory::new();
+        let (verdict, edited) =
+            evaluate_edited(&rules, table, hook, &query, &mut counters, &memory, &mut seen);
+        (verdict, edited.seen)
     };
     assert_eq!(run("-m rpfilter --invert -j DROP", "lan0").0, Verdict::Accept);
     assert_eq!(run("-m rpfilter --invert -j DROP", "wan0").0, Verdict::Drop);
     assert_eq!(run("-m rpfilter --loose --invert -j DROP", "wan0").0, Verdict::Accept);
     assert_eq!(run("-m rpfilter -j DROP", "lan0").0, Verdict::Drop);
-    assert_eq!(run("-j CT --notrack", "lan0").1, ["notrack"]);
-    assert_eq!(run("-j NOTRACK", "lan0").1, ["notrack"]);
+    assert_eq!(run("-j CT --notrack", "lan0").1, ["Untrack"]);
+    assert_eq!(run("-j NOTRACK", "lan0").1, ["Untrack"]);
     assert!(run("-j CT", "lan0").1.is_empty());
 }
 
@@ -441,7 +444,7 @@ fn link_and_bridge_port() {
         let mut counters = rules.zero_counters();
         let (table, hook) = (TableName::Filter, Hook::Forward);
         let verdict =
-            rules.evaluate(table, hook, &query, &mut counters, &Memory::new(), &mut NoEffects);
+            evaluate(&rules, table, hook, &query, &mut counters, &Memory::new(), &mut NoEffects);
         assert_eq!(verdict == Verdict::Drop, want, "{rule}");
     }
 }

@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tidegate_filter::live::{self, Call, Files, Present};
-use tidegate_filter::{Counters, Ruleset};
+use tidegate_filter::{Counters, Ruleset, Sets};
 use tidegate_packet::Family;
 
 /// Names the control socket where `--control` has no place.
@@ -122,7 +122,7 @@ fn read(program: live::Program, file: Option<&str>) -> Result<String, String> {
 
 /// A call that looks at no rules.
 fn offline(name: Name, program: live::Program, args: &[String]) -> Ran {
-    let ruleset = Ruleset::empty(name.family);
+    let ruleset = Ruleset::empty(name.family, &Sets::new());
     let counters = Counters::default();
     let call = Call { program, family: name.family, args, input: "", stamp: "" };
     let answer = live::run(call, Present { ruleset: &ruleset, counters: &counters });

@@ -17,6 +17,7 @@ use super::interface::{InterfaceId, LOOPBACK};
 use super::link_out::Hop;
 use super::packet::{OwnedFrame, Packet};
 use super::route_in::Destination;
+use super::rules::Copy;
 use super::{Engine, Fate};
 use tidegate_filter::{Hook, TableName};
 use tidegate_nat::Tracked;
@@ -157,6 +158,8 @@ pub(crate) enum Own {
         /// And its mark.
         mark: u32,
     },
+    /// A copy that TEE has made: through OUTPUT, untracked, to a next hop that is settled.
+    Copied(Copy),
 }
 
 impl Engine {
@@ -184,7 +187,9 @@ impl Engine {
     /// Sends what was queued. Answers to answers are rare and errors are never answered, so the
     /// bound on what comes up meanwhile is only a safety net.
     pub(crate) fn send_own(&mut self) {
+        self.own.extend(self.copies.drain(..).map(Own::Copied));
         for _ in 0..self.own.len() + 64 {
+            self.own.extend(self.copies.drain(..).map(Own::Copied));
             let Some(own) = self.own.pop_front() else { return };
             let mut frame;
             let result = match own {
@@ -195,6 +200,10 @@ impl Engine {
                 Own::Looped { input, frame: looped, tracked, mark } => {
                     frame = looped;
                     self.come_in_again(&mut frame, input, tracked, mark)
+                }
+                Own::Copied(copy) => {
+                    frame = OwnedFrame::new(&copy.bytes);
+                    self.send_copy(&mut frame, &copy)
                 }
             };
             match result {
@@ -223,6 +232,29 @@ impl Engine {
             Some(egress) if bound => Hop { egress, next: dst, broadcast: false },
             link => self.route_out(dst, link)?,
         };
+        self.send(packet, hop)
+    }
+
+    /// `TEE` (nf_dup_ipv4, nf_dup_ipv6). Who gets it is settled by the rule, not by its address.
+    fn send_copy(&mut self, frame: &mut OwnedFrame, copy: &Copy) -> Result<Fate, Drop> {
+        let Copy { bytes: _, gateway, interface, arriving } = copy;
+        let egress = interface.as_deref().and_then(|name| self.interfaces.by_name(name));
+        if interface.is_some() && egress.is_none() {
+            return Err(Drop::NoRoute);
+        }
+        let hop = self.route_out(*gateway, egress)?;
+        let l3 = frame.meta.start;
+        let mut packet = Packet::decode(frame.frame(), l3)?;
+        packet.tracked = Some(Tracked::untracked());
+        packet.copied = true;
+        let (family, limit) = (packet.parsed.family, packet.parsed.hop_limit);
+        if *arriving && limit > 1 {
+            packet.parsed.hop_limit = limit - 1;
+            match family {
+                Family::V4 => ipv4::decrement_ttl(packet.bytes_mut()),
+                Family::V6 => packet.bytes_mut()[7] -= 1,
+            }
+        }
         self.send(packet, hop)
     }
 

@@ -1,7 +1,9 @@
 //! What LOG rules leave for the sink: text in the kernel's format, made while the packet is there.
 
 use std::fmt::Write as _;
-use tidegate_filter::LogRecord;
+use tidegate_filter::{
+    AuditRecord, Hook, LogFlags, LogRecord, NflogRecord, Query, TableName, TraceRecord,
+};
 use tidegate_packet::{Family, Transport, ipv4, ipv6, protocol, tcp};
 
 /// Lines that wait for the sink at most; more are lost, as with the kernel's ring buffer.
@@ -25,6 +27,48 @@ impl Line {
         let _ = write_line(&mut text, record);
         Self { level: record.level, text: text.trim_end().to_owned() }
     }
+
+    /// The line of a packet that met NFLOG: as for LOG, at level notice, with the group.
+    pub fn of_nflog(record: &NflogRecord<'_>) -> Self {
+        let NflogRecord { hook, group, prefix, size: _, query, mark } = *record;
+        let plain = plain(hook, query, mark);
+        let text = format!("{prefix}{} NFLOG={group}", Self::of(&plain).text);
+        Self { level: NOTICE, text }
+    }
+
+    /// The line of a packet that met AUDIT, as the kernel's audit record of type NETFILTER_PKT.
+    pub fn of_audit(record: &AuditRecord<'_>) -> Self {
+        let AuditRecord { query, mark } = *record;
+        let p = query.packet;
+        let (src, dst, protocol) = (p.src, p.dst, p.protocol);
+        let text = format!("NETFILTER_PKT mark={mark:#x} saddr={src} daddr={dst} proto={protocol}");
+        Self { level: NOTICE, text }
+    }
+
+    /// The line of a rule that a traced packet met.
+    pub fn of_trace(record: &TraceRecord<'_>) -> Self {
+        let TraceRecord { table, chain, step, number, hook, query, mark } = *record;
+        let flags = LogFlags {
+            tcp_sequence: true,
+            tcp_options: true,
+            ip_options: true,
+            ..LogFlags::default()
+        };
+        let line = Self::of(&LogRecord { flags, ..plain(hook, query, mark) });
+        let (table, step) = (table.as_str(), step.as_str());
+        Self {
+            level: WARNING,
+            text: format!("TRACE: {table}:{chain}:{step}:{number} {}", line.text),
+        }
+    }
+}
+
+const WARNING: u8 = 4;
+const NOTICE: u8 = 5;
+
+fn plain<'a>(hook: Hook, query: &'a Query<'a>, mark: u32) -> LogRecord<'a> {
+    let (table, flags) = (TableName::Filter, LogFlags::default());
+    LogRecord { table, hook, level: WARNING, prefix: "", flags, query, mark }
 }
 
 fn write_line(out: &mut String, record: &LogRecord<'_>) -> std::fmt::Result {

@@ -91,11 +91,15 @@ pub struct Engine {
     redirects: neighbour::redirect::Redirects,
     counters: Counters,
     rng: StdRng,
+    /// Random bits for rules; changes with every walk.
+    walks: u64,
     host_port: Option<PortId>,
     dhcp_interfaces: HashSet<InterfaceId>,
     dhcp_frames: Vec<(InterfaceId, Vec<u8>)>,
     /// Packets of the gateway's own that wait for the present packet to end.
     own: VecDeque<forward::Own>,
+    /// Copies that TEE has made and that wait for the present packet to end.
+    copies: Vec<rules::Copy>,
     /// Frames to send besides the one at hand.
     outbox: Vec<(PortId, OwnedFrame)>,
     log: Vec<log::Line>,
@@ -125,10 +129,12 @@ impl Engine {
             limiter: icmp::Limiter::default(),
             redirects: neighbour::redirect::Redirects::default(),
             rng,
+            walks: key[0].rotate_left(32) ^ key[1],
             host_port,
             dhcp_interfaces: HashSet::new(),
             dhcp_frames: Vec::new(),
             own: VecDeque::new(),
+            copies: Vec::new(),
             outbox: Vec::new(),
             log: Vec::new(),
             now: Instant::ZERO,
@@ -153,7 +159,7 @@ impl Engine {
         } else {
             self.link_in(port, frame)
         };
-        if !self.own.is_empty() {
+        if !self.own.is_empty() || !self.copies.is_empty() {
             self.send_own();
         }
         match result {

@@ -5,7 +5,7 @@ use super::ip_options::Options;
 use crate::io::{Checksum, Frame, HEADROOM, Meta, Offload};
 use tidegate_filter::Link;
 use tidegate_nat::{Pieces, Tracked};
-use tidegate_packet::checksum::Field;
+use tidegate_packet::checksum::{self, Field};
 use tidegate_packet::{Family, ParseError, Parsed, ethernet, ipv6, protocol, udp};
 
 /// A packet, edited in place in the memory it arrived in.
@@ -31,6 +31,10 @@ pub struct Packet<'a> {
     pub pieces: Option<Box<Pieces>>,
     /// Its IPv4 options, once looked at.
     pub options: Option<Box<Options>>,
+    /// It met TRACE.
+    pub trace: bool,
+    /// TEE made it.
+    pub copied: bool,
 }
 
 impl<'a> Packet<'a> {
@@ -53,6 +57,8 @@ impl<'a> Packet<'a> {
             tracked: None,
             pieces: None,
             options: None,
+            trace: false,
+            copied: false,
         }
     }
 
@@ -113,6 +119,19 @@ impl<'a> Packet<'a> {
             _ => udp::HEADER_LEN,
         };
         l4 + transport
+    }
+
+    /// Computes a checksum that was left to the device. The segments of a super-packet get theirs
+    /// when it is cut.
+    pub fn complete_checksum(&mut self) {
+        let Checksum::Partial { start, offset } = self.frame.meta.offload.checksum else { return };
+        if self.frame.meta.offload.gso.is_some() {
+            return;
+        }
+        let bytes = &mut self.frame.slot[self.frame.meta.start..self.frame.meta.end];
+        if checksum::complete_partial(bytes, usize::from(start), usize::from(offset)) {
+            self.frame.meta.offload.checksum = Checksum::Valid;
+        }
     }
 
     /// A copy that owns its memory.

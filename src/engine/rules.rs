@@ -4,11 +4,11 @@ use super::counters::Drop;
 use super::interface::{InterfaceId, Interfaces};
 use super::packet::Packet;
 use super::route::{Routes, Target};
-use super::{Engine, clamp_mss};
+use super::{Engine, clamp_mss, log};
 use std::sync::Arc;
 use tidegate_filter as filter;
 use tidegate_filter::live::Change;
-use tidegate_filter::{Hook, LogRecord, MssClamp, Query, Ruleset, TableName, Verdict};
+use tidegate_filter::{Edit, Hook, LogRecord, Query, Ruleset, Step, TableName, Verdict};
 use tidegate_nat as nat;
 use tidegate_packet::{Addr, Family};
 
@@ -46,38 +46,45 @@ impl Engine {
         packet: &mut Packet<'_>,
         output: Option<InterfaceId>,
     ) -> Verdict {
-        let mut edits = Edits { log: &mut self.log, mark: None, notrack: false, mss: None };
-        let family = packet.parsed.family;
-        let connection = connection_view(&self.conntrack, packet.tracked.as_ref(), self.now);
-        let view = RoutingView { interfaces: &self.interfaces, routes: &self.routes };
-        let query = Query {
-            packet: &packet.parsed,
-            bytes: packet.bytes(),
-            input: packet.input.map(|id| self.interfaces.get(id).name.as_str()),
-            output: output.map(|id| self.interfaces.get(id).name.as_str()),
-            port: packet.port.map(|port| self.interfaces.port_name(port)),
-            link: packet.link,
-            state: state_of(packet.tracked.as_ref()),
-            connection: connection.as_ref(),
-            mark: packet.mark,
-            now: self.now,
-            unix_nanos: self.unix_nanos,
-            gateway: &view,
+        // A counter is enough: who asks for random bits mixes it.
+        self.walks = self.walks.wrapping_add(0xd1b5_4a32_d192_ed03);
+        let random = self.walks;
+        let Self { rules, conntrack, interfaces, routes, log, copies, now, unix_nanos, .. } = self;
+        let RulesInForce { rulesets, counters, memory, .. } = rules;
+        let family = packet.parsed.family as usize;
+        let mut walk = rulesets[family].walk(table, hook);
+        let mut reports = Reports { log, copies, mark: None, copied: packet.copied };
+        let verdict = loop {
+            let connection = connection_view(conntrack, packet.tracked.as_ref(), *now);
+            let view = View { interfaces, routes, conntrack, now: *now };
+            let query = Query {
+                packet: &packet.parsed,
+                bytes: packet.bytes(),
+                input: packet.input.map(|id| interfaces.get(id).name.as_str()),
+                output: output.map(|id| interfaces.get(id).name.as_str()),
+                port: packet.port.map(|port| interfaces.port_name(port)),
+                link: packet.link,
+                state: state_of(packet.tracked.as_ref()),
+                connection: connection.as_ref(),
+                mark: packet.mark,
+                now: *now,
+                unix_nanos: *unix_nanos,
+                random,
+                trace: packet.trace,
+                cpu: 0,
+                gateway: &view,
+            };
+            match walk.resume(&query, &mut counters[family], memory, &mut reports) {
+                Step::Done(verdict) => break verdict,
+                Step::Edit(edit) => {
+                    let mtu = || smallest_mtu(interfaces, routes, packet, output);
+                    let mtu = if matches!(edit, Edit::Mss(_)) { mtu() } else { 0 };
+                    make(edit, packet, conntrack, mtu);
+                }
+            }
         };
-        let RulesInForce { rulesets, counters, memory, edited: _ } = &mut self.rules;
-        let n = family as usize;
-        let verdict =
-            rulesets[n].evaluate(table, hook, &query, &mut counters[n], memory, &mut edits);
-        let Edits { mark, notrack, mss, .. } = edits;
-        if let Some(mark) = mark {
+        if let Some(mark) = reports.mark {
             packet.mark = mark;
-        }
-        if notrack {
-            packet.tracked = Some(nat::Tracked::untracked());
-        }
-        if let Some(clamp) = mss {
-            let mtu = self.smallest_mtu(packet, output);
-            clamp_mss::clamp(packet, clamp, mtu);
         }
         verdict
     }
@@ -88,7 +95,8 @@ impl Engine {
         packet: &Packet<'_>,
         output: Option<InterfaceId>,
     ) -> bool {
-        let view = RoutingView { interfaces: &self.interfaces, routes: &self.routes };
+        let Self { interfaces, routes, conntrack, now, .. } = self;
+        let view = View { interfaces, routes, conntrack, now: *now };
         let query = Query {
             packet: &packet.parsed,
             bytes: packet.bytes(),
@@ -101,23 +109,46 @@ impl Engine {
             mark: packet.mark,
             now: self.now,
             unix_nanos: self.unix_nanos,
+            random: 0,
+            trace: false,
+            cpu: 0,
             gateway: &view,
         };
         self.rules.of(packet.parsed.family).covers_source(&query, &self.rules.memory)
     }
+}
 
-    /// The smaller MTU of a packet's two ways, for `TCPMSS --clamp-mss-to-pmtu`.
-    fn smallest_mtu(&self, packet: &Packet<'_>, output: Option<InterfaceId>) -> u32 {
-        let back = match self.routes.lookup(packet.parsed.src, packet.input).map(|f| f.target) {
-            Some(Target::Unicast { egress, .. }) => Some(egress),
-            _ => None,
-        };
-        [output, back]
-            .into_iter()
-            .flatten()
-            .map(|id| self.interfaces.get(id).mtu)
-            .min()
-            .unwrap_or(1500)
+/// The smaller MTU of a packet's two ways, for `TCPMSS --clamp-mss-to-pmtu`.
+fn smallest_mtu(
+    interfaces: &Interfaces,
+    routes: &Routes,
+    packet: &Packet<'_>,
+    output: Option<InterfaceId>,
+) -> u32 {
+    let back = match routes.lookup(packet.parsed.src, packet.input).map(|f| f.target) {
+        Some(Target::Unicast { egress, .. }) => Some(egress),
+        _ => None,
+    };
+    [output, back].into_iter().flatten().map(|id| interfaces.get(id).mtu).min().unwrap_or(1500)
+}
+
+/// Makes a change that a target asked for.
+fn make(edit: Edit, packet: &mut Packet<'_>, conntrack: &mut nat::Conntrack, mtu: u32) {
+    match edit {
+        Edit::Header(edit) => {
+            let field = packet.checksum_field();
+            let Packet { parsed, frame, l3, .. } = packet;
+            edit.make(parsed, &mut frame.slot[*l3..frame.meta.end], field);
+        }
+        Edit::Mss(clamp) => clamp_mss::clamp(packet, clamp, mtu),
+        Edit::FillChecksum => packet.complete_checksum(),
+        Edit::Untrack => packet.tracked = Some(nat::Tracked::untracked()),
+        Edit::ConnMark(mark) => {
+            if let Some(tracked) = &mut packet.tracked {
+                conntrack.set_mark(tracked, mark);
+            }
+        }
+        Edit::Trace => packet.trace = true,
     }
 }
 
@@ -201,32 +232,67 @@ impl RulesInForce {
     }
 }
 
-/// Collects what targets ask for.
-struct Edits<'a> {
-    log: &'a mut Vec<super::log::Line>,
+/// Collects what targets tell.
+struct Reports<'a> {
+    log: &'a mut Vec<log::Line>,
+    copies: &'a mut Vec<Copy>,
     mark: Option<u32>,
-    notrack: bool,
-    mss: Option<MssClamp>,
+    /// The packet is itself a copy.
+    copied: bool,
 }
 
-impl filter::Effects for Edits<'_> {
-    fn log(&mut self, record: LogRecord<'_>) {
-        // A flood of packets must not become a flood of memory.
-        if self.log.len() < super::log::MAX_WAITING {
-            self.log.push(super::log::Line::of(&record));
+/// A copy of a packet that `TEE` has made.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    /// From its IP header on.
+    pub bytes: Vec<u8>,
+    /// The next hop.
+    pub gateway: Addr,
+    /// The interface to leave by, if the rule says.
+    pub interface: Option<String>,
+    /// It has not been routed yet, or was for the gateway itself: its hop limit is decremented.
+    pub arriving: bool,
+}
+
+impl Reports<'_> {
+    /// A flood of packets must not become a flood of memory; the sink limits the rate besides.
+    fn push(&mut self, line: impl FnOnce() -> log::Line) {
+        if self.log.len() < log::MAX_WAITING {
+            self.log.push(line());
         }
+    }
+}
+
+impl filter::Effects for Reports<'_> {
+    fn log(&mut self, record: LogRecord<'_>) {
+        self.push(|| log::Line::of(&record));
+    }
+
+    fn nflog(&mut self, record: filter::NflogRecord<'_>) {
+        self.push(|| log::Line::of_nflog(&record));
+    }
+
+    fn audit(&mut self, record: filter::AuditRecord<'_>) {
+        self.push(|| log::Line::of_audit(&record));
+    }
+
+    fn trace(&mut self, record: filter::TraceRecord<'_>) {
+        self.push(|| log::Line::of_trace(&record));
+    }
+
+    fn tee(&mut self, query: &Query<'_>, gateway: Addr, interface: Option<&str>) {
+        // Copies aren't copied again (nf_skb_duplicated).
+        if self.copied {
+            return;
+        }
+        let bytes = query.bytes[..query.packet.len as usize].to_vec();
+        let interface = interface.map(str::to_owned);
+        let arriving = query.output.is_none();
+        self.copies.push(Copy { bytes, gateway, interface, arriving });
     }
 
     fn set_mark(&mut self, mark: u32) {
         self.mark = Some(mark);
-    }
-
-    fn notrack(&mut self) {
-        self.notrack = true;
-    }
-
-    fn clamp_mss(&mut self, clamp: MssClamp) {
-        self.mss = Some(clamp);
     }
 }
 
@@ -277,13 +343,28 @@ fn connection_view(
     })
 }
 
-/// Answers rules' questions about routes and addresses.
-pub(crate) struct RoutingView<'a> {
-    pub interfaces: &'a Interfaces,
-    pub routes: &'a Routes,
+/// Answers rules' questions about routes, addresses and connections.
+struct View<'a> {
+    interfaces: &'a Interfaces,
+    routes: &'a Routes,
+    conntrack: &'a nat::Conntrack,
+    now: tidegate_packet::Instant,
 }
 
-impl filter::Gateway for RoutingView<'_> {
+impl filter::Gateway for View<'_> {
+    /// netfilter's connlimit doesn't count TCP connections that are over.
+    fn flow(&self, flow: &filter::Flow) -> filter::FlowState {
+        let filter::Flow { src, dst, sport, dport, protocol } = *flow;
+        let tuple = nat::Tuple { src, dst, sport, dport, protocol };
+        let found =
+            self.conntrack.find(&tuple, self.now).and_then(|(id, _)| self.conntrack.get(id));
+        match found.map(nat::Connection::tcp_state) {
+            None => filter::FlowState::Unknown,
+            Some(Some(nat::TcpState::TimeWait | nat::TcpState::Close)) => filter::FlowState::Closed,
+            Some(_) => filter::FlowState::Open,
+        }
+    }
+
     /// netfilter's rpfilter: a unicast route back (or, with `--accept-local`, a local one) that
     /// leaves by the interface the packet came in by, or by any with `--loose`.
     fn reverse_path(&self, question: filter::ReversePath<'_>) -> bool {

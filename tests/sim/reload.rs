@@ -3,7 +3,7 @@
 use crate::common::{PAGE_V4, PAGE_V6, page};
 use crate::world::PageWorld;
 use std::time::Duration;
-use tidegate_filter::{Ruleset, Source, load};
+use tidegate_filter::{Ruleset, Sets, Source, load};
 use tidegate_packet::Family;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -44,7 +44,8 @@ fn rules_that_go_and_come_back() {
     let PageWorld { mut world, client, server, .. } = PageWorld::new(&page());
     let listening = world.listen(server, 80);
     let socket = world.connects(client, 40_000, ("2001:db8:1::2", 80)).expect("a connection");
-    let none = || (Ruleset::empty(Family::V4), Ruleset::empty(Family::V6));
+    let none =
+        || (Ruleset::empty(Family::V4, &Sets::new()), Ruleset::empty(Family::V6, &Sets::new()));
     let (v4, v6) = none();
     world.sim.engine_mut().replace_rules(v4, v6);
     world.transfer((client, socket), (server, listening), b"in the open", MINUTE);

@@ -74,8 +74,8 @@ fn first(problems: Vec<Problem>) -> Failed {
 /// A table as it is, to be written on.
 pub(super) fn book(ruleset: &Ruleset, name: TableName) -> Draftbook {
     match ruleset.table(name) {
-        Some(table) => Draftbook::of(table, ruleset.family),
-        None => Draftbook::empty(name, ruleset.family),
+        Some(table) => Draftbook::of(table, ruleset),
+        None => Draftbook::empty(name, ruleset.family, &ruleset.sets),
     }
 }
 
@@ -94,7 +94,7 @@ pub(super) fn change(ruleset: &Ruleset, books: Vec<Draftbook>) -> Result<Change,
         }
     }
     let (len, adjust) = slots.done();
-    let ruleset = Ruleset::changed(ruleset.family, tables, len);
+    let ruleset = ruleset.changed(tables, len);
     Ok(Change { ruleset, len, adjust })
 }
 

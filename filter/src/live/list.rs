@@ -26,7 +26,7 @@ pub(super) fn list(
     let table = match ruleset.table(name) {
         Some(table) => Cow::Borrowed(table),
         // A table that nobody has used is one without rules.
-        None => Cow::Owned(Draftbook::empty(name, ruleset.family).bare()),
+        None => Cow::Owned(Draftbook::empty(name, ruleset.family, &ruleset.sets).bare()),
     };
     let wanted = |chain: &&Chain| listing.chain.as_ref().is_none_or(|w| w.text == *chain.name);
     let chains: Vec<&Chain> = table.chains.iter().filter(wanted).collect();

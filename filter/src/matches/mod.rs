@@ -2,25 +2,45 @@
 
 mod addrtype;
 mod comment;
+mod connbytes;
+mod connlimit;
+mod connmark;
 mod conntrack;
-mod dscp;
-mod icmp;
+mod cpu;
+pub(crate) mod dscp;
+mod ecn;
+mod eui64;
+mod frag;
+mod group;
+mod hashlimit;
+mod helper;
+pub(crate) mod icmp;
 mod iprange;
 mod length;
 mod limit;
 mod mac;
 mod mark;
+mod mh;
 mod multiport;
+mod owner;
 mod physdev;
 mod pkttype;
+mod policy;
+mod quota;
 mod recent;
 mod rpfilter;
+pub(crate) mod set;
+mod socket;
+mod spi;
 mod state;
+mod statistic;
 mod string;
 mod tcp;
 mod tcpmss;
-mod tos;
+mod time;
+pub(crate) mod tos;
 mod ttl;
+mod u32;
 mod udp;
 
 use tidegate_packet::Family;
@@ -31,8 +51,19 @@ use crate::extension::{Context, MatchSpec};
 static ALL: &[&MatchSpec] = &[
     &addrtype::SPEC,
     &comment::SPEC,
+    &connbytes::SPEC,
+    &connlimit::SPEC,
+    &connmark::SPEC,
     &conntrack::SPEC,
+    &cpu::SPEC,
     &dscp::SPEC,
+    &ecn::SPEC,
+    &eui64::SPEC,
+    &frag::SPEC,
+    &group::REALM,
+    &group::DEVGROUP,
+    &hashlimit::SPEC,
+    &helper::SPEC,
     &icmp::V4,
     &icmp::V6,
     &iprange::SPEC,
@@ -40,18 +71,30 @@ static ALL: &[&MatchSpec] = &[
     &limit::SPEC,
     &mac::SPEC,
     &mark::SPEC,
+    &mh::SPEC,
     &multiport::SPEC,
+    &owner::SPEC,
     &physdev::SPEC,
     &pkttype::SPEC,
+    &policy::SPEC,
+    &quota::SPEC,
     &recent::SPEC,
     &rpfilter::SPEC,
+    &set::SPEC,
+    &socket::SPEC,
+    &spi::ESP,
+    &spi::AH4,
+    &spi::AH6,
     &state::SPEC,
+    &statistic::SPEC,
     &string::SPEC,
     &tcp::SPEC,
     &tcpmss::SPEC,
+    &time::SPEC,
     &tos::SPEC,
     &ttl::TTL,
     &ttl::HL,
+    &u32::SPEC,
     &udp::SPEC,
 ];
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
+use crate::lex::Word;
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec =
@@ -18,7 +19,7 @@ const NAMES: [(&str, u8); 5] = [
     ("Normal-Service", 0x00),
 ];
 /// Names are compared without the two highest bits.
-const NAME_MASK: u8 = 0x3f;
+pub(crate) const NAME_MASK: u8 = 0x3f;
 
 #[derive(Debug)]
 struct Tos {
@@ -29,15 +30,19 @@ struct Tos {
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     let (word, inverted) = given.required("tos")?;
-    let named = NAMES.iter().find(|(name, _)| word.text.eq_ignore_ascii_case(name));
-    let (value, mask) = match (named, word.text.split_once('/')) {
-        (Some((_, value)), _) => (*value, NAME_MASK),
+    let (value, mask) = match (named(word), word.text.split_once('/')) {
+        (Some(value), _) => (value, NAME_MASK),
         (None, Some((value, mask))) => {
             (word.part(value).number(0..=255)? as u8, word.part(mask).number(0..=255)? as u8)
         }
         (None, None) => (word.number(0..=255)? as u8, 0xff),
     };
     Ok(Box::new(Tos { value, mask, inverted }))
+}
+
+/// The value of a name.
+pub(crate) fn named(word: &Word) -> Option<u8> {
+    NAMES.iter().find(|(name, _)| word.text.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
 }
 
 impl Match for Tos {

@@ -6,7 +6,7 @@ use crate::diagnostic::Outcome;
 use crate::effects::{LogFlags, LogRecord};
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::lex::Word;
-use crate::values::{parse_number, save_name, save_option, save_string};
+use crate::values::{cut, parse_number, save_name, save_option, save_string};
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
     options: &[
@@ -42,11 +42,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
     };
     let prefix = match given.value("log-prefix") {
         Some((word, _)) if word.text.is_empty() => return Err(word.wrong("an empty prefix")),
-        Some((word, _)) => {
-            let text = &word.text;
-            let end = (0..=MAX_PREFIX).rev().find(|&n| text.is_char_boundary(n)).unwrap_or(0);
-            text.get(..end).unwrap_or(text).to_owned()
-        }
+        Some((word, _)) => cut(&word.text, MAX_PREFIX).to_owned(),
         None => String::new(),
     };
     let flags = LogFlags {

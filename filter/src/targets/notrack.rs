@@ -1,6 +1,7 @@
 //! `NOTRACK` and `CT --notrack`: the packet is not to be tracked.
 
 use crate::diagnostic::Outcome;
+use crate::edit::Edit;
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::TableName;
 use crate::values::save_name;
@@ -53,7 +54,7 @@ impl Target for Tracking {
     fn apply(&self, context: &mut Context<'_>) -> Next {
         // A packet that has a connection already (looped back) keeps it.
         if !matches!(self, Self::CtPlain) && context.query.connection.is_none() {
-            context.effects.notrack();
+            return Next::Edit(Edit::Untrack);
         }
         Next::Continue
     }

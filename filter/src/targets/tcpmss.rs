@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use tidegate_packet::protocol;
 
 use crate::diagnostic::Outcome;
+use crate::edit::Edit;
 use crate::effects::MssClamp;
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::Hook;
@@ -36,7 +37,7 @@ impl Target for TcpMss {
     fn apply(&self, context: &mut Context<'_>) -> Next {
         // Fragments after the first have no header to change.
         if !context.query.packet.is_later_fragment() {
-            context.effects.clamp_mss(self.0);
+            return Next::Edit(Edit::Mss(self.0));
         }
         Next::Continue
     }

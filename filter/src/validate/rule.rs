@@ -1,5 +1,6 @@
 //! One rule of the AST → one or more rules: address lists are multiplied out.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -134,11 +135,16 @@ pub(super) fn drafts(
         }
     };
     let mut drafts = Vec::new();
+    let told = RefCell::default();
     for source in list(&ast.sources) {
         for destination in list(&ast.destinations) {
-            drafts.push(draft(book, ast, source, destination)?);
+            drafts.push(draft(book, ast, source, destination, &told)?);
         }
     }
+    // A line of many rules tells each thing once.
+    let mut told = told.into_inner();
+    told.dedup_by(|a, b| a.span == b.span && a.message == b.message);
+    warnings.extend(told);
     Ok(drafts)
 }
 
@@ -158,13 +164,21 @@ fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
     }
 }
 
-fn draft(book: &Draftbook, ast: &RuleAst, source: Address, destination: Address) -> Outcome<Draft> {
+fn draft(
+    book: &Draftbook,
+    ast: &RuleAst,
+    source: Address,
+    destination: Address,
+    warnings: &RefCell<Vec<Problem>>,
+) -> Outcome<Draft> {
     let protocol = ast.protocol.as_ref().filter(|p| p.number != 0);
     let given = |extension| Given {
         family: book.family,
         table: book.name,
         protocol: protocol.filter(|p| !p.inverted).map(|p| p.number),
         extension,
+        sets: &book.sets,
+        warnings,
     };
     let mut matches = Vec::new();
     for MatchAst { spec, extension } in &ast.matches {

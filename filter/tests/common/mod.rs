@@ -3,9 +3,10 @@
 
 use tidegate_filter::*;
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::{Addr, Family, Instant, Parsed, protocol};
+use tidegate_packet::{Addr, Family, Instant, Parsed, checksum, protocol};
 
-/// A gateway whose own address ends in `.1` or `::1`, and whose routes lead to `lan0`.
+/// A gateway whose own address ends in `.1` or `::1`, and whose routes lead to `lan0`. It
+/// knows every flow but those to port 9.
 pub struct TestGateway;
 
 impl Gateway for TestGateway {
@@ -21,6 +22,10 @@ impl Gateway for TestGateway {
             _ => AddrType::Unicast,
         }
     }
+
+    fn flow(&self, flow: &Flow) -> FlowState {
+        if flow.dport == 9 { FlowState::Unknown } else { FlowState::Open }
+    }
 }
 
 /// Writes down what targets ask for.
@@ -34,11 +39,18 @@ impl Effects for Seen {
     fn set_mark(&mut self, mark: u32) {
         self.0.push(format!("mark {mark:#x}"));
     }
-    fn notrack(&mut self) {
-        self.0.push("notrack".into());
+    fn nflog(&mut self, record: NflogRecord<'_>) {
+        self.0.push(format!("nflog {} {}", record.group, record.prefix));
     }
-    fn clamp_mss(&mut self, clamp: MssClamp) {
-        self.0.push(format!("{clamp:?}"));
+    fn audit(&mut self, _: AuditRecord<'_>) {
+        self.0.push("audit".into());
+    }
+    fn trace(&mut self, r: TraceRecord<'_>) {
+        let (table, step) = (r.table.as_str(), r.step.as_str());
+        self.0.push(format!("{table}:{}:{step}:{}", r.chain, r.number));
+    }
+    fn tee(&mut self, _: &Query<'_>, gateway: Addr, interface: Option<&str>) {
+        self.0.push(format!("tee {gateway} {interface:?}"));
     }
 }
 
@@ -96,8 +108,71 @@ pub fn query<'a>(packet: &'a Parsed, bytes: &'a [u8]) -> Query<'a> {
         mark: 0,
         now: Instant::from_secs(1000),
         unix_nanos: 0,
+        random: 0,
+        trace: false,
+        cpu: 0,
         gateway: &TestGateway,
     }
+}
+
+/// A packet that rules have changed.
+#[derive(Clone)]
+pub struct Edited {
+    pub bytes: Vec<u8>,
+    pub connection: Option<Connection>,
+    /// The other edits.
+    pub seen: Vec<String>,
+}
+
+/// Walks, with edits made on a copy.
+pub fn evaluate_edited(
+    rules: &Ruleset,
+    table: TableName,
+    hook: Hook,
+    query: &Query<'_>,
+    counters: &mut Counters,
+    memory: &Memory,
+    effects: &mut dyn Effects,
+) -> (Verdict, Edited) {
+    let mut packet = *query.packet;
+    let connection = query.connection.copied();
+    let mut edited = Edited { bytes: query.bytes.to_vec(), connection, seen: Vec::new() };
+    let (mut state, mut trace) = (query.state, query.trace);
+    let mut walk = rules.walk(table, hook);
+    loop {
+        let connection = edited.connection.as_ref();
+        let query =
+            Query { packet: &packet, bytes: &edited.bytes, connection, state, trace, ..*query };
+        match walk.resume(&query, counters, memory, effects) {
+            Step::Done(verdict) => return (verdict, edited),
+            Step::Edit(Edit::Header(edit)) => {
+                edit.make(&mut packet, &mut edited.bytes, checksum::Field::Complete);
+                assert_eq!(Parsed::parse(&edited.bytes).as_ref(), Ok(&packet));
+            }
+            Step::Edit(Edit::ConnMark(mark)) => {
+                edited.connection.as_mut().unwrap().mark = mark;
+            }
+            Step::Edit(edit) => {
+                trace |= edit == Edit::Trace;
+                if edit == Edit::Untrack {
+                    state = CtState::Untracked;
+                }
+                edited.seen.push(format!("{edit:?}"));
+            }
+        }
+    }
+}
+
+pub fn evaluate(
+    rules: &Ruleset,
+    table: TableName,
+    hook: Hook,
+    query: &Query<'_>,
+    counters: &mut Counters,
+    memory: &Memory,
+    effects: &mut dyn Effects,
+) -> Verdict {
+    evaluate_edited(rules, table, hook, query, counters, memory, effects).0
 }
 
 /// One walk through a filter chain.
@@ -106,14 +181,10 @@ pub fn walk(rules: &Ruleset, hook: Hook, bytes: &[u8]) -> (Verdict, Counters, Ve
     let mut counters = rules.zero_counters();
     let mut seen = Seen::default();
     let memory = Memory::new();
-    let verdict = rules.evaluate(
-        TableName::Filter,
-        hook,
-        &query(&packet, bytes),
-        &mut counters,
-        &memory,
-        &mut seen,
-    );
+    let query = query(&packet, bytes);
+    let (verdict, edited) =
+        evaluate_edited(rules, TableName::Filter, hook, &query, &mut counters, &memory, &mut seen);
+    seen.0.extend(edited.seen);
     (verdict, counters, seen.0)
 }
 

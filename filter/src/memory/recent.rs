@@ -1,27 +1,20 @@
-//! What rules remember from packet to packet: the lists of `recent`.
-//!
-//! A list belongs to its name, not to a rule: rules of both families and of successive rulesets share
-//! it. It is made when a ruleset that names it is adopted and goes when no ruleset names it any more.
+//! The lists of `recent`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
 
 use tidegate_packet::{Addr, Instant};
 
 use crate::extension::RecentUse;
-use crate::ruleset::Ruleset;
 
 /// Entries per list (`ip_list_tot`).
 const MAX_ENTRIES: usize = 100;
 /// Stamps per entry unless a rule's `--hitcount` needs more.
 const MIN_STAMPS: usize = 32;
 
-/// The `recent` lists of a gateway.
+/// All lists by name.
 #[derive(Debug, Default)]
-pub struct Memory {
-    lists: Mutex<HashMap<String, List>>,
-}
+pub(super) struct Lists(HashMap<String, List>);
 
 /// A list of addresses seen.
 #[derive(Debug)]
@@ -73,60 +66,47 @@ fn stamps_for(hitcount: u32) -> usize {
     (hitcount as usize).next_power_of_two().max(MIN_STAMPS)
 }
 
-impl Memory {
-    /// No lists.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Makes the lists that these rulesets name (all that are in force from now on, in the order
-    /// they were loaded) and drops the others. Lists that stay keep their entries, except that one
-    /// whose entries need more room for stamps starts afresh, as in the kernel.
-    pub fn adopt(&self, rulesets: &[&Ruleset]) {
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+impl Lists {
+    /// Makes the lists that are used and drops the others. Lists that stay keep their entries,
+    /// except that one whose entries need more room for stamps starts afresh, as in the kernel.
+    pub fn adopt<'a>(&mut self, uses: impl Iterator<Item = RecentUse<'a>>) {
         let mut named = HashSet::new();
-        for used in rulesets.iter().flat_map(|r| r.recent_uses()) {
+        for used in uses {
             named.insert(used.name);
-            lists
+            self.0
                 .entry(used.name.to_owned())
                 .and_modify(|list| list.make_room(used.hitcount))
                 .or_insert_with(|| List::new(&used));
         }
-        lists.retain(|name, _| named.contains(name.as_str()));
+        self.0.retain(|name, _| named.contains(name.as_str()));
     }
 
     /// The names of the lists, sorted.
     pub fn names(&self) -> Vec<String> {
-        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut names: Vec<String> = lists.keys().cloned().collect();
+        let mut names: Vec<String> = self.0.keys().cloned().collect();
         names.sort();
         names
     }
 
-    /// A list as its file in `/proc/net/xt_recent` shows it, the least recently seen first; times
-    /// are in jiffies.
+    /// A list as its file in `/proc/net/xt_recent` shows it.
     pub fn text(&self, name: &str) -> Option<String> {
-        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out = String::new();
-        for entry in &lists.get(name)?.entries {
+        for entry in &self.0.get(name)?.entries {
             entry.text(&mut out);
         }
         Some(out)
     }
 
-    /// What writing to that file does: `+ADDRESS` adds or stamps an entry, `-ADDRESS` removes it,
-    /// `/` empties the list. `None` if there is no such list.
-    pub fn write(&self, name: &str, text: &str, now: Instant) -> Option<Result<(), String>> {
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(lists.get_mut(name)?.write(text, now))
+    /// What writing to that file does.
+    pub fn write(&mut self, name: &str, text: &str, now: Instant) -> Option<Result<(), String>> {
+        Some(self.0.get_mut(name)?.write(text, now))
     }
 
-    pub(crate) fn touch(&self, used: RecentUse<'_>, touch: Touch) -> bool {
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        if !lists.contains_key(used.name) {
-            lists.insert(used.name.to_owned(), List::new(&used));
+    pub fn touch(&mut self, used: RecentUse<'_>, touch: Touch) -> bool {
+        if !self.0.contains_key(used.name) {
+            self.0.insert(used.name.to_owned(), List::new(&used));
         }
-        lists.get_mut(used.name).is_some_and(|list| list.touch(touch))
+        self.0.get_mut(used.name).is_some_and(|list| list.touch(touch))
     }
 }
 

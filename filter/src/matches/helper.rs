@@ -1,0 +1,41 @@
+//! `-m helper`: connections that a helper looks after. There are none: `CT --helper` is refused.
+
+use crate::diagnostic::Outcome;
+use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::values::{cut, save_name, save_string};
+
+pub(crate) static SPEC: MatchSpec =
+    MatchSpec { options: &[value(&["helper"]).inverts()], ..Spec::new("helper", build) };
+
+/// What fits in a rule.
+const MAX_NAME: usize = 29;
+
+#[derive(Debug)]
+struct Helper {
+    name: String,
+    inverted: bool,
+}
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
+    let (word, inverted) = given.required("helper")?;
+    if !inverted {
+        given.warn("no connection here has a helper: this never matches");
+    }
+    Ok(Box::new(Helper { name: cut(&word.text, MAX_NAME).to_owned(), inverted }))
+}
+
+impl Match for Helper {
+    /// xt_helper: only the connections of a helper can be judged, and what can't be is as negated.
+    fn matches(&self, _: &mut Context<'_>) -> bool {
+        self.inverted
+    }
+
+    fn save(&self, out: &mut String) {
+        save_name(out, "helper", self.inverted);
+        save_string(out, &self.name);
+    }
+
+    fn uses_conntrack(&self) -> bool {
+        true
+    }
+}

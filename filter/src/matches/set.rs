@@ -1,0 +1,134 @@
+//! `-m set`: whether a packet is in a set.
+
+use std::sync::Arc;
+
+use crate::diagnostic::Outcome;
+use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::lex::Word;
+use crate::sets::{CounterTest, Question, Set, Sides};
+use crate::values::{save_name, save_option};
+
+pub(crate) static SPEC: MatchSpec = MatchSpec {
+    options: &[
+        value(&["match-set", "set"]).pair().inverts(),
+        flag(&["return-nomatch"]),
+        flag(&["update-counters"]).inverts(),
+        flag(&["update-subcounters"]).inverts(),
+        value(&["packets-eq"]).inverts(),
+        value(&["packets-lt"]),
+        value(&["packets-gt"]),
+        value(&["bytes-eq"]).inverts(),
+        value(&["bytes-lt"]),
+        value(&["bytes-gt"]),
+    ],
+    ..Spec::new("set", build)
+};
+
+/// `IPSET_DIM_MAX`.
+const MAX_SIDES: usize = 6;
+
+#[derive(Debug)]
+struct InSet {
+    set: Arc<Set>,
+    inverted: bool,
+    question: Question,
+    skip_subcounters: bool,
+}
+
+fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
+    let Some(option) = given.get("match-set") else {
+        return Err(given.wrong("--match-set must be given"));
+    };
+    let (set, sides) = set_and_sides(given, &option.values)?;
+    let counter = |names: [&str; 3]| -> Outcome<Option<CounterTest>> {
+        given.exclusive(&names)?;
+        let Some(option) = names.iter().find_map(|name| given.get(name)) else { return Ok(None) };
+        let Some(word) = option.values.first() else { return Ok(None) };
+        let count = word.number(0..=u64::MAX)?;
+        Ok(Some(match option.opt.names[0].rsplit('-').next() {
+            Some("lt") => CounterTest::Less(count),
+            Some("gt") => CounterTest::Greater(count),
+            _ if option.inverted => CounterTest::NotEqual(count),
+            _ => CounterTest::Equal(count),
+        }))
+    };
+    let packets = counter(["packets-eq", "packets-lt", "packets-gt"])?;
+    let bytes = counter(["bytes-eq", "bytes-lt", "bytes-gt"])?;
+    let negated = |name: &str| given.get(name).is_some_and(|option| option.inverted);
+    let question = Question {
+        family: given.family,
+        sides,
+        return_nomatch: given.has("return-nomatch"),
+        count: !negated("update-counters"),
+        packets,
+        bytes,
+    };
+    let skip_subcounters = negated("update-subcounters");
+    Ok(Box::new(InSet { set, inverted: option.inverted, question, skip_subcounters }))
+}
+
+/// A set's name and what of the packet to look up in it.
+pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word]) -> Outcome<(Arc<Set>, Sides)> {
+    let [name, list] = words else {
+        return Err(given.wrong("a set and src or dst must be given"));
+    };
+    let Some(set) = given.sets.get(&name.text) else {
+        return Err(name
+            .wrong(format!("there is no set `{}`", name.text))
+            .help("sets are made before the rules that name them"));
+    };
+    let mut sides = Vec::new();
+    for part in list.list() {
+        sides.push(match part.text.as_str() {
+            "src" => true,
+            "dst" => false,
+            _ => return Err(part.wrong("expected src or dst")),
+        });
+    }
+    if sides.len() > MAX_SIDES {
+        return Err(list.wrong(format!("at most {MAX_SIDES} of src and dst")));
+    }
+    if set.never_matches(given.family, sides.len()) {
+        given
+            .warn(format!("set `{}` is of another family or needs more of src and dst", name.text));
+    }
+    Ok((set, Sides(sides)))
+}
+
+fn save_test(out: &mut String, what: &str, test: Option<CounterTest>) {
+    let (kind, count) = match test {
+        None => return,
+        Some(CounterTest::Equal(n) | CounterTest::NotEqual(n)) => ("eq", n),
+        Some(CounterTest::Less(n)) => ("lt", n),
+        Some(CounterTest::Greater(n)) => ("gt", n),
+    };
+    let inverted = matches!(test, Some(CounterTest::NotEqual(_)));
+    save_option(out, &format!("{what}-{kind}"), inverted, count);
+}
+
+impl Match for InSet {
+    fn matches(&self, context: &mut Context<'_>) -> bool {
+        self.set.test(context.query, &self.question, context.dry) != self.inverted
+    }
+
+    fn save(&self, out: &mut String) {
+        let Question { family: _, sides, return_nomatch, count, packets, bytes } = &self.question;
+        save_option(
+            out,
+            "match-set",
+            self.inverted,
+            format_args!("{} {}", self.set.name, sides.text()),
+        );
+        if *return_nomatch {
+            save_name(out, "return-nomatch", false);
+        }
+        if !count {
+            save_name(out, "update-counters", true);
+        }
+        if self.skip_subcounters {
+            save_name(out, "update-subcounters", true);
+        }
+        save_test(out, "packets", *packets);
+        save_test(out, "bytes", *bytes);
+    }
+}

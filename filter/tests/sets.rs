@@ -1,0 +1,204 @@
+//! Sets: their text, what packets are found in them, and what rules put there.
+
+mod common;
+
+use common::*;
+use tidegate_filter::*;
+use tidegate_packet::{Family, Instant, Parsed};
+
+const A: &str = "10.0.0.2";
+const B: &str = "192.0.2.9";
+
+const SETS: &str = "\
+create ips hash:ip family inet hashsize 1024 maxelem 65536 bucketsize 12 initval 0x1
+add ips 10.0.0.1-10.0.0.3
+create nets hash:net family inet hashsize 1024 maxelem 65536 timeout 0 counters
+add nets 10.0.0.0/8
+add nets 10.0.0.0/24 nomatch
+add nets 10.0.0.3 timeout 30 packets 5 bytes 500
+create ipport hash:ip,port family inet
+add ipport 192.0.2.9,80-81
+add ipport 192.0.2.9,udp:53
+add ipport 192.0.2.9,icmp:echo-request
+create netport hash:net,port family inet
+add netport 192.0.2.0/24,tcp:443
+create three hash:ip,port,ip family inet
+add three 192.0.2.9,80,10.0.0.2
+create netiface hash:net,iface family inet
+add netiface 10.0.0.0/8,lan0
+create bits bitmap:ip range 10.0.0.0-10.0.0.255
+add bits 10.0.0.2
+create ports bitmap:port range 1-1000
+add ports 80
+create sixes hash:net family inet6
+add sixes fd00::/8
+create all list:set size 8
+add all ips
+add all sixes
+";
+
+fn sets(text: &str) -> Sets {
+    let sets = Sets::new();
+    sets.restore(text, Instant::ZERO).unwrap_or_else(|e| panic!("{e:?}"));
+    sets
+}
+
+fn rules_with(text: &str, sets: &Sets) -> Ruleset {
+    load_with(Source { name: "test", text }, guess_family("", text), sets)
+        .unwrap_or_else(|e| panic!("{e:?}"))
+        .ruleset
+}
+
+/// What becomes of packets at given seconds.
+fn run(rules: &Ruleset, times: &[(u64, &[u8])]) -> Vec<bool> {
+    let (mut counters, memory) = (rules.zero_counters(), Memory::new());
+    let one = |&(secs, bytes): &(u64, &[u8])| {
+        let packet = Parsed::parse(bytes).unwrap();
+        let query = Query { now: Instant::from_secs(secs), ..query(&packet, bytes) };
+        let (table, hook) = (TableName::Filter, Hook::Forward);
+        evaluate(rules, table, hook, &query, &mut counters, &memory, &mut NoEffects)
+            == Verdict::Drop
+    };
+    times.iter().map(one).collect()
+}
+
+#[test]
+fn packets_are_found() {
+    let web = tcp(A, B, 4000, 80, 2);
+    let dns = udp(A, B, 4000, 53);
+    let tls = tcp(A, B, 4000, 443, 2);
+    let ping = icmp(A, B, 8, 0);
+    let other = udp("10.0.9.9", "10.0.0.3", 80, 80);
+    for (rule, packet, want) in [
+        ("--match-set ips src", &web, true),
+        ("--match-set ips dst", &web, false),
+        ("! --match-set ips dst", &web, true),
+        ("--match-set ips src,dst", &web, true),
+        // A larger network, an exception from it, and an exception from that.
+        ("--match-set nets src", &other, true),
+        ("--match-set nets src", &web, false),
+        ("--match-set nets src --return-nomatch", &web, true),
+        ("--match-set nets src --return-nomatch", &other, false),
+        ("--match-set nets dst", &other, true),
+        ("--match-set nets dst --packets-eq 6 --bytes-gt 500", &other, true),
+        ("--match-set nets dst ! --update-counters --packets-eq 6", &other, false),
+        ("--match-set nets dst ! --packets-eq 6", &other, false),
+        ("--match-set nets dst --packets-lt 6", &other, false),
+        ("--match-set ipport dst,dst", &web, true),
+        ("--match-set ipport dst,src", &web, false),
+        ("--match-set ipport dst", &web, false),
+        ("! --match-set ipport dst", &web, true),
+        ("--match-set ipport dst,dst", &dns, true),
+        ("--match-set ipport dst,dst", &ping, true),
+        ("--match-set netport dst,dst", &tls, true),
+        ("--match-set netport dst,dst", &web, false),
+        ("--match-set three dst,dst,src", &web, true),
+        ("--match-set three dst,dst,dst", &web, false),
+        ("--match-set netiface src,src", &web, true),
+        ("--match-set netiface src,dst", &web, false),
+        ("--match-set bits src", &web, true),
+        ("--match-set bits dst", &web, false),
+        ("--match-set ports dst", &web, true),
+        ("--match-set ports dst", &tls, false),
+        ("--match-set ports dst", &ping, false),
+        ("--match-set all src", &web, true),
+        ("--match-set sixes src", &web, false),
+    ] {
+        let text = filter(&format!("-A FORWARD -m set {rule} -j DROP"));
+        assert_eq!(run(&rules_with(&text, &sets(SETS)), &[(1, packet)]), [want], "{rule}");
+    }
+    let six = udp("fd00::1", "fd00::2", 1, 2);
+    let text = "*filter\n-A FORWARD -s ::/0 -m set --match-set all src -j DROP\nCOMMIT\n";
+    assert_eq!(run(&rules_with(text, &sets(SETS)), &[(1, &six)]), [true]);
+}
+
+#[test]
+fn entries_expire_and_rules_make_and_remove_them() {
+    let a = udp(A, B, 1, 2);
+    let stop = tcp(A, B, 1, 2, 2);
+    let text = filter(
+        "-A FORWARD -p tcp -j SET --del-set seen src\n\
+         -A FORWARD -m set --match-set seen src -j DROP\n\
+         -A FORWARD -p udp -j SET --add-set seen src --timeout 10",
+    );
+    let rules = rules_with(&text, &sets("create seen hash:ip timeout 5\n"));
+    let times = [(0, &a[..]), (9, &a), (10, &a), (11, &a), (12, &stop), (13, &a)];
+    assert_eq!(run(&rules, &times), [false, true, false, true, false, false]);
+    // Without --exist an entry keeps its time.
+    let again = |exist: &str| {
+        let add = format!("-A FORWARD -p udp -j SET --add-set seen src {exist}");
+        let text = filter(&format!(
+            "-A FORWARD -m set --match-set seen src -j LOG\n{add}\n-A FORWARD -p tcp -m set --match-set seen src -j DROP"
+        ));
+        let rules = rules_with(&text, &sets("create seen hash:ip timeout 5\n"));
+        run(&rules, &[(0, &a[..]), (3, &a), (6, &stop)])
+    };
+    assert_eq!(again(""), [false, false, false]);
+    assert_eq!(again("--exist"), [false, false, true]);
+}
+
+#[test]
+fn a_set_lives_while_rules_hold_it() {
+    let sets = sets(SETS);
+    let rules = rules_with(&filter("-A FORWARD -m set --match-set ips src -j DROP"), &sets);
+    let web = tcp(A, B, 1, 2, 2);
+    assert!(sets.restore("destroy ips\n", Instant::ZERO).is_err());
+    assert_eq!(run(&rules, &[(1, &web)]), [true]);
+    sets.restore("del ips 10.0.0.2\nadd ips 192.0.2.9\n", Instant::ZERO).unwrap();
+    assert_eq!(run(&rules, &[(1, &web)]), [false]);
+    sets.restore("flush\n", Instant::ZERO).unwrap();
+    drop(rules);
+    sets.restore("destroy all\ndestroy ips\n", Instant::ZERO).unwrap();
+    let text = filter("-A FORWARD -m set --match-set ips src -j DROP");
+    let errors = load_with(Source { name: "test", text: &text }, Family::V4, &sets).unwrap_err();
+    assert_eq!((errors[0].line, errors[0].message.as_str()), (3, "there is no set `ips`"));
+}
+
+#[test]
+fn a_set_of_the_other_family_is_warned_about() {
+    let text = filter("-A FORWARD -m set --match-set sixes src -j DROP");
+    let loaded = load_with(Source { name: "test", text: &text }, Family::V4, &sets(SETS)).unwrap();
+    assert_eq!(loaded.warnings.len(), 1);
+}
+
+#[test]
+fn what_is_saved_restores_the_same() {
+    let first = sets(SETS).save(Instant::from_secs(1));
+    assert!(first.contains(
+        "create nets hash:net family inet hashsize 1024 maxelem 65536 timeout 0 counters\n"
+    ));
+    assert!(first.contains("add nets 10.0.0.0/24 timeout 0 nomatch packets 0 bytes 0\n"));
+    assert!(first.contains("add nets 10.0.0.3 timeout 29 packets 5 bytes 500\n"));
+    assert!(first.contains("add ipport 192.0.2.9,icmp:echo-request\n"));
+    assert!(first.ends_with("create all list:set size 8\nadd all ips\nadd all sixes\n"));
+    assert_eq!(sets(&first).save(Instant::ZERO), first);
+    let range = sets("create r hash:net\nadd r 10.0.0.1-10.0.0.6\n").save(Instant::ZERO);
+    let adds: Vec<_> = range.lines().skip(1).collect();
+    assert_eq!(
+        adds,
+        ["add r 10.0.0.1", "add r 10.0.0.2/31", "add r 10.0.0.4/31", "add r 10.0.0.6"]
+    );
+}
+
+#[test]
+fn wrong_lines_are_told() {
+    for (text, message) in [
+        ("create x hash:foo\n", "unknown set type `hash:foo`"),
+        ("create x hash:ip\ncreate x hash:ip\n", "there is a set `x` already"),
+        ("add x 1.2.3.4\n", "there is no set `x`"),
+        ("create x hash:ip\nadd x 1.2.3\nadd x 1.2.3.4.5\n", "`1.2.3.4.5` is no IPv4 address"),
+        ("create x hash:ip\nadd x 1.2.3.4\nadd x 1.2.3.4\n", "it is there already"),
+        (
+            "create x hash:ip maxelem 2\nadd x 1.2.3.0/24\n",
+            "more addresses than set `x` has room for",
+        ),
+        ("create x bitmap:ip\n", "a bitmap needs a range"),
+        ("create x hash:ip,port\nadd x 1.2.3.4\n", "expected 2 parts"),
+        ("create x hash:ip\nadd x 1.2.3.4 timeout 5\n", "`timeout` doesn't go with set `x`"),
+        ("create x hash:ip skbinfo\n", "`skbinfo` is not supported for hash:ip"),
+        ("rename x y\n", "unknown command `rename`"),
+    ] {
+        let errors = Sets::new().restore(text, Instant::ZERO).unwrap_err();
+        assert_eq!(errors[0].message, message, "{text}");
+    }
+}
