@@ -25,6 +25,7 @@ mod reject;
 mod route_in;
 mod rules;
 mod sanity;
+mod segment;
 mod translate;
 
 pub use counters::{Counters, Drop, Traffic};
