@@ -299,6 +299,15 @@ impl Engine {
         self.counters.drop_many(Drop::NeighbourFailed, lost);
     }
 
+    /// The device of an interface was made again: it has another link address and MTU, and who was
+    /// at the other end is unknown.
+    pub fn replace_link(&mut self, id: InterfaceId, mac: MacAddr, mtu: u32) {
+        self.interfaces.set_link(id, mac, mtu);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost);
+        self.rebuild();
+    }
+
     /// Replaces the routes beyond those to the interfaces' own networks.
     pub fn replace_routes(&mut self, routes: Vec<StaticRoute>) {
         self.static_routes = routes;
