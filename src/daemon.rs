@@ -224,6 +224,9 @@ fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle
     Ok(handle)
 }
 
+/// A worker's inbox for devices, and what makes it look.
+type Inbox = (Sender<(PortId, Device)>, Arc<Waker>);
+
 /// What the main thread does while the workers forward.
 struct Manager {
     /// As it was written at the start.
@@ -245,7 +248,7 @@ struct Manager {
     /// How often a port was opened again.
     reopened: u16,
     /// Where the workers take new devices from.
-    inboxes: Vec<(Sender<(PortId, Device)>, Arc<Waker>)>,
+    inboxes: Vec<Inbox>,
 }
 
 impl Manager {
