@@ -1,9 +1,9 @@
 //! `-m policy`: whether IPsec has handled or will handle a packet. Nothing here does IPsec.
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::query::Hook;
-use crate::values::save_option;
+use crate::values::{list_saved, save_option};
 
 pub(crate) static SPEC: MatchSpec =
     MatchSpec { options: &[value(&["dir"]), value(&["pol"])], ..Spec::new("policy", build) };
@@ -38,6 +38,11 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for Policy {
     fn matches(&self, _: &mut Context<'_>) -> bool {
         self.none
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" policy match");
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {
