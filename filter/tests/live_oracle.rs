@@ -160,7 +160,9 @@ fn ask(flags: &str, family: Family, steps: &[Step]) -> Vec<Ran> {
     let status = unshare(flags).args(["sh", "run.sh"]).current_dir(&folder).status().unwrap();
     assert!(status.success());
     let read = |n: usize, what: &str| {
-        let bytes = std::fs::read(folder.join(format!("{n}.{what}"))).unwrap();
+        let mut bytes = std::fs::read(folder.join(format!("{n}.{what}"))).unwrap();
+        // iptables lists a program of BPF with the zero byte behind it.
+        bytes.retain(|byte| *byte != 0);
         String::from_utf8(bytes).unwrap()
     };
     let ran = |n| Ran {
