@@ -3,12 +3,11 @@
 use tidegate_packet::Instant;
 
 use super::content::{Found, Member, Refused};
-use super::create::MAX_TIMEOUT;
 use super::element::{Entry, SkbInfo};
 use super::fault::{Fault, Result};
 use super::kind::{Kind, Part};
 use super::words::{Reader, element};
-use super::{Body, Set, Sets};
+use super::{Body, MAX_TIMEOUT, Set, Sets};
 use crate::lex::Word;
 
 /// Longest comment.
@@ -17,6 +16,7 @@ const MAX_COMMENT: usize = 255;
 const MAX_VAIN: u128 = 1 << 20;
 
 const THERE: &str = "Element cannot be added to the set: it's already added";
+const BESIDE: &str = "The set to which you referred with 'before' or 'after'";
 const MISSING: &str = "Element cannot be deleted from the set: it's not added";
 
 /// A command about an element of a set.
@@ -256,13 +256,19 @@ impl Change<'_> {
         })
     }
 
+    /// The set beside which a member is to stand has to be there.
+    fn check_beside(&self, beside: Option<(bool, &Word)>) -> Result<()> {
+        match beside {
+            Some((_, word)) if self.sets.get(&word.text).is_none() => {
+                Err(Fault::refused(format!("{BESIDE} does not exist.")).at(word))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The place of the member that another is to stand beside.
     fn beside(&self, body: &Body, word: &Word) -> Result<usize> {
-        const WHAT: &str = "The set to which you referred with 'before' or 'after'";
-        if self.sets.get(&word.text).is_none() {
-            return Err(Fault::refused(format!("{WHAT} does not exist.")).at(word));
-        }
-        let fault = || Fault::refused(format!("{WHAT} is not added to the set.")).at(word);
+        let fault = || Fault::refused(format!("{BESIDE} is not added to the set.")).at(word);
         body.position(&word.text, self.now).ok_or_else(fault)
     }
 
@@ -277,6 +283,7 @@ impl Change<'_> {
         }
         body.content.sweep(self.now);
         let beside = extras.beside;
+        self.check_beside(beside)?;
         let entry = extras.entry(body, self.now)?;
         if let Some(at) = body.position(&word.text, self.now) {
             return match self.exist {
@@ -298,14 +305,16 @@ impl Change<'_> {
     fn delete_member(&self, body: &mut Body, word: &Word, extras: Extras<'_>) -> Result<()> {
         self.member(&word.text)?;
         let at = body.position(&word.text, self.now);
-        let at = at.filter(|at| extras.beside.is_none() || self.stands(body, *at, &extras));
-        if let (Some((_, other)), None) = (extras.beside, at) {
-            self.beside(body, other)?;
-        }
-        match at {
+        self.check_beside(extras.beside)?;
+        match at.filter(|at| self.stands(body, *at, &extras)) {
             Some(at) => drop(body.content.members.remove(at)),
             None if self.exist => {}
-            None => return Err(Fault::refused(MISSING)),
+            None => {
+                return Err(match extras.beside {
+                    Some((_, other)) => Fault::refused(format!("{BESIDE} is not added to the set.")).at(other),
+                    None => Fault::refused(MISSING),
+                });
+            }
         }
         Ok(())
     }
@@ -317,6 +326,7 @@ impl Change<'_> {
         extras: Extras<'_>,
     ) -> Result<(bool, String)> {
         self.member(&word.text)?;
+        self.check_beside(extras.beside)?;
         let at = body.position(&word.text, self.now);
         let found = at.is_some_and(|at| self.stands(body, at, &extras));
         // The original has both in one word.

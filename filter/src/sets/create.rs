@@ -10,8 +10,8 @@ use super::words::{self, Reader, address, number};
 use super::{Body, Mask, Options};
 use crate::lex::Word;
 
-/// Longest that an entry may stay: milliseconds of 32 bits.
-pub(super) const MAX_TIMEOUT: u64 = u32::MAX as u64 / 1000;
+/// Longest that an entry may stay: milliseconds of 31 bits.
+pub(crate) const MAX_TIMEOUT: u64 = i32::MAX as u64 / 1000;
 /// A bitmap has no more places than this.
 const MAX_BITMAP: u64 = 65_536;
 const MIN_HASH_SIZE: u32 = 64;

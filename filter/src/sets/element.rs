@@ -258,7 +258,7 @@ fn cell(text: String) -> Cell {
 }
 
 /// An element's place in a listing.
-pub(super) fn order(element: &Element) -> impl Ord + use<> {
+pub(super) fn order(element: &Element, wildcard: bool) -> impl Ord + use<> {
     let Element { addr, len, second, second_len, protocol, port, mark, mac, iface, physdev } =
         *element;
     let protocol_cell = match protocol {
@@ -275,6 +275,13 @@ pub(super) fn order(element: &Element) -> impl Ord + use<> {
     (
         (addr, Reverse(len), protocol_cell, port_cell),
         (second, Reverse(second_len), mark, mac),
-        (!physdev, iface.len(), iface),
+        iface_order(iface, physdev, wildcard),
     )
+}
+
+/// The shorter first, with what is written around the name.
+pub(super) fn iface_order(iface: Iface, physdev: bool, wildcard: bool) -> impl Ord + use<> {
+    let around = if wildcard { " wildcard".len() as u8 } else { 0 };
+    let len = if physdev { "physdev".len() as u8 } else { iface.len() + around + 1 };
+    (len, physdev, iface)
 }

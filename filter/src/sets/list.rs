@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use tidegate_packet::{Addr, Family, Instant};
 
-use super::element::{Element, Entry, mask, order, write_element};
+use super::element::{Element, Entry, iface_order, order, write_element};
 use super::kind::{MaskPlace, Part};
 use super::{Body, Mask, Set};
 
@@ -199,9 +199,9 @@ impl Body {
             self.content.iter().filter(|(_, entry)| entry.is_alive(now)).collect();
         if entries.iter().all(|(e, _)| e.protocol == 0) {
             // No words to compare: the order in place is the same and much faster.
-            entries.sort_unstable_by_key(|(e, _)| plain_order(e));
+            entries.sort_unstable_by_key(|(e, entry)| plain_order(e, entry.wildcard));
         } else {
-            entries.sort_by_cached_key(|(e, _)| order(e));
+            entries.sort_by_cached_key(|(e, entry)| order(e, entry.wildcard));
         }
         entries
     }
@@ -246,10 +246,9 @@ impl Body {
 }
 
 /// The order of elements without protocols; the same as [`order`] gives.
-fn plain_order(element: &Element) -> impl Ord + use<> {
+fn plain_order(element: &Element, wildcard: bool) -> impl Ord + use<> {
     let Element { addr, len, second, second_len, port, mark, mac, iface, physdev, .. } = *element;
     // The longer network first.
-    let first = (addr, mask(addr.family(), len), port);
-    let first = (first.0, std::cmp::Reverse(first.1), first.2);
-    (first, second, std::cmp::Reverse(second_len), mark, mac, !physdev, iface.len(), iface)
+    let first = (addr, std::cmp::Reverse(len), port);
+    (first, second, std::cmp::Reverse(second_len), mark, mac, iface_order(iface, physdev, wildcard))
 }

@@ -36,6 +36,7 @@ use fault::Fault;
 use kind::Kind;
 
 pub use command::{Answer, Files, files};
+pub(crate) use create::MAX_TIMEOUT;
 pub(crate) use lookup::{CounterTest, MAX_SIDES, Question, Sides};
 
 /// Most sets that there may be, as in the kernel.

@@ -329,6 +329,9 @@ impl Written {
 
     /// Each element that it means, until one is refused.
     pub fn each(&self, body: &Body, act: &mut dyn FnMut(Element) -> Result<()>) -> Result<()> {
+        if matches!(self.first.form, Form::Network(0)) && !body.kind.has(Part::Iface) {
+            return Err(invalid_length());
+        }
         if self.count(body) > MAX_RANGE {
             let what = "The range you specified exceeds the size limit of the set type";
             return Err(Fault::refused(what));
@@ -348,9 +351,6 @@ impl Written {
 
     fn each_address(&self, body: &Body, act: &mut dyn FnMut(Element) -> Result<()>) -> Result<()> {
         let family = self.first.family();
-        if matches!(self.first.form, Form::Network(0)) {
-            return Err(invalid_length());
-        }
         let low = match self.first.form {
             Form::Network(len) => network(self.first.low, len),
             Form::Single | Form::Range => self.first.low,

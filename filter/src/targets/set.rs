@@ -4,7 +4,7 @@ use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::matches::set::{marked, set_and_sides};
 use crate::query::{Hook, TableName};
-use crate::sets::{Question, Reference};
+use crate::sets::{MAX_TIMEOUT, Question, Reference};
 use crate::values::{list_saved, save_name, save_option};
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
@@ -85,8 +85,8 @@ impl Target for Change {
         let query = marked(context);
         if !context.dry {
             if let Some((set, question)) = &self.add {
-                // Milliseconds of 32 bits in the kernel.
-                let timeout = self.timeout.map(|seconds| seconds.min(u32::MAX / 1000));
+                // Longer doesn't fit into the kernel's clock.
+                let timeout = self.timeout.map(|seconds| seconds.min(MAX_TIMEOUT as u32));
                 set.add_packet(&query, question, timeout, self.exist);
             }
             if let Some((set, question)) = &self.delete {
