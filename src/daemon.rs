@@ -323,11 +323,11 @@ impl Manager {
 
     /// Log lines and DHCP answers that the workers have left.
     fn take_news(&mut self) {
-        let (lines, frames) = {
+        let (log, frames) = {
             let mut engine = lock(&self.engine);
             (engine.take_log(), engine.take_dhcp())
         };
-        for line in lines {
+        for line in log.lines {
             print_log(&line);
         }
         let now = self.clock.now();

@@ -103,7 +103,9 @@ pub struct Engine {
     copies: Vec<rules::Copy>,
     /// Frames to send besides the one at hand.
     outbox: Vec<(PortId, OwnedFrame)>,
-    log: Vec<log::Line>,
+    log: log::Waiting,
+    /// The groups of NFLOG whose packets are kept for a listener.
+    listened: log::Groups,
     now: Instant,
     unix_nanos: u64,
 }
@@ -137,7 +139,8 @@ impl Engine {
             own: VecDeque::new(),
             copies: Vec::new(),
             outbox: Vec::new(),
-            log: Vec::new(),
+            log: log::Waiting::default(),
+            listened: log::Groups::default(),
             now: Instant::ZERO,
             unix_nanos: 0,
         }
@@ -221,9 +224,15 @@ impl Engine {
         !self.log.is_empty() || !self.dhcp_frames.is_empty()
     }
 
-    /// Lines that LOG rules have made since the last call.
-    pub fn take_log(&mut self) -> Vec<log::Line> {
+    /// What rules have left for the log since the last call.
+    pub fn take_log(&mut self) -> log::Waiting {
         std::mem::take(&mut self.log)
+    }
+
+    /// Says which groups of NFLOG have a listener: their packets are kept for
+    /// [`Engine::take_log`], those of others become lines.
+    pub fn listen(&mut self, groups: log::Groups) {
+        self.listened = groups;
     }
 
     /// The counters.
