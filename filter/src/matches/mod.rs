@@ -29,6 +29,7 @@ mod policy;
 mod quota;
 mod recent;
 mod rpfilter;
+mod rt;
 pub(crate) mod set;
 mod socket;
 mod spi;
@@ -80,6 +81,7 @@ static ALL: &[&MatchSpec] = &[
     &quota::SPEC,
     &recent::SPEC,
     &rpfilter::SPEC,
+    &rt::SPEC,
     &set::SPEC,
     &socket::SPEC,
     &spi::ESP,
