@@ -114,15 +114,12 @@ impl Ruleset {
     }
 
     /// Whether a rule makes the kernel track connections of this family (and so reassemble
-    /// fragments): any rule in the nat table, or one that looks at connections.
+    /// fragments): one that translates or that looks at connections. A nat table without such a
+    /// rule doesn't, and no packet passes its chains then (nf_nat_inet_fn wants a connection).
     pub fn uses_conntrack(&self) -> bool {
-        self.tables.iter().any(|table| {
-            let mut rules = table.chains.iter().flat_map(|c| &c.rules);
-            table.name == TableName::Nat
-                || rules.any(|rule| {
-                    rule.matches.iter().any(|m| m.test.uses_conntrack())
-                        || matches!(&rule.action, Action::Target(_, t) if t.uses_conntrack())
-                })
+        self.tables.iter().flat_map(|table| &table.chains).flat_map(|c| &c.rules).any(|rule| {
+            rule.matches.iter().any(|m| m.test.uses_conntrack())
+                || matches!(&rule.action, Action::Target(_, t) if t.uses_conntrack())
         })
     }
 

@@ -86,7 +86,7 @@ impl Policy {
             limits: FAMILIES.map(limits),
             echo_ignore_all: FAMILIES.map(|f| sysctls.icmp_echo_ignore_all(f)),
             echo_ignore_broadcasts: FAMILIES.map(|f| sysctls.icmp_echo_ignore_broadcasts(f)),
-            tracks: [0, 1].map(|n| translates[n] || rulesets[n].uses_conntrack()),
+            tracks: rulesets.map(Ruleset::uses_conntrack),
             translates,
             icmp_per_second: sysctls.icmp_msgs_per_sec(),
             icmp_burst: sysctls.icmp_msgs_burst(),
