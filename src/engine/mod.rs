@@ -25,6 +25,7 @@ mod reject;
 mod route_in;
 mod rules;
 mod sanity;
+mod segment;
 mod translate;
 
 pub use counters::{Counters, Drop, Traffic};
@@ -316,6 +317,15 @@ impl Engine {
         self.replace_routes(routes);
         let lost = self.neighbours.flush(id);
         self.counters.drop_many(Drop::NeighbourFailed, lost);
+    }
+
+    /// The device of an interface was made again: it has another link address and MTU, and who was
+    /// at the other end is unknown.
+    pub fn replace_link(&mut self, id: InterfaceId, mac: MacAddr, mtu: u32) {
+        self.interfaces.set_link(id, mac, mtu);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost);
+        self.rebuild();
     }
 
     /// Replaces the routes beyond those to the interfaces' own networks.
