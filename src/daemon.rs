@@ -1,6 +1,8 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
 use crate::config::{Config, PortKind};
+use crate::conntrack::gateway::{self, Peer};
+use crate::conntrack::{Ask, Hub, Moment, Tell};
 use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Status};
 use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
@@ -105,6 +107,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         })
     });
     let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
+    let hub = Arc::new(Hub::default());
     let mut manager = Manager {
         dhcp: HashMap::new(),
         written: config,
@@ -112,7 +115,8 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         engine: engine.clone(),
         clock,
         reload,
-        news,
+        news: news.clone(),
+        hub: hub.clone(),
         waker: workers.threads.first().map(|thread| thread.waker.clone()),
         held: gateway.held,
         missing: HashMap::new(),
@@ -130,6 +134,8 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         uplinks,
         started: clock.now(),
         clock,
+        news,
+        hub,
     };
     let result =
         reserved.open(Arc::new(handler)).map_err(control_error(&path)).and_then(|socket| {
@@ -238,6 +244,8 @@ struct Manager {
     reload: Reload,
     dhcp: HashMap<InterfaceId, (DhcpClient, Option<Lease>)>,
     news: Arc<News>,
+    /// Who listens to what happens to connections.
+    hub: Arc<Hub>,
     /// Of the worker that sends what the manager leaves in the engine.
     waker: Option<Arc<Waker>>,
     held: Held,
@@ -315,18 +323,25 @@ impl Manager {
         self.config = config;
         let mut engine = lock(&self.engine);
         engine.replace_sysctls(self.config.sysctls.clone());
+        engine.listen_to_connections(!self.hub.is_empty());
         engine.replace_rules(rulesets.v4, rulesets.v6);
         drop(engine);
         tracing::info!("rules reloaded");
         Ok(rulesets.warnings)
     }
 
-    /// Log lines and DHCP answers that the workers have left.
+    /// Log lines, DHCP answers and connections' events that the workers have left.
     fn take_news(&mut self) {
-        let (log, frames) = {
+        let (log, frames, (events, lost)) = {
             let mut engine = lock(&self.engine);
-            (engine.take_log(), engine.take_dhcp())
+            let events = engine.conntrack_mut().take_events();
+            if !events.0.is_empty() && self.hub.is_empty() {
+                engine.listen_to_connections(false);
+            }
+            (engine.take_log(), engine.take_dhcp(), events)
         };
+        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
+        self.hub.publish(&events, lost, moment);
         for line in log.lines {
             print_log(&line);
         }
@@ -517,6 +532,9 @@ struct Control {
     uplinks: Vec<String>,
     started: Instant,
     clock: Clock,
+    news: Arc<News>,
+    /// Who listens to what happens to connections.
+    hub: Arc<Hub>,
 }
 
 impl Handler for Control {
@@ -571,6 +589,16 @@ impl Handler for Control {
                 return Ran { status, out, err };
             }
         }
+    }
+
+    fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell {
+        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
+        let tell = gateway::answer(&self.engine, &self.hub, peer, ask, moment);
+        // What was done by hand is an event, too.
+        if lock(&self.engine).has_news() {
+            self.news.announce();
+        }
+        tell
     }
 
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
