@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
 use crate::sets::{CounterTest, Question, Set, Sides};
-use crate::values::{save_name, save_option};
+use crate::values::{list_saved, save_name, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     options: &[
@@ -109,6 +109,10 @@ fn save_test(out: &mut String, what: &str, test: Option<CounterTest>) {
 impl Match for InSet {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         self.set.test(context.query, &self.question, context.dry) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

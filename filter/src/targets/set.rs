@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::matches::set::set_and_sides;
 use crate::sets::{Question, Set, Sides};
-use crate::values::{save_name, save_option};
+use crate::values::{list_saved, save_name, save_option};
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
     options: &[
@@ -72,6 +72,10 @@ impl Target for Change {
             set.delete_packet(context.query, question);
         }
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {
