@@ -6,6 +6,7 @@ use std::fmt;
 use tidegate_packet::Family;
 
 use crate::ast::{ExtensionAst, OptionAst};
+use crate::classify::PortsWanted;
 use crate::diagnostic::{Outcome, Problem};
 use crate::edit::Edit;
 use crate::effects::Effects;
@@ -154,6 +155,17 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
     /// they are saved.
     fn list(&self, out: &mut String, _style: Listing) {
         self.save(out);
+    }
+
+    /// Whether asking it changes nothing: it remembers nothing and never drops the packet.
+    fn is_pure(&self) -> bool {
+        false
+    }
+
+    /// The ports without which it is false, and which it can be told by: for packets whose ports
+    /// can be read it changes nothing to ask it.
+    fn ports(&self) -> Option<PortsWanted> {
+        None
     }
 
     /// Whether its presence makes the kernel track connections.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use tidegate_packet::{Family, protocol, tcp};
 
 use super::header;
+use crate::classify::PortsWanted;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
@@ -111,6 +112,11 @@ impl Ports {
         Ok(Self { low, high, inverted })
     }
 
+    /// The range that a port must be in; none if that can be any.
+    pub fn wanted(self) -> Vec<(u16, u16)> {
+        if self.inverted { Vec::new() } else { vec![(self.low, self.high)] }
+    }
+
     /// The ports of an option, if it was given.
     pub fn optional(given: &Given<'_>, name: &str) -> Outcome<Option<Self>> {
         given.has(name).then(|| Self::given(given, name)).transpose()
@@ -184,6 +190,11 @@ impl Match for Tcp {
                 };
                 has_option(header.option_bytes(), kind) != inverted
             })
+    }
+
+    fn ports(&self) -> Option<PortsWanted> {
+        let (source, destination) = (self.source.wanted(), self.destination.wanted());
+        Some(PortsWanted { source, destination })
     }
 
     fn list(&self, out: &mut String, style: Listing) {
