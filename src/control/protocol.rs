@@ -40,6 +40,14 @@ pub enum Request {
         #[serde(default)]
         input: String,
     },
+    /// A run of `ipset`.
+    Ipset {
+        /// Its arguments.
+        args: Vec<String>,
+        /// What `restore` reads.
+        #[serde(default)]
+        input: String,
+    },
     /// The lists of `recent`.
     Recent {
         /// One list; all their names without it.
@@ -81,7 +89,7 @@ pub enum Reply {
     Reloaded(Vec<String>),
     /// For [`Request::Rules`]: `iptables-save -c` text.
     Rules(String),
-    /// For [`Request::Call`].
+    /// For [`Request::Call`] and [`Request::Ipset`].
     Ran(Ran),
     /// For [`Request::Recent`]: what a list's file in `/proc/net/xt_recent` would hold, or names.
     Recent(String),

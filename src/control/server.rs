@@ -42,6 +42,9 @@ pub trait Handler: Send + Sync + 'static {
     /// A run of one of iptables' programs. Runs that change rules come one after the other.
     fn call(&self, program: Program, family: Family, args: &[String], input: &str) -> Ran;
 
+    /// A run of `ipset`.
+    fn ipset(&self, args: &[String], input: &str) -> Ran;
+
     /// The names of the `recent` lists, or the list of that name, or what is written to it.
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String>;
 }
@@ -271,6 +274,7 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Response {
         Request::Call { program, family, args, input } => {
             Response::Ok(Reply::Ran(handler.call(program, family, &args, &input)))
         }
+        Request::Ipset { args, input } => Response::Ok(Reply::Ran(handler.ipset(&args, &input))),
         Request::Recent { name, write } => {
             match handler.recent(name.as_deref(), write.as_deref()) {
                 Ok(text) => Response::Ok(Reply::Recent(text)),
@@ -308,6 +312,10 @@ mod tests {
             let out = format!("{program:?} {family:?} {args:?} {input}");
             Ran { status: 2, out, err: "no".into() }
         }
+        fn ipset(&self, _: &[String], _: &str) -> Ran {
+            Ran::default()
+        }
+
         fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
             write.map_or(Ok(format!("{name:?}\n")), |write| Err(write.to_owned()))
         }

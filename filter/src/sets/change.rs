@@ -69,6 +69,7 @@ impl<'a> Extras<'a> {
         reader: &mut Reader<'a>,
     ) -> Result<()> {
         let add = act == Act::Add;
+        reader.once(option)?;
         match option {
             "nomatch" if kind.has_networks() && act != Act::Del => self.nomatch = true,
             "wildcard" if kind.has(Part::Iface) && add => self.wildcard = true,
@@ -76,7 +77,6 @@ impl<'a> Extras<'a> {
                 self.beside = Some((option == "before", reader.value(option)?));
             }
             "timeout" if add => {
-                reader.once(option)?;
                 self.timeout = Some(reader.number(option, 0..=MAX_TIMEOUT)? as u32);
             }
             "packets" if add => self.packets = Some(reader.number(option, 0..=u64::MAX)?),
@@ -227,7 +227,9 @@ impl Change<'_> {
         }
         let written = element(word, &body).map_err(|fault| fault.at(word))?;
         let extras = Extras::read(body.kind, Act::Test, extras)?;
-        let element = written.single(&body).map_err(|fault| fault.at(word))?;
+        let Some(element) = written.single(&body).map_err(|fault| fault.at(word))? else {
+            return Ok((false, written.text(body.kind)));
+        };
         let content = &body.content;
         let bits = (element.addr.family().bits(), element.second.family().bits());
         // A host is looked for in networks, a network only as it is.

@@ -191,10 +191,7 @@ pub(super) fn is_icmp(number: u8) -> bool {
 }
 
 fn protocol_text(number: u8) -> String {
-    match number {
-        protocol::ICMPV6 => "icmpv6".to_owned(),
-        _ => names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
-    }
+    names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
 
 fn port_text(number: u8, port: u16) -> String {
@@ -248,13 +245,13 @@ pub(super) fn write_element(out: &mut String, kind: &Kind, element: &Element, ma
     }
 }
 
-/// A word of an element in the order of `ipset -sorted`: what begins with hexadecimal digits by
-/// their value, and else the shorter first.
-type Cell = (u64, usize, String);
+/// A word of an element in the order of `ipset -sorted`: the shorter first, and then what begins
+/// with hexadecimal digits by their value.
+type Cell = (usize, u64, String);
 
 fn cell(text: String) -> Cell {
     let digits: String = text.chars().take_while(char::is_ascii_hexdigit).take(15).collect();
-    (u64::from_str_radix(&digits, 16).unwrap_or(u64::MAX), text.len(), text)
+    (text.len(), u64::from_str_radix(&digits, 16).unwrap_or(u64::MAX), text)
 }
 
 /// An element's place in a listing.
@@ -263,10 +260,7 @@ pub(super) fn order(element: &Element, wildcard: bool) -> impl Ord + use<> {
         *element;
     let protocol_cell = match protocol {
         0 => cell(String::new()),
-        number => {
-            let (value, len, text) = cell(protocol_text(number));
-            (len as u64, usize::try_from(value).unwrap_or(usize::MAX), text)
-        }
+        number => cell(protocol_text(number)),
     };
     let port_cell = match is_icmp(protocol) {
         true => cell(port_text(protocol, port)),
