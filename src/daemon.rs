@@ -20,8 +20,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tidegate_filter::{SaveStyle, Sets};
 use tidegate_filter::live::{self, Answer, Call, Present};
+use tidegate_filter::{SaveStyle, Sets};
 use tidegate_packet::{Addr, Family, Instant, Prefix};
 
 /// Why a gateway ended, or never began.

@@ -1,7 +1,7 @@
 //! `tidegate install-names`: links by which scripts find the programs that they know.
 
-use super::{ipset, names};
 use super::{DONE, FAILED};
+use super::{ipset, names};
 use clap::Args;
 use std::io::{self, Write};
 use std::path::PathBuf;

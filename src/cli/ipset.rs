@@ -26,11 +26,7 @@ pub(super) fn called(args: &[OsString]) -> Option<&[OsString]> {
     }
 }
 
-pub(super) fn main(
-    args: &[OsString],
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-) -> io::Result<u8> {
+pub(super) fn main(args: &[OsString], out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
     let Some(args) = args.iter().map(|arg| arg.to_str().map(str::to_owned)).collect() else {
         writeln!(err, "{NAME}: an argument is not UTF-8")?;
         return Ok(FAILED);

@@ -33,7 +33,9 @@ fn the_command_line_is_well_formed() {
 fn help_names_every_option_with_its_default() {
     let (status, out, _) = tidegate(&["run", "--help"]);
     assert_eq!(status, DONE);
-    for option in ["config", "lan", "uplink", "rules", "rules6", "sets", "sysctl", "workers", "control"] {
+    for option in
+        ["config", "lan", "uplink", "rules", "rules6", "sets", "sysctl", "workers", "control"]
+    {
         let at = out.find(&format!("      --{option} ")).expect(option);
         let end = out[at + 8..].find("      --").map_or(out.len(), |n| at + 8 + n);
         let said = &out[at..end];
