@@ -148,9 +148,9 @@ fn finish(done: io::Result<u8>, out: &mut dyn Write, err: &mut dyn Write) -> Exi
 struct GatewayArgs {
     /// Read the configuration from this file (default: none, flags alone)
     ///
-    /// The flags are put over what the file says: --workers, --control, --sets, --rules and
-    /// --rules6 replace its values, --lan and --uplink replace the addresses of interfaces that it names
-    /// and add others, --sysctl is read after its [sysctl].
+    /// The flags are put over what the file says: --workers, --control, --rules, --rules6 replace
+    /// its values, and so does --sets; --lan and --uplink replace the addresses of interfaces that it
+    /// names and add others, --sysctl is read after its [sysctl].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 

@@ -1,8 +1,10 @@
 //! `add`, `del` and `test`: the words behind an element, and what becomes of the set.
 
+use std::sync::OnceLock;
+
 use tidegate_packet::Instant;
 
-use super::content::{Found, Member, Refused};
+use super::content::{Found, Member, Refused, Scope};
 use super::element::{Entry, SkbInfo};
 use super::fault::{Fault, Result};
 use super::kind::{Kind, Part};
@@ -125,7 +127,7 @@ impl<'a> Extras<'a> {
             bytes: self.bytes.unwrap_or(0).into(),
             nomatch: self.nomatch,
             wildcard: self.wildcard,
-            mac: None,
+            mac: OnceLock::new(),
             comment: self.comment.filter(|text| !text.is_empty()).map(Into::into),
             skb: self.skb.map(Box::new),
         })
@@ -178,7 +180,7 @@ impl Change<'_> {
         let written = element(word, body).map_err(|fault| fault.at(word))?;
         let extras = Extras::read(body.kind, Act::Add, extras)?;
         let mut entry = extras.entry(body, self.now).map_err(|fault| fault.at(word))?;
-        entry.mac = written.mac;
+        entry.mac = written.mac.map(Into::into).unwrap_or_default();
         let room = body.room();
         // The elements are read from the options, while the content changes.
         let mut content = std::mem::take(&mut body.content);
@@ -234,12 +236,12 @@ impl Change<'_> {
         let bits = (element.addr.family().bits(), element.second.family().bits());
         // A host is looked for in networks, a network only as it is.
         let host = element.lengths() == bits;
-        let mac = |entry: &Entry| match (written.mac, entry.mac) {
-            (Some(asked), Some(known)) => asked == known,
+        let mac = |entry: &Entry| match (written.mac, entry.mac.get()) {
+            (Some(asked), Some(known)) => asked == *known,
             _ => true,
         };
         let found = if body.kind.has_networks() && host {
-            content.find(&element, true, self.now, &mut |_| true)
+            content.find(&element, Scope::of(body.kind), self.now, &mut |_| true)
         } else {
             match content.get(&element, self.now).filter(|entry| mac(entry)) {
                 None => Found::No,

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_packet::{Addr, Family, Instant, MacAddr, protocol};
@@ -141,8 +142,8 @@ pub(crate) struct Entry {
     pub nomatch: bool,
     /// The interface's name is only the beginning of one.
     pub wildcard: bool,
-    /// What a bitmap of addresses knows of the station.
-    pub mac: Option<MacAddr>,
+    /// What a bitmap of addresses knows of the station; the first packet from it tells, if nobody has.
+    pub mac: OnceLock<MacAddr>,
     pub comment: Option<Box<str>>,
     pub skb: Option<Box<SkbInfo>>,
 }
@@ -154,6 +155,7 @@ impl Clone for Entry {
             bytes: self.bytes.load(Ordering::Relaxed).into(),
             comment: self.comment.clone(),
             skb: self.skb.clone(),
+            mac: self.mac.clone(),
             ..*self
         }
     }
