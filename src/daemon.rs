@@ -25,8 +25,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tidegate_filter::SaveStyle;
 use tidegate_filter::live::{self, Answer, Call, Present};
+use tidegate_filter::{SaveStyle, Sets};
 use tidegate_packet::{Addr, Family, Instant, Prefix};
 
 /// Why a gateway ended, or never began.
@@ -73,7 +73,9 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
 
 /// Runs a gateway until SIGTERM or SIGINT.
 pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
-    let Rulesets { v4, v6, warnings } = rules::load(&config).map_err(DaemonError::Rules)?;
+    let clock = Clock::start();
+    let sets = rules::sets(&config, clock.now()).map_err(DaemonError::Rules)?;
+    let Rulesets { v4, v6, warnings } = rules::load(&config, &sets).map_err(DaemonError::Rules)?;
     let report = Report { diagnostics: warnings };
     say(&report.render(Style::of_stderr()));
     setup::check_rights()?;
@@ -90,12 +92,12 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     if let Some(refused) = gateway.held.kernel_not_held() {
         tracing::info!("the kernel handles what we take as well, which costs speed: {refused}");
     }
-    let clock = Clock::start();
     let mut engine = gateway.engine;
     engine.set_time(clock.now(), unix_nanos());
     if gateway.config != config {
         // The built-in rules name networks, which are known only now.
-        let Rulesets { v4, v6, .. } = rules::load(&gateway.config).map_err(DaemonError::Rules)?;
+        let Rulesets { v4, v6, .. } =
+            rules::load(&gateway.config, &sets).map_err(DaemonError::Rules)?;
         engine.replace_rules(v4, v6);
     }
     let engine = Arc::new(Mutex::new(engine));
@@ -112,6 +114,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         dhcp: HashMap::new(),
         written: config,
         config: gateway.config,
+        sets: sets.clone(),
         engine: engine.clone(),
         clock,
         reload,
@@ -128,6 +131,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let uplinks = manager.config.uplinks().map(|i| i.name.clone()).collect();
     let handler = Control {
         engine,
+        sets,
         wake: Mutex::new(wake),
         writer: Mutex::new(()),
         workers: workers.threads.len(),
@@ -239,6 +243,8 @@ struct Manager {
     written: Config,
     /// With what was found on interfaces filled in.
     config: Config,
+    /// The sets that rules of both families name.
+    sets: Sets,
     engine: Arc<Mutex<Engine>>,
     clock: Clock,
     reload: Reload,
@@ -300,14 +306,17 @@ impl Manager {
         }
     }
 
-    /// Takes rules and kernel parameters from the configuration as it is now. Interfaces, routes
-    /// and workers stay as they were.
+    /// Takes rules and kernel parameters from the configuration as it is now, and sets that aren't
+    /// there yet. Interfaces, routes and workers stay as they were.
     fn reload(&mut self) -> Result<Vec<Diagnostic>, Report> {
         let fresh = (self.reload)()?;
         let mut config = self.config.clone();
         config.rules = fresh.rules.clone();
         config.sysctls = fresh.sysctls.clone();
-        let mut rulesets = rules::load(&config)?;
+        let fresh_sets = rules::sets(&config, self.clock.now())?;
+        let added = self.sets.add_missing(&fresh_sets);
+        let loaded = rules::load(&config, &self.sets);
+        let mut rulesets = loaded.inspect_err(|_| self.sets.withdraw(&added))?;
         if (Config {
             rules: self.written.rules.clone(),
             sysctls: self.written.sysctls.clone(),
@@ -525,6 +534,7 @@ fn say(text: &str) {
 /// Answers the control socket.
 struct Control {
     engine: Arc<Mutex<Engine>>,
+    sets: Sets,
     wake: Mutex<Sender<Wake>>,
     /// Held while a call changes rules.
     writer: Mutex<()>,
@@ -599,6 +609,11 @@ impl Handler for Control {
             self.news.announce();
         }
         tell
+    }
+
+    fn ipset(&self, args: &[String], input: &str) -> Ran {
+        let answer = self.sets.call(args, input, self.clock.now());
+        Ran { status: answer.status, out: answer.out, err: answer.err }
     }
 
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {

@@ -46,6 +46,14 @@ pub enum Request {
         /// What.
         ask: Ask,
     },
+    /// A run of `ipset`.
+    Ipset {
+        /// Its arguments.
+        args: Vec<String>,
+        /// What `restore` reads.
+        #[serde(default)]
+        input: String,
+    },
     /// The lists of `recent`.
     Recent {
         /// One list; all their names without it.
@@ -87,7 +95,7 @@ pub enum Reply {
     Reloaded(Vec<String>),
     /// For [`Request::Rules`]: `iptables-save -c` text.
     Rules(String),
-    /// For [`Request::Call`].
+    /// For [`Request::Call`] and [`Request::Ipset`].
     Ran(Ran),
     /// For [`Request::Conntrack`].
     Conntrack(Tell),

@@ -47,6 +47,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Something about connections, for a client that may be listening to them.
     fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell;
 
+    /// A run of `ipset`.
+    fn ipset(&self, args: &[String], input: &str) -> Ran;
+
     /// The names of the `recent` lists, or the list of that name, or what is written to it.
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String>;
 }
@@ -280,6 +283,7 @@ fn answer(line: &[u8], handler: &dyn Handler, peer: &mut Peer) -> Response {
             Response::Ok(Reply::Ran(handler.call(program, family, &args, &input)))
         }
         Request::Conntrack { ask } => Response::Ok(Reply::Conntrack(handler.conntrack(ask, peer))),
+        Request::Ipset { args, input } => Response::Ok(Reply::Ran(handler.ipset(&args, &input))),
         Request::Recent { name, write } => {
             match handler.recent(name.as_deref(), write.as_deref()) {
                 Ok(text) => Response::Ok(Reply::Recent(text)),
@@ -320,6 +324,10 @@ mod tests {
         fn conntrack(&self, _ask: Ask, peer: &mut Peer) -> Tell {
             Tell::Count(peer.pid.map_or(0, u64::from))
         }
+        fn ipset(&self, _: &[String], _: &str) -> Ran {
+            Ran::default()
+        }
+
         fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
             write.map_or(Ok(format!("{name:?}\n")), |write| Err(write.to_owned()))
         }

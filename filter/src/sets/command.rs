@@ -404,6 +404,9 @@ fn execute(sets: &Sets, call: &Call, now: Instant, answer: &mut Answer) -> Resul
         }
         Command::Destroy => {
             let name = rest.first().map(checked_name).transpose()?;
+            if options.exist && name.is_some_and(|name| sets.get(name).is_none()) {
+                return Ok(());
+            }
             sets.destroy(name).map_err(|fault| rest.first().map_or(fault.clone(), |w| fault.at(w)))
         }
         Command::Flush => {
@@ -463,9 +466,7 @@ fn create(sets: &Sets, call: &Call, answer: &mut Answer) -> Result<()> {
 
 fn explain(of: Option<&Word>, answer: &mut Answer) -> Result<()> {
     answer.out += &format!("ipset {VERSION}\n\n{}", help::USAGE);
-    let unknown = |word: &Word| {
-        Fault::usage(format!("Unknown settype: `{}'", word.text)).at(word)
-    };
+    let unknown = |word: &Word| Fault::usage(format!("Unknown settype: `{}'", word.text)).at(word);
     let kind = of.map(|word| Kind::named(&word.text).ok_or_else(|| unknown(word))).transpose()?;
     answer.out += &kind.map_or_else(help::types, help::of);
     Ok(())

@@ -75,7 +75,8 @@ pub(super) fn address(text: &str, family: Family) -> Result<Addr> {
         }
     };
     let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
-    let fault = || Fault::syntax(format!("cannot parse {text}: resolving to {version} address failed"));
+    let fault =
+        || Fault::syntax(format!("cannot parse {text}: resolving to {version} address failed"));
     found.ok_or_else(fault)
 }
 
@@ -215,12 +216,17 @@ pub(super) fn element(word: &Word, body: &Body) -> Result<Written> {
     let (kind, family) = (body.kind, body.options.family);
     let parts = split(&word.text, kind)?;
     let any = Span::single(Addr::unspecified(family));
-    let mut written =
-        Written { first: any, second: Span::single(Addr::UNSPECIFIED_V4), rest: Element::none(), ports: (0, 0), mac: None };
+    let mut written = Written {
+        first: any,
+        second: Span::single(Addr::UNSPECIFIED_V4),
+        rest: Element::none(),
+        ports: (0, 0),
+        mac: None,
+    };
     for (n, (part, text)) in kind.parts.iter().zip(parts).enumerate() {
         match part {
-            Part::Ip | Part::Net if n == 0 => written.first = addresses(text, *part, family, n)?,
-            Part::Ip | Part::Net => written.second = addresses(text, *part, family, n)?,
+            Part::Ip | Part::Net if n == 0 => written.first = addresses(text, kind, family, n)?,
+            Part::Ip | Part::Net => written.second = addresses(text, kind, family, n)?,
             Part::Port => {
                 let (number, low, high) = ports(text, family)?;
                 written.ports = (low, high);
@@ -263,7 +269,9 @@ fn split<'a>(text: &'a str, kind: &Kind) -> Result<Vec<&'a str>> {
     let optional = kind.is_bitmap() && kind.dimensions() == 2;
     let name = kind.name;
     let fault = match (kind.dimensions(), parts.len()) {
-        (wanted, found) if wanted == found => return Ok(parts),
+        (wanted, found) if wanted == found && !parts.contains(&"") => return Ok(parts),
+        (2, 2) => format!("Second element is missing from {text}."),
+        (3, 3) => format!("Third element is missing from {text}."),
         (2, 1) if optional => return Ok(parts),
         (1, _) => format!("Elem separator in {text}, but settype {name} supports none."),
         (_, 1) => format!("Second element is missing from {text}."),
@@ -275,8 +283,10 @@ fn split<'a>(text: &'a str, kind: &Kind) -> Result<Vec<&'a str>> {
 }
 
 /// Addresses of one part. Which forms it may have depends on the part and the family.
-fn addresses(text: &str, part: Part, family: Family, n: usize) -> Result<Span> {
-    let plain = part == Part::Ip && (n > 0 || family == Family::V6);
+fn addresses(text: &str, kind: &Kind, family: Family, n: usize) -> Result<Span> {
+    let part = kind.parts[n];
+    let station = kind.is_bitmap() && kind.has(Part::Mac);
+    let plain = part == Part::Ip && (n > 0 || family == Family::V6 || station);
     let host = format!("/{}", family.bits());
     if plain && text.contains(['/', '-']) && !text.ends_with(&host) {
         return Err(Fault::syntax(format!("plain IP address must be supplied: {text}")));
@@ -297,8 +307,8 @@ impl Written {
         }
     }
 
-    /// The one element that `test` asks for.
-    pub fn single(&self, body: &Body) -> Result<Element> {
+    /// The one element that `test` asks for; none if a bitmap has no place for it.
+    pub fn single(&self, body: &Body) -> Result<Option<Element>> {
         let kind = body.kind;
         if let Some(what) = self.is_range() {
             let family = kind.family_name(body.options.family);
@@ -313,8 +323,8 @@ impl Written {
             first.get_or_insert(element);
             Err(Fault::refused(""))
         })
-        .or_else(|fault| if first.is_some() { Ok(()) } else { Err(fault) })?;
-        first.ok_or_else(|| Fault::refused("Element is out of the range of the set"))
+        .or_else(|fault| if first.is_some() || kind.is_bitmap() { Ok(()) } else { Err(fault) })?;
+        Ok(first)
     }
 
     /// How many there are at most.
@@ -365,7 +375,10 @@ impl Written {
             Some(super::Mask::Len(len)) => 1u128 << u32::from(family.bits() - len).min(127),
             _ => 1,
         };
-        let mut at = body.cut(low).bits();
+        // What any bits are cut to isn't in order, so the addresses themselves are gone through.
+        let networks = matches!(body.options.mask, Some(super::Mask::Len(_)));
+        let mut at = if networks { body.cut(low).bits() } else { low.bits() };
+        let mut before = None;
         loop {
             let addr = body.cut(Addr::from_bits(at));
             if body.kind.is_hash() && addr.is_unspecified() {
@@ -373,8 +386,10 @@ impl Written {
                     "Null-valued element, cannot be stored in a hash type of set",
                 ));
             }
-            let element = Element { addr, len: family.bits(), ..self.rest };
-            self.each_port(body, element, act)?;
+            if before.replace(addr) != Some(addr) {
+                let element = Element { addr, len: family.bits(), ..self.rest };
+                self.each_port(body, element, act)?;
+            }
             at = match at.checked_add(step) {
                 Some(next) if next <= self.first.high.bits() => next,
                 _ => return Ok(()),
@@ -388,13 +403,15 @@ impl Written {
         element: Element,
         act: &mut dyn FnMut(Element) -> Result<()>,
     ) -> Result<()> {
-        let seconds = match body.kind.parts.iter().skip(1).find(|p| matches!(p, Part::Ip | Part::Net))
-        {
-            Some(Part::Net) => networks(&self.second, body.kind)?,
-            Some(_) => vec![(self.second.low, self.second.family().bits())],
-            None => vec![(Addr::UNSPECIFIED_V4, 32)],
-        };
-        if body.kind.is_hash() && body.kind.parts.first() == Some(&Part::Mac) && element.mac.is_zero()
+        let seconds =
+            match body.kind.parts.iter().skip(1).find(|p| matches!(p, Part::Ip | Part::Net)) {
+                Some(Part::Net) => networks(&self.second, body.kind)?,
+                Some(_) => vec![(self.second.low, self.second.family().bits())],
+                None => vec![(Addr::UNSPECIFIED_V4, 32)],
+            };
+        if body.kind.is_hash()
+            && body.kind.parts.first() == Some(&Part::Mac)
+            && element.mac.is_zero()
         {
             let what = "Null-valued element, cannot be stored in a hash type of set";
             return Err(Fault::refused(what));
