@@ -1,11 +1,12 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
 use crate::config::Config;
-use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Status};
+use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Restore, Status};
 use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
-use crate::engine::log::Line;
 use crate::engine::{Counters, Engine, Interface, InterfaceId, StaticRoute, Target, Traffic};
+use crate::log::{LogError, Sinks, Tally};
+use crate::notify;
 use crate::rules::{self, Rulesets};
 use crate::setup::{self, SetupError};
 use crate::worker::{Clock, News, Worker, lock, unix_nanos};
@@ -24,12 +25,22 @@ use tidegate_filter::SaveStyle;
 use tidegate_filter::live::{self, Answer, Call, Present};
 use tidegate_packet::{Addr, Family, Instant, Prefix};
 
+mod saved;
+
+use saved::{Keeper, RestoreOptions, Schedule};
+
 /// Why a gateway ended, or never began.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// A rules file is wrong.
     #[error("the rules don't load")]
     Rules(Report),
+    /// The saved state is damaged.
+    #[error("the saved state doesn't load")]
+    State(Report),
+    /// A log file can't be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// An interface or device can't be had.
     #[error(transparent)]
     Setup(#[from] SetupError),
@@ -63,7 +74,9 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
 
 /// Runs a gateway until SIGTERM or SIGINT.
 pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
-    let Rulesets { v4, v6, warnings } = rules::load(&config).map_err(DaemonError::Rules)?;
+    let Rulesets { v4, v6, warnings, mut fingerprints } =
+        rules::load(&config).map_err(DaemonError::Rules)?;
+    let state = saved::read(&config).map_err(DaemonError::State)?;
     let report = Report { diagnostics: warnings };
     say(&report.render(Style::of_stderr()));
     setup::check_rights()?;
@@ -74,6 +87,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     };
     let path = config.control.clone();
     let reserved = Reserved::new(&path).map_err(control_error(&path))?;
+    let sinks = Sinks::open(&config.log)?;
     // Before the devices: a signal from now on ends the gateway in order.
     let signals = watch_signals(wake.clone())?;
     let gateway = setup::build(&config, v4, v6)?;
@@ -85,10 +99,16 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     engine.set_time(clock.now(), unix_nanos());
     if gateway.config != config {
         // The built-in rules name networks, which are known only now.
-        let Rulesets { v4, v6, .. } = rules::load(&gateway.config).map_err(DaemonError::Rules)?;
-        engine.replace_rules(v4, v6);
+        let rulesets = rules::load(&gateway.config).map_err(DaemonError::Rules)?;
+        fingerprints = rulesets.fingerprints;
+        engine.replace_rules(rulesets.v4, rulesets.v6);
     }
+    engine.listen(sinks.groups().clone());
     let engine = Arc::new(Mutex::new(engine));
+    let keeper = Keeper::new(engine.clone(), clock, fingerprints);
+    if let Some(state) = state {
+        keeper.restore(state);
+    }
     let news = News::new({
         let wake = Mutex::new(wake.clone());
         Box::new(move || {
@@ -98,6 +118,8 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     });
     let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
     let mut manager = Manager {
+        schedule: Schedule::new(config.state.as_ref(), clock.now()),
+        keeper: keeper.clone(),
         dhcp: HashMap::new(),
         written: config,
         config: gateway.config,
@@ -105,6 +127,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         clock,
         reload,
         news,
+        sinks,
         waker: workers.threads.first().map(|(_, waker)| waker.clone()),
     };
     manager.start_dhcp();
@@ -117,15 +140,21 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         uplinks,
         started: clock.now(),
         clock,
+        tally: manager.sinks.tally(),
+        keeper,
     };
     let result =
         reserved.open(Arc::new(handler)).map_err(control_error(&path)).and_then(|socket| {
             tracing::info!(control = %path.display(), "forwarding");
+            notify::ready();
             let result = manager.run(&woken);
+            notify::stopping();
             drop(socket);
             result
         });
+    manager.release_leases();
     workers.stop();
+    manager.end();
     signals.close();
     for error in gateway.held.give_back() {
         tracing::error!("giving back: {error}");
@@ -201,6 +230,9 @@ fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle
 
 /// What the main thread does while the workers forward.
 struct Manager {
+    schedule: Schedule,
+    keeper: Keeper,
+    sinks: Sinks,
     /// As it was written at the start.
     written: Config,
     /// With what was found on interfaces filled in.
@@ -218,6 +250,7 @@ impl Manager {
     fn run(&mut self, woken: &Receiver<Wake>) -> Result<(), DaemonError> {
         loop {
             self.poll_dhcp();
+            self.save_if_due();
             match woken.recv_timeout(self.next_wake()) {
                 Ok(Wake::Signal(SIGHUP)) => {
                     let report = match self.reload() {
@@ -254,6 +287,15 @@ impl Manager {
     /// Takes rules and kernel parameters from the configuration as it is now. Interfaces, routes
     /// and workers stay as they were.
     fn reload(&mut self) -> Result<Vec<Diagnostic>, Report> {
+        notify::reloading();
+        // logrotate asks for this, whatever the rules are like.
+        self.sinks.reopen();
+        let result = self.reload_rules();
+        notify::ready();
+        result
+    }
+
+    fn reload_rules(&mut self) -> Result<Vec<Diagnostic>, Report> {
         let fresh = (self.reload)()?;
         let mut config = self.config.clone();
         config.rules = fresh.rules.clone();
@@ -273,8 +315,12 @@ impl Manager {
         }
         self.config = config;
         let mut engine = lock(&self.engine);
+        if engine.rules_in_force().edited() {
+            rulesets.warnings.push(saved::dropped());
+        }
         engine.replace_sysctls(self.config.sysctls.clone());
         engine.replace_rules(rulesets.v4, rulesets.v6);
+        self.keeper.loaded(&engine, rulesets.fingerprints);
         drop(engine);
         tracing::info!("rules reloaded");
         Ok(rulesets.warnings)
@@ -286,9 +332,7 @@ impl Manager {
             let mut engine = lock(&self.engine);
             (engine.take_log(), engine.take_dhcp())
         };
-        for line in log.lines {
-            print_log(&line);
-        }
+        self.sinks.take(log);
         let now = self.clock.now();
         for (interface, frame) in frames {
             if let Some((client, _)) = self.dhcp.get_mut(&interface) {
@@ -373,9 +417,56 @@ impl Manager {
         }
     }
 
+    fn save_if_due(&mut self) {
+        if self.schedule.due(self.clock.now())
+            && let Some(state) = &self.config.state
+        {
+            self.keeper.save(state);
+        }
+    }
+
+    /// Gives leases back (RFC 2131 section 4.4.6), so that servers needn't wait for their end. With a
+    /// saved state the next run goes on where this one ends: with the same address, as servers keep
+    /// it for the same client while its lease lasts.
+    fn release_leases(&mut self) {
+        if self.config.state.is_some() {
+            return;
+        }
+        let mut engine = lock(&self.engine);
+        let mut released = false;
+        for (id, (client, _)) in &mut self.dhcp {
+            let mut frames = Vec::new();
+            client.release(&mut frames);
+            for frame in frames {
+                engine.send_frame(*id, &frame);
+                released = true;
+            }
+        }
+        drop(engine);
+        let Some(waker) = self.waker.as_ref().filter(|_| released) else { return };
+        let _ = waker.wake();
+        // The worker takes them at once, unless it has ended or hangs.
+        for _ in 0..100 {
+            if lock(&self.engine).outbox().is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What is left to be done once the workers have ended.
+    fn end(mut self) {
+        self.take_news();
+        if let Some(state) = &self.config.state {
+            self.keeper.save(state);
+        }
+        self.sinks.end();
+    }
+
     fn next_wake(&mut self) -> Duration {
         let now = self.clock.now();
-        let due = self.dhcp.values_mut().filter_map(|(client, _)| client.next_poll(now)).min();
+        let dhcp = self.dhcp.values_mut().filter_map(|(client, _)| client.next_poll(now));
+        let due = dhcp.chain(self.schedule.next()).min();
         due.map_or(Duration::from_secs(3600), |at| at - now)
     }
 }
@@ -383,11 +474,6 @@ impl Manager {
 fn leased_route(egress: InterfaceId, via: Addr, metric: u32) -> StaticRoute {
     let to = Prefix::new(Addr::unspecified(Family::V4), 0).unwrap_or(Prefix::host(via));
     StaticRoute { to, target: Target::Unicast { egress, via: Some(via) }, metric, leased: true }
-}
-
-fn print_log(line: &Line) {
-    // The level in the form that journald understands (sd-daemon(3)).
-    say(&format!("<{}>{}\n", line.level, line.text));
 }
 
 /// Writes to standard error. That nobody reads it any more must not end a gateway.
@@ -405,6 +491,8 @@ struct Control {
     uplinks: Vec<String>,
     started: Instant,
     clock: Clock,
+    tally: Tally,
+    keeper: Keeper,
 }
 
 impl Handler for Control {
@@ -420,6 +508,8 @@ impl Handler for Control {
             connections: engine.conntrack().len() as u64,
             interfaces: interfaces.map(|(_, i)| self.interface(i, counters)).collect(),
             drops: counters.drops().map(|(d, n)| (d.name().to_owned(), n)).collect(),
+            logged: self.tally.written(),
+            log_lost: self.tally.lost(),
         }
     }
 
@@ -459,6 +549,15 @@ impl Handler for Control {
                 return Ran { status, out, err };
             }
         }
+    }
+
+    fn save(&self) -> String {
+        self.keeper.text()
+    }
+
+    fn restore(&self, inputs: &[Restore], noflush: bool, counters: bool) -> Result<String, String> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keeper.restore_live(inputs, RestoreOptions { noflush, counters })
     }
 
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {

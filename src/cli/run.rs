@@ -14,7 +14,8 @@ Examples:
   tidegate run --lan tap0=192.168.0.1/24,kind=tap --uplink eth0
   tidegate run --config /etc/tidegate/gateway.toml --sysctl /etc/sysctl.d/90-firewall.conf
 
-Signals: SIGTERM and SIGINT end the gateway in order, SIGHUP reads the rules again.
+Signals: SIGTERM and SIGINT end the gateway in order, SIGHUP reads the rules again and opens log
+files again.
 Environment: TIDEGATE_LOG says what is logged to standard error, as in TIDEGATE_LOG=debug or
 TIDEGATE_LOG=tidegate::control=trace (default: info).";
 
@@ -60,7 +61,7 @@ pub(super) fn main(args: RunArgs, daemon: Daemon, err: &mut dyn Write) -> io::Re
     };
     match daemon(config, Box::new(reload)) {
         Ok(()) => Ok(super::DONE),
-        Err(DaemonError::Rules(report)) => {
+        Err(DaemonError::Rules(report) | DaemonError::State(report)) => {
             err.write_all(report.render(Style::of_stderr()).as_bytes())?;
             Ok(FAILED)
         }
