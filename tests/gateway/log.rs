@@ -98,7 +98,7 @@ pub fn nflog_is_a_capture() -> Outcome {
     let shown = |name: &str, port: u16, group: u16| {
         let want = [format!("resource ID {group},"), format!("> 203.0.113.2.{port}: UDP")];
         let mut said = String::new();
-        wait(&format!("{name}"), || {
+        wait(name, || {
             said = dumped(&gateway, name).unwrap_or_else(|e| e.to_string());
             want.iter().all(|part| said.contains(part))
         })
