@@ -1,15 +1,16 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
-use crate::config::Config;
+use crate::config::{Config, PortKind};
 use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Restore, Status};
-use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
+use crate::dhcp::{DhcpClient, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
-use crate::engine::{Counters, Engine, Interface, InterfaceId, StaticRoute, Target, Traffic};
+use crate::engine::{Counters, Engine, Interface, InterfaceId, PortId, Traffic};
+use crate::link::netlink::Netlink;
 use crate::log::{LogError, Sinks, Tally};
 use crate::notify;
 use crate::rules::{self, Rulesets};
-use crate::setup::{self, SetupError};
-use crate::worker::{Clock, News, Worker, lock, unix_nanos};
+use crate::setup::{self, Held, Reopened, SetupError};
+use crate::worker::{Clock, Device, News, Worker, lock, unix_nanos};
 use mio::Waker;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,8 +24,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tidegate_filter::SaveStyle;
 use tidegate_filter::live::{self, Answer, Call, Present};
-use tidegate_packet::{Addr, Family, Instant, Prefix};
+use tidegate_packet::{Family, Instant};
 
+mod leases;
 mod saved;
 
 use saved::{Keeper, RestoreOptions, Schedule};
@@ -67,7 +69,12 @@ enum Wake {
     News,
     Reload(Sender<Result<Vec<String>, String>>),
     WorkerEnded(Result<(), String>),
+    /// A worker has found that a port's device doesn't exist any more.
+    Gone(PortId),
 }
+
+/// A device that is gone is looked for in such intervals.
+const LOOK_FOR_DEVICES: Duration = Duration::from_millis(300);
 
 /// Reads the configuration again, for SIGHUP.
 pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
@@ -128,7 +135,12 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         reload,
         news,
         sinks,
-        waker: workers.threads.first().map(|(_, waker)| waker.clone()),
+        waker: workers.threads.first().map(|thread| thread.waker.clone()),
+        held: gateway.held,
+        missing: HashMap::new(),
+        opened: HashMap::new(),
+        reopened: 0,
+        inboxes: workers.threads.iter().map(|t| (t.inbox.clone(), t.waker.clone())).collect(),
     };
     manager.start_dhcp();
     let uplinks = manager.config.uplinks().map(|i| i.name.clone()).collect();
@@ -154,9 +166,9 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         });
     manager.release_leases();
     workers.stop();
-    manager.end();
+    let held = manager.end();
     signals.close();
-    for error in gateway.held.give_back() {
+    for error in held.give_back() {
         tracing::error!("giving back: {error}");
     }
     result
@@ -165,11 +177,18 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
 /// Worker threads, and what ends them.
 struct Workers {
     stop: Arc<AtomicBool>,
-    threads: Vec<(JoinHandle<()>, Arc<Waker>)>,
+    threads: Vec<Thread>,
+}
+
+/// A worker's thread and the ways to reach it.
+struct Thread {
+    handle: JoinHandle<()>,
+    waker: Arc<Waker>,
+    inbox: Sender<(PortId, Device)>,
 }
 
 fn start_workers(
-    devices: Vec<Vec<crate::worker::Device>>,
+    devices: Vec<Vec<Device>>,
     engine: &Arc<Mutex<Engine>>,
     clock: Clock,
     news: &Arc<News>,
@@ -178,6 +197,8 @@ fn start_workers(
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     for (number, devices) in devices.into_iter().enumerate() {
+        let (inbox, received) = mpsc::channel();
+        let tell = wake.clone();
         let worker = Worker {
             engine: engine.clone(),
             devices,
@@ -185,10 +206,13 @@ fn start_workers(
             stop: stop.clone(),
             news: news.clone(),
             sent: Vec::new(),
+            inbox: received,
+            // The manager is gone only when everything ends.
+            gone: Box::new(move |port| drop(tell.send(Wake::Gone(port)))),
         };
         let (poll, waker) = worker.poll()?;
         let wake = wake.clone();
-        let thread =
+        let handle =
             std::thread::Builder::new().name(format!("worker{number}")).spawn(move || {
                 let ended =
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(poll)));
@@ -198,7 +222,7 @@ fn start_workers(
                 };
                 let _ = wake.send(Wake::WorkerEnded(result));
             })?;
-        threads.push((thread, Arc::new(waker)));
+        threads.push(Thread { handle, waker: Arc::new(waker), inbox });
     }
     Ok(Workers { stop, threads })
 }
@@ -206,9 +230,9 @@ fn start_workers(
 impl Workers {
     fn stop(self) {
         self.stop.store(true, Ordering::Release);
-        for (thread, waker) in self.threads {
-            if waker.wake().is_ok() {
-                let _ = thread.join();
+        for thread in self.threads {
+            if thread.waker.wake().is_ok() {
+                let _ = thread.handle.join();
             }
         }
     }
@@ -228,6 +252,9 @@ fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle
     Ok(handle)
 }
 
+/// A worker's inbox for devices, and what makes it look.
+type Inbox = (Sender<(PortId, Device)>, Arc<Waker>);
+
 /// What the main thread does while the workers forward.
 struct Manager {
     schedule: Schedule,
@@ -244,6 +271,15 @@ struct Manager {
     news: Arc<News>,
     /// Of the worker that sends what the manager leaves in the engine.
     waker: Option<Arc<Waker>>,
+    held: Held,
+    /// Ports whose device is gone, and what hindered the last attempt to open it again.
+    missing: HashMap<PortId, String>,
+    /// The index of the interface that a port was opened again on.
+    opened: HashMap<PortId, u32>,
+    /// How often a port was opened again.
+    reopened: u16,
+    /// Where the workers take new devices from.
+    inboxes: Vec<Inbox>,
 }
 
 impl Manager {
@@ -251,6 +287,7 @@ impl Manager {
         loop {
             self.poll_dhcp();
             self.save_if_due();
+            self.look_for_devices();
             match woken.recv_timeout(self.next_wake()) {
                 Ok(Wake::Signal(SIGHUP)) => {
                     let report = match self.reload() {
@@ -278,6 +315,9 @@ impl Manager {
                     return Err(DaemonError::Worker("it was told to".to_owned()));
                 }
                 Ok(Wake::WorkerEnded(Err(why))) => return Err(DaemonError::Worker(why)),
+                Ok(Wake::Gone(port)) => {
+                    self.missing.insert(port, String::new());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
@@ -341,79 +381,73 @@ impl Manager {
         }
     }
 
-    fn start_dhcp(&mut self) {
+    /// Opens devices again whose interface was deleted and made anew.
+    fn look_for_devices(&mut self) {
+        let missing: Vec<PortId> = self.missing.keys().copied().collect();
+        for port in missing {
+            let name = lock(&self.engine).interfaces().port_name(port).to_owned();
+            // The host device is made by a start only.
+            if self.config.port(&name).is_none() {
+                self.missing.remove(&port);
+                continue;
+            }
+            let found = Netlink::open().and_then(|mut netlink| netlink.link(&name));
+            let Ok(Some(link)) = found else { continue };
+            // Each worker tells that it has lost the device, the last one perhaps after this.
+            if self.opened.get(&port) == Some(&link.index) {
+                self.missing.remove(&port);
+                continue;
+            }
+            match self.open_again(port, &name) {
+                Ok(()) => {
+                    tracing::info!(port = name, "device is there again");
+                    self.opened.insert(port, link.index);
+                    self.missing.remove(&port);
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    let before = self.missing.insert(port, why.clone());
+                    if before.as_ref() != Some(&why) {
+                        tracing::warn!(port = name, error = why, "can't open the device again");
+                    }
+                }
+            }
+        }
+    }
+
+    fn open_again(&mut self, port: PortId, name: &str) -> Result<(), SetupError> {
+        let ports = lock(&self.engine).interfaces().port_count() as u16;
+        self.reopened = self.reopened.wrapping_add(1);
+        let number = ports.wrapping_add(self.reopened);
+        let workers = self.inboxes.len();
+        let again = setup::reopen(&self.config, name, number, workers, &mut self.held)?;
+        self.take_link(port, name, &again);
+        for (device, (inbox, waker)) in again.devices.into_iter().zip(&self.inboxes) {
+            // Workers end only when everything does.
+            let _ = inbox.send((port, device));
+            let _ = waker.wake();
+        }
+        Ok(())
+    }
+
+    /// An interface of one port has that port's link address and MTU, unless they were configured.
+    fn take_link(&mut self, port: PortId, name: &str, again: &Reopened) {
+        let Some((kind, bridged)) = self.config.port(name) else { return };
+        let Some(wanted) = self.config.interface(name) else { return };
+        if bridged {
+            return;
+        }
         let mut engine = lock(&self.engine);
-        for interface in self.config.interfaces.iter().filter(|i| i.addresses.dhcp()) {
-            let Some(id) = engine.interfaces().by_name(&interface.name) else { continue };
-            let mac = engine.interfaces().get(id).mac;
-            engine.divert_dhcp(id);
+        let id = engine.interfaces().of_port(port);
+        let before = engine.interfaces().get(id).mac;
+        // The address behind a TAP device is the gateway's own business and stays.
+        let found = if kind == PortKind::Tap { before } else { again.mac };
+        let mac = wanted.mac.unwrap_or(found);
+        engine.replace_link(id, mac, wanted.mtu.unwrap_or(again.mtu));
+        if self.dhcp.contains_key(&id) {
             let client = DhcpClient::new(mac, rand::random(), self.clock.now());
-            self.dhcp.insert(id, (client, None));
-        }
-    }
-
-    fn poll_dhcp(&mut self) {
-        let now = self.clock.now();
-        let mut frames = Vec::new();
-        let mut changed = Vec::new();
-        for (id, (client, lease)) in &mut self.dhcp {
-            let mut out = Vec::new();
-            while let Some(event) = client.poll(now, &mut out) {
-                *lease = match event {
-                    DhcpEvent::Configured(lease) => Some(lease),
-                    DhcpEvent::Deconfigured => None,
-                };
-                changed.push(*id);
-            }
-            frames.extend(out.into_iter().map(|frame| (*id, frame)));
-        }
-        if !frames.is_empty() {
-            let mut engine = lock(&self.engine);
-            for (id, frame) in frames {
-                engine.send_frame(id, &frame);
-            }
-            drop(engine);
-            // A worker that can't be woken sends them at its next tick.
-            let _ = self.waker.as_ref().map(|w| w.wake());
-        }
-        for id in changed {
-            self.apply_lease(id);
-        }
-    }
-
-    /// Gives an uplink what its lease says, or takes it away.
-    fn apply_lease(&mut self, id: InterfaceId) {
-        let Some((_, lease)) = self.dhcp.get(&id) else { return };
-        let mut engine = lock(&self.engine);
-        let name = engine.interfaces().get(id).name.clone();
-        let Some(wanted) = self.config.interface(&name) else { return };
-        let mut addresses = wanted.addresses.prefixes().to_vec();
-        match lease {
-            Some(lease) => {
-                tracing::info!(interface = name, address = %lease.address, router = ?lease.router, "DHCP lease");
-                addresses.insert(0, lease.address);
-            }
-            None => tracing::warn!(interface = name, "DHCP lease lost"),
-        }
-        let leases = self.dhcp.iter().filter_map(|(id, (_, lease))| Some((*id, lease.as_ref()?)));
-        let leased = leases.filter_map(|(id, lease)| {
-            let name = &engine.interfaces().get(id).name;
-            let metric = self.config.interface(name)?.dhcp_metric;
-            Some(leased_route(id, lease.router?, metric))
-        });
-        let leased: Vec<StaticRoute> = leased.collect();
-        engine.replace_addresses(id, addresses, leased);
-        // Next hops of configured routes may be on the network that the lease has brought.
-        if let Ok(configured) = setup::static_routes(&self.config, engine.interfaces()) {
-            let routes = [&configured, engine.static_routes()].concat();
-            engine.replace_routes(routes);
-        }
-        let interfaces = engine.interfaces().clone();
-        drop(engine);
-        if let Some(host) = &self.config.host
-            && let Err(error) = setup::carry_addresses(&host.device, &interfaces, &self.config)
-        {
-            tracing::error!(device = host.device, %error, "addresses of the host device");
+            let lease = self.dhcp.remove(&id).and_then(|(_, lease)| lease);
+            self.dhcp.insert(id, (client, lease));
         }
     }
 
@@ -425,55 +459,23 @@ impl Manager {
         }
     }
 
-    /// Gives leases back (RFC 2131 section 4.4.6), so that servers needn't wait for their end. With a
-    /// saved state the next run goes on where this one ends: with the same address, as servers keep
-    /// it for the same client while its lease lasts.
-    fn release_leases(&mut self) {
-        if self.config.state.is_some() {
-            return;
-        }
-        let mut engine = lock(&self.engine);
-        let mut released = false;
-        for (id, (client, _)) in &mut self.dhcp {
-            let mut frames = Vec::new();
-            client.release(&mut frames);
-            for frame in frames {
-                engine.send_frame(*id, &frame);
-                released = true;
-            }
-        }
-        drop(engine);
-        let Some(waker) = self.waker.as_ref().filter(|_| released) else { return };
-        let _ = waker.wake();
-        // The worker takes them at once, unless it has ended or hangs.
-        for _ in 0..100 {
-            if lock(&self.engine).outbox().is_empty() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
     /// What is left to be done once the workers have ended.
-    fn end(mut self) {
+    fn end(mut self) -> Held {
         self.take_news();
         if let Some(state) = &self.config.state {
             self.keeper.save(state);
         }
         self.sinks.end();
+        self.held
     }
 
     fn next_wake(&mut self) -> Duration {
         let now = self.clock.now();
         let dhcp = self.dhcp.values_mut().filter_map(|(client, _)| client.next_poll(now));
         let due = dhcp.chain(self.schedule.next()).min();
-        due.map_or(Duration::from_secs(3600), |at| at - now)
+        let due = due.map_or(Duration::from_secs(3600), |at| at - now);
+        if self.missing.is_empty() { due } else { due.min(LOOK_FOR_DEVICES) }
     }
-}
-
-fn leased_route(egress: InterfaceId, via: Addr, metric: u32) -> StaticRoute {
-    let to = Prefix::new(Addr::unspecified(Family::V4), 0).unwrap_or(Prefix::host(via));
-    StaticRoute { to, target: Target::Unicast { egress, via: Some(via) }, metric, leased: true }
 }
 
 /// Writes to standard error. That nobody reads it any more must not end a gateway.

@@ -25,6 +25,7 @@ mod reject;
 mod route_in;
 mod rules;
 mod sanity;
+mod segment;
 mod translate;
 
 pub use counters::{Counters, Drop, Traffic};
@@ -262,7 +263,7 @@ impl Engine {
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
-        self.rebuild();
+        self.follow_rules();
     }
 
     /// Replaces rules by saved ones with their counters, and `recent` lists that no rule names any
@@ -280,7 +281,7 @@ impl Engine {
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
         let old = self.rules.follow(base, change, seen)?;
-        self.rebuild();
+        self.follow_rules();
         Ok(old)
     }
 
@@ -312,6 +313,15 @@ impl Engine {
         self.replace_routes(routes);
         let lost = self.neighbours.flush(id);
         self.counters.drop_many(Drop::NeighbourFailed, lost);
+    }
+
+    /// The device of an interface was made again: it has another link address and MTU, and who was
+    /// at the other end is unknown.
+    pub fn replace_link(&mut self, id: InterfaceId, mac: MacAddr, mtu: u32) {
+        self.interfaces.set_link(id, mac, mtu);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost);
+        self.rebuild();
     }
 
     /// Replaces the routes beyond those to the interfaces' own networks.
@@ -350,9 +360,21 @@ impl Engine {
         self.transmit_on_link(interface, frame, MacAddr::BROADCAST);
     }
 
+    /// Works out again what follows from sysctls, interfaces and rules.
     fn rebuild(&mut self) {
         let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
-        let policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        self.take_policy(Policy::new(&self.sysctls, &self.interfaces, [v4, v6]));
+    }
+
+    /// The same after a change of rules alone, for which packets shouldn't have to wait.
+    fn follow_rules(&mut self) {
+        let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
+        let mut policy = self.policy.clone();
+        policy.follow_rules([v4, v6]);
+        self.take_policy(policy);
+    }
+
+    fn take_policy(&mut self, policy: Policy) {
         for family in [Family::V4, Family::V6] {
             if policy.tracks(family) && !self.policy.tracks(family) {
                 self.conntrack.forget_windows(family);

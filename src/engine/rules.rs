@@ -73,7 +73,7 @@ impl Engine {
                 bytes: packet.bytes(),
                 input: packet.input.map(|id| interfaces.get(id).name.as_str()),
                 output: output.map(|id| interfaces.get(id).name.as_str()),
-                port: packet.port.map(|port| interfaces.port_name(port)),
+                port: packet.port.and_then(|port| interfaces.bridge_port_name(port)),
                 link: packet.link,
                 state: state_of(packet.tracked.as_ref()),
                 connection: connection.as_ref(),

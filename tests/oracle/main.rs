@@ -9,6 +9,8 @@
 //! - `TIDEGATE_BLESS=1` records what the kernel does.
 //! - `TIDEGATE_ORACLE=golden` doesn't ask the kernel; `=self` plays each case in the kernel twice
 //!   and compares these, which shows that a case is fit to be one.
+//! - `TIDEGATE_RANDOM=SECONDS` tries random cases instead, from `TIDEGATE_RANDOM_SEED` on
+//!   (`scripts/oracle`; see `random/mod.rs`).
 //! - `TIDEGATE_FORBID_SKIP=1` makes it an error if the kernel can't be asked.
 
 mod case;
@@ -19,6 +21,7 @@ mod golden;
 mod harness;
 mod kernel;
 mod log;
+mod random;
 mod side;
 mod tidegate;
 mod topology;
@@ -29,6 +32,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use side::Transcript;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Whom Tidegate is compared with.
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -74,6 +78,14 @@ fn main() -> ExitCode {
             }
         },
     };
+    if let Ok(seconds) = std::env::var("TIDEGATE_RANDOM") {
+        let first = std::env::var("TIDEGATE_RANDOM_SEED").ok().and_then(|s| s.parse().ok());
+        let (Ok(seconds), Oracle::Kernel) = (seconds.parse(), oracle) else {
+            eprintln!("random cases need the kernel, and TIDEGATE_RANDOM a number of seconds");
+            return ExitCode::FAILURE;
+        };
+        return random::search(first.unwrap_or(0), Duration::from_secs(seconds));
+    }
     let (logged, logging) = match (log::cases(), oracle == Oracle::Golden) {
         (Err(why), _) => {
             eprintln!("{why}");
@@ -95,6 +107,9 @@ fn main() -> ExitCode {
     trials.extend(logged.into_iter().map(|case| {
         Trial::test(case.name.clone(), move || log::run(&case, asked).map_err(Failed::from))
     }));
+    if oracle == Oracle::Kernel {
+        trials.extend(random::trials());
+    }
     trials.extend(cases.into_iter().map(|case| {
         let kind = if case.settings.differs.is_some() { "differs" } else { "" };
         let name = case.name.clone();
