@@ -56,6 +56,10 @@ Examples:
     tidegate iptables -I FORWARD -s 192.168.0.66 -j DROP
     tidegate iptables-save -c
 
+  Keep all of it, and put it back:
+    tidegate save before.state
+    tidegate restore before.state
+
 Exit status: 0 it was done, 1 it was not, 2 the command line is wrong.";
 
 /// A userspace router, NAT gateway and stateful firewall that runs iptables rules
