@@ -221,3 +221,23 @@ pub(super) fn dropped() -> Diagnostic {
     let text = "rules that were changed by command are dropped: the rules files were read again";
     Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(text) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_saved_now_and_then() {
+        let at = Instant::from_secs;
+        let state = |every| config::State { file: "s".into(), every };
+        let mut schedule = Schedule::new(Some(&state(Some(Duration::from_secs(10)))), at(100));
+        assert_eq!((schedule.due(at(109)), schedule.next()), (false, Some(at(110))));
+        // A late look doesn't make up for what was missed.
+        assert_eq!((schedule.due(at(135)), schedule.next()), (true, Some(at(145))));
+        assert!(!schedule.due(at(136)));
+        for never in [Some(state(None)), None] {
+            let mut schedule = Schedule::new(never.as_ref(), at(100));
+            assert_eq!((schedule.due(at(1 << 30)), schedule.next()), (false, None));
+        }
+    }
+}
