@@ -1,6 +1,8 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
 use crate::config::{Config, PortKind};
+use crate::conntrack::gateway::{self, Peer};
+use crate::conntrack::{Ask, Hub, Moment, Tell};
 use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Restore, Status};
 use crate::dhcp::{DhcpClient, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
@@ -124,6 +126,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         })
     });
     let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
+    let hub = Arc::new(Hub::default());
     let mut manager = Manager {
         schedule: Schedule::new(config.state.as_ref(), clock.now()),
         keeper: keeper.clone(),
@@ -133,7 +136,8 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         engine: engine.clone(),
         clock,
         reload,
-        news,
+        news: news.clone(),
+        hub: hub.clone(),
         sinks,
         waker: workers.threads.first().map(|thread| thread.waker.clone()),
         held: gateway.held,
@@ -154,6 +158,8 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         clock,
         tally: manager.sinks.tally(),
         keeper,
+        news,
+        hub,
     };
     let result =
         reserved.open(Arc::new(handler)).map_err(control_error(&path)).and_then(|socket| {
@@ -269,6 +275,8 @@ struct Manager {
     reload: Reload,
     dhcp: HashMap<InterfaceId, (DhcpClient, Option<Lease>)>,
     news: Arc<News>,
+    /// Who listens to what happens to connections.
+    hub: Arc<Hub>,
     /// Of the worker that sends what the manager leaves in the engine.
     waker: Option<Arc<Waker>>,
     held: Held,
@@ -359,6 +367,7 @@ impl Manager {
             rulesets.warnings.push(saved::dropped());
         }
         engine.replace_sysctls(self.config.sysctls.clone());
+        engine.listen_to_connections(!self.hub.is_empty());
         engine.replace_rules(rulesets.v4, rulesets.v6);
         self.keeper.loaded(&engine, rulesets.fingerprints);
         drop(engine);
@@ -366,13 +375,19 @@ impl Manager {
         Ok(rulesets.warnings)
     }
 
-    /// Log lines and DHCP answers that the workers have left.
+    /// Log lines, DHCP answers and connections' events that the workers have left.
     fn take_news(&mut self) {
-        let (log, frames) = {
+        let (log, frames, (events, lost)) = {
             let mut engine = lock(&self.engine);
-            (engine.take_log(), engine.take_dhcp())
+            let events = engine.conntrack_mut().take_events();
+            if !events.0.is_empty() && self.hub.is_empty() {
+                engine.listen_to_connections(false);
+            }
+            (engine.take_log(), engine.take_dhcp(), events)
         };
         self.sinks.take(log);
+        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
+        self.hub.publish(&events, lost, moment);
         let now = self.clock.now();
         for (interface, frame) in frames {
             if let Some((client, _)) = self.dhcp.get_mut(&interface) {
@@ -495,6 +510,9 @@ struct Control {
     clock: Clock,
     tally: Tally,
     keeper: Keeper,
+    news: Arc<News>,
+    /// Who listens to what happens to connections.
+    hub: Arc<Hub>,
 }
 
 impl Handler for Control {
@@ -560,6 +578,16 @@ impl Handler for Control {
     fn restore(&self, inputs: &[Restore], noflush: bool, counters: bool) -> Result<String, String> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.keeper.restore_live(inputs, RestoreOptions { noflush, counters })
+    }
+
+    fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell {
+        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
+        let tell = gateway::answer(&self.engine, &self.hub, peer, ask, moment);
+        // What was done by hand is an event, too.
+        if lock(&self.engine).has_news() {
+            self.news.announce();
+        }
+        tell
     }
 
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {

@@ -1,6 +1,8 @@
 //! Command lines, and what comes of them.
 
 use super::*;
+use crate::conntrack::gateway::Peer;
+use crate::conntrack::{Ask, Fault, Tell};
 use crate::control::{Handler, InterfaceStatus, Program, Ran, Reserved, Restore, Status};
 use std::path::Path;
 use std::sync::Arc;
@@ -185,6 +187,13 @@ impl Handler for Gateway {
                 let families: Vec<_> = all.iter().map(|input| input.family).collect();
                 Ok(format!("{families:?} {noflush}\n"))
             }
+        }
+    }
+
+    fn conntrack(&self, ask: Ask, _: &mut Peer) -> Tell {
+        match ask {
+            Ask::Count => Tell::Count(7),
+            _ => Tell::Fault(Fault::Unsupported),
         }
     }
 

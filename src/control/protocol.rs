@@ -1,5 +1,6 @@
 //! What goes over the control socket.
 
+use crate::conntrack::{Ask, Tell};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -52,6 +53,11 @@ pub enum Request {
         /// Counters go on from what the texts say.
         #[serde(default)]
         counters: bool,
+    },
+    /// Something about connections.
+    Conntrack {
+        /// What.
+        ask: Ask,
     },
     /// The lists of `recent`.
     Recent {
@@ -113,6 +119,8 @@ pub enum Reply {
     Saved(String),
     /// For [`Request::Restore`]: warnings.
     Restored(String),
+    /// For [`Request::Conntrack`].
+    Conntrack(Tell),
     /// For [`Request::Recent`]: what a list's file in `/proc/net/xt_recent` would hold, or names.
     Recent(String),
 }

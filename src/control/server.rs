@@ -5,6 +5,8 @@
 use super::protocol::{
     LINE_MAX, Lines, PATIENCE, Program, Ran, Reply, Request, Response, Restore, Status,
 };
+use crate::conntrack::gateway::Peer;
+use crate::conntrack::{Ask, Tell};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -49,6 +51,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Puts saved rules in force and gives the warnings, or says why nothing was done.
     fn restore(&self, inputs: &[Restore], noflush: bool, counters: bool) -> Result<String, String>;
+
+    /// Something about connections, for a client that may be listening to them.
+    fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell;
 
     /// The names of the `recent` lists, or the list of that name, or what is written to it.
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String>;
@@ -234,6 +239,9 @@ fn converse(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut lines = Lines::new(LINE_MAX);
+    let pid = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
+    let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+    let mut peer = Peer { pid, listening: None };
     loop {
         let waiting = Instant::now();
         let mut begun = None;
@@ -260,11 +268,11 @@ fn converse(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
                 return Err(error);
             }
         };
-        send(stream, &answer(&line, handler))?;
+        send(stream, &answer(&line, handler, &mut peer))?;
     }
 }
 
-fn answer(line: &[u8], handler: &dyn Handler) -> Response {
+fn answer(line: &[u8], handler: &dyn Handler, peer: &mut Peer) -> Response {
     let request = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => return Response::Error(format!("this is no request: {error}")),
@@ -286,6 +294,7 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Response {
                 Err(why) => Response::Error(why),
             }
         }
+        Request::Conntrack { ask } => Response::Ok(Reply::Conntrack(handler.conntrack(ask, peer))),
         Request::Recent { name, write } => {
             match handler.recent(name.as_deref(), write.as_deref()) {
                 Ok(text) => Response::Ok(Reply::Recent(text)),
@@ -328,6 +337,9 @@ mod tests {
         }
         fn restore(&self, inputs: &[Restore], _: bool, _: bool) -> Result<String, String> {
             Ok(format!("{}\n", inputs.len()))
+        }
+        fn conntrack(&self, _ask: Ask, peer: &mut Peer) -> Tell {
+            Tell::Count(peer.pid.map_or(0, u64::from))
         }
         fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
             write.map_or(Ok(format!("{name:?}\n")), |write| Err(write.to_owned()))
