@@ -10,6 +10,7 @@
 
 mod ast;
 mod base;
+mod classify;
 mod counters;
 mod diagnostic;
 mod edit;

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use tidegate_packet::Family;
 
 mod check;
+mod conntrack;
 mod install_names;
 mod ipset;
 mod names;
@@ -57,6 +58,10 @@ Examples:
 
   Change the sets that rules name, with the command line of ipset:
     tidegate ipset add blocked 192.0.2.66
+
+  The connections that are tracked, with conntrack's command line:
+    tidegate conntrack -L -p tcp --dport 443
+    tidegate conntrack -E -o timestamp
 
 Exit status: 0 it was done, 1 it was not, 2 the command line is wrong.";
 
@@ -103,6 +108,9 @@ fn dispatch(
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(rest) = ipset::called(&args) {
         return finish(ipset::main(rest, out, err), out, err);
+    }
+    if let Some(rest) = conntrack::called(&args) {
+        return finish(conntrack::main(rest, out, err), out, err);
     }
     if let Some((name, rest)) = names::called(&args) {
         return finish(names::main(name, rest, out, err), out, err);

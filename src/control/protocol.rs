@@ -1,5 +1,6 @@
 //! What goes over the control socket.
 
+use crate::conntrack::{Ask, Tell};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -48,6 +49,11 @@ pub enum Request {
         #[serde(default)]
         input: String,
     },
+    /// Something about connections.
+    Conntrack {
+        /// What.
+        ask: Ask,
+    },
     /// The lists of `recent`.
     Recent {
         /// One list; all their names without it.
@@ -91,6 +97,8 @@ pub enum Reply {
     Rules(String),
     /// For [`Request::Call`] and [`Request::Ipset`].
     Ran(Ran),
+    /// For [`Request::Conntrack`].
+    Conntrack(Tell),
     /// For [`Request::Recent`]: what a list's file in `/proc/net/xt_recent` would hold, or names.
     Recent(String),
 }
