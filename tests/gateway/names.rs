@@ -236,14 +236,14 @@ pub fn sets_that_rules_name() -> Outcome {
     assert!(reload.contains("References: 1\nNumber of entries: 2\n"), "{reload}");
     let Reply::Reloaded(_) = gateway.ask(Request::Reload {})? else { return Err("reload".into()) };
     assert!(!open()?, "a reload keeps the sets");
-    names.done("ipset restore", "create other hash:net\nadd other 203.0.113.0/24\n")?;
+    names.done("ipset restore", "create other hash:net\nadd other 198.51.100.0/24\n")?;
     names.done("ipset swap other blocked", "")?;
     assert!(open()?, "the rule follows the name");
     names.done("ipset destroy other", "")?;
     let (status, _, err) = names.call("ipset destroy blocked", "")?;
     let words = "ipset v7.17: Set cannot be destroyed: it is in use by a kernel component\n";
     assert_eq!((status, err.as_str()), (1, words));
-    assert_eq!(names.call("ipset test blocked 203.0.113.9", "")?.0, 0);
+    assert_eq!(names.call("ipset test blocked 198.51.100.9", "")?.0, 0);
     gateway.stop()?;
     Ok(())
 }
