@@ -74,6 +74,7 @@ const TESTS: &[Test] = tests! {
         names::rules_change_under_traffic,
         names::many_writers_at_a_time,
         names::lists_of_recent,
+        names::sets_that_rules_name,
         bridge::ports_form_one_lan,
         bridge::frames_cross_intact,
         bridge::unknown_stations_are_flooded_and_known_ones_are_not,
