@@ -73,8 +73,9 @@ fn names(f: &mut fmt::Formatter<'_>, names: &[&str], bits: u8) -> fmt::Result {
 
 /// A list of states; only the conntrack match knows SNAT and DNAT.
 pub(super) fn states(word: &Word, virtual_too: bool) -> Outcome<States> {
-    let known = &STATES[..if virtual_too { 7 } else { 5 }];
-    bits(word, known, "state").map(States)
+    let (known, what) =
+        if virtual_too { (&STATES[..7], "ctstate") } else { (&STATES[..5], "state") };
+    bits(word, known, what).map(States)
 }
 
 fn bits(word: &Word, known: &[&str], what: &str) -> Outcome<u8> {
@@ -83,7 +84,8 @@ fn bits(word: &Word, known: &[&str], what: &str) -> Outcome<u8> {
         let at = known.iter().position(|name| part.text.eq_ignore_ascii_case(name));
         sum |= 1
             << at.ok_or_else(|| {
-                part.wrong(format!("unknown {what} `{}`", part.text))
+                part.wrong(format!("unknown {} `{}`", what.trim_start_matches("ct"), part.text))
+                    .words(format!("Bad {what} \"{}\"", part.text))
                     .help(format!("expected {}", known.join(", ")))
             })?;
     }
@@ -153,7 +155,7 @@ fn status(word: &Word) -> Outcome<Statuses> {
     if word.text.eq_ignore_ascii_case("NONE") {
         return Ok(Statuses(0));
     }
-    bits(word, &STATUSES, "status").map(Statuses)
+    bits(word, &STATUSES, "ctstatus").map(Statuses)
 }
 
 fn expire(word: &Word) -> Outcome<(u32, u32)> {
