@@ -264,7 +264,10 @@ impl Engine {
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
         let old = self.rules.follow(base, change, seen)?;
-        self.rebuild();
+        // Packets wait for this: what doesn't follow from the rules isn't read again.
+        let mut policy = self.policy.clone();
+        policy.follow_rules([self.rules.of(Family::V4), self.rules.of(Family::V6)]);
+        self.adopt(policy);
         Ok(old)
     }
 
@@ -337,6 +340,10 @@ impl Engine {
     fn rebuild(&mut self) {
         let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
         let policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        self.adopt(policy);
+    }
+
+    fn adopt(&mut self, policy: Policy) {
         for family in [Family::V4, Family::V6] {
             if policy.tracks(family) && !self.policy.tracks(family) {
                 self.conntrack.forget_windows(family);

@@ -67,8 +67,7 @@ impl Policy {
             }
             IcmpLimits { interval: sysctls.icmp_ratelimit(family), kinds }
         };
-        let translates = rulesets.map(has_nat_table);
-        Self {
+        let mut policy = Self {
             interfaces: interfaces
                 .iter()
                 .map(|(_, i)| InterfacePolicy {
@@ -86,13 +85,21 @@ impl Policy {
             limits: FAMILIES.map(limits),
             echo_ignore_all: FAMILIES.map(|f| sysctls.icmp_echo_ignore_all(f)),
             echo_ignore_broadcasts: FAMILIES.map(|f| sysctls.icmp_echo_ignore_broadcasts(f)),
-            tracks: [0, 1].map(|n| translates[n] || rulesets[n].uses_conntrack()),
-            translates,
+            tracks: [false; 2],
+            translates: [false; 2],
             icmp_per_second: sysctls.icmp_msgs_per_sec(),
             icmp_burst: sysctls.icmp_msgs_burst(),
             default_ttl: sysctls.ip_default_ttl(),
             invalid_bypasses_nat: sysctls.invalid_bypasses_nat(),
-        }
+        };
+        policy.follow_rules(rulesets);
+        policy
+    }
+
+    /// Reads again what follows from the rules.
+    pub fn follow_rules(&mut self, rulesets: [&Ruleset; 2]) {
+        self.translates = rulesets.map(has_nat_table);
+        self.tracks = [0, 1].map(|n| self.translates[n] || rulesets[n].uses_conntrack());
     }
 
     /// An interface's settings.
