@@ -1,14 +1,19 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
-use crate::config::Config;
+use crate::config::{Config, PortKind};
+use crate::conntrack::gateway::{self, Peer};
+use crate::conntrack::{Ask, Hub, Moment, Tell};
 use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Status};
 use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
 use crate::engine::log::Line;
-use crate::engine::{Counters, Engine, Interface, InterfaceId, StaticRoute, Target, Traffic};
+use crate::engine::{
+    Counters, Engine, Interface, InterfaceId, PortId, StaticRoute, Target, Traffic,
+};
+use crate::link::netlink::Netlink;
 use crate::rules::{self, Rulesets};
-use crate::setup::{self, SetupError};
-use crate::worker::{Clock, News, Worker, lock, unix_nanos};
+use crate::setup::{self, Held, Reopened, SetupError};
+use crate::worker::{Clock, Device, News, Worker, lock, unix_nanos};
 use mio::Waker;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -56,7 +61,12 @@ enum Wake {
     News,
     Reload(Sender<Result<Vec<String>, String>>),
     WorkerEnded(Result<(), String>),
+    /// A worker has found that a port's device doesn't exist any more.
+    Gone(PortId),
 }
+
+/// A device that is gone is looked for in such intervals.
+const LOOK_FOR_DEVICES: Duration = Duration::from_millis(300);
 
 /// Reads the configuration again, for SIGHUP.
 pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
@@ -97,6 +107,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         })
     });
     let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
+    let hub = Arc::new(Hub::default());
     let mut manager = Manager {
         dhcp: HashMap::new(),
         written: config,
@@ -104,8 +115,14 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         engine: engine.clone(),
         clock,
         reload,
-        news,
-        waker: workers.threads.first().map(|(_, waker)| waker.clone()),
+        news: news.clone(),
+        hub: hub.clone(),
+        waker: workers.threads.first().map(|thread| thread.waker.clone()),
+        held: gateway.held,
+        missing: HashMap::new(),
+        opened: HashMap::new(),
+        reopened: 0,
+        inboxes: workers.threads.iter().map(|t| (t.inbox.clone(), t.waker.clone())).collect(),
     };
     manager.start_dhcp();
     let uplinks = manager.config.uplinks().map(|i| i.name.clone()).collect();
@@ -117,6 +134,8 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         uplinks,
         started: clock.now(),
         clock,
+        news,
+        hub,
     };
     let result =
         reserved.open(Arc::new(handler)).map_err(control_error(&path)).and_then(|socket| {
@@ -127,7 +146,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         });
     workers.stop();
     signals.close();
-    for error in gateway.held.give_back() {
+    for error in manager.held.give_back() {
         tracing::error!("giving back: {error}");
     }
     result
@@ -136,11 +155,18 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
 /// Worker threads, and what ends them.
 struct Workers {
     stop: Arc<AtomicBool>,
-    threads: Vec<(JoinHandle<()>, Arc<Waker>)>,
+    threads: Vec<Thread>,
+}
+
+/// A worker's thread and the ways to reach it.
+struct Thread {
+    handle: JoinHandle<()>,
+    waker: Arc<Waker>,
+    inbox: Sender<(PortId, Device)>,
 }
 
 fn start_workers(
-    devices: Vec<Vec<crate::worker::Device>>,
+    devices: Vec<Vec<Device>>,
     engine: &Arc<Mutex<Engine>>,
     clock: Clock,
     news: &Arc<News>,
@@ -149,6 +175,8 @@ fn start_workers(
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     for (number, devices) in devices.into_iter().enumerate() {
+        let (inbox, received) = mpsc::channel();
+        let tell = wake.clone();
         let worker = Worker {
             engine: engine.clone(),
             devices,
@@ -156,10 +184,13 @@ fn start_workers(
             stop: stop.clone(),
             news: news.clone(),
             sent: Vec::new(),
+            inbox: received,
+            // The manager is gone only when everything ends.
+            gone: Box::new(move |port| drop(tell.send(Wake::Gone(port)))),
         };
         let (poll, waker) = worker.poll()?;
         let wake = wake.clone();
-        let thread =
+        let handle =
             std::thread::Builder::new().name(format!("worker{number}")).spawn(move || {
                 let ended =
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(poll)));
@@ -169,7 +200,7 @@ fn start_workers(
                 };
                 let _ = wake.send(Wake::WorkerEnded(result));
             })?;
-        threads.push((thread, Arc::new(waker)));
+        threads.push(Thread { handle, waker: Arc::new(waker), inbox });
     }
     Ok(Workers { stop, threads })
 }
@@ -177,9 +208,9 @@ fn start_workers(
 impl Workers {
     fn stop(self) {
         self.stop.store(true, Ordering::Release);
-        for (thread, waker) in self.threads {
-            if waker.wake().is_ok() {
-                let _ = thread.join();
+        for thread in self.threads {
+            if thread.waker.wake().is_ok() {
+                let _ = thread.handle.join();
             }
         }
     }
@@ -199,6 +230,9 @@ fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle
     Ok(handle)
 }
 
+/// A worker's inbox for devices, and what makes it look.
+type Inbox = (Sender<(PortId, Device)>, Arc<Waker>);
+
 /// What the main thread does while the workers forward.
 struct Manager {
     /// As it was written at the start.
@@ -210,14 +244,26 @@ struct Manager {
     reload: Reload,
     dhcp: HashMap<InterfaceId, (DhcpClient, Option<Lease>)>,
     news: Arc<News>,
+    /// Who listens to what happens to connections.
+    hub: Arc<Hub>,
     /// Of the worker that sends what the manager leaves in the engine.
     waker: Option<Arc<Waker>>,
+    held: Held,
+    /// Ports whose device is gone, and what hindered the last attempt to open it again.
+    missing: HashMap<PortId, String>,
+    /// The index of the interface that a port was opened again on.
+    opened: HashMap<PortId, u32>,
+    /// How often a port was opened again.
+    reopened: u16,
+    /// Where the workers take new devices from.
+    inboxes: Vec<Inbox>,
 }
 
 impl Manager {
     fn run(&mut self, woken: &Receiver<Wake>) -> Result<(), DaemonError> {
         loop {
             self.poll_dhcp();
+            self.look_for_devices();
             match woken.recv_timeout(self.next_wake()) {
                 Ok(Wake::Signal(SIGHUP)) => {
                     let report = match self.reload() {
@@ -245,6 +291,9 @@ impl Manager {
                     return Err(DaemonError::Worker("it was told to".to_owned()));
                 }
                 Ok(Wake::WorkerEnded(Err(why))) => return Err(DaemonError::Worker(why)),
+                Ok(Wake::Gone(port)) => {
+                    self.missing.insert(port, String::new());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
@@ -274,19 +323,26 @@ impl Manager {
         self.config = config;
         let mut engine = lock(&self.engine);
         engine.replace_sysctls(self.config.sysctls.clone());
+        engine.listen_to_connections(!self.hub.is_empty());
         engine.replace_rules(rulesets.v4, rulesets.v6);
         drop(engine);
         tracing::info!("rules reloaded");
         Ok(rulesets.warnings)
     }
 
-    /// Log lines and DHCP answers that the workers have left.
+    /// Log lines, DHCP answers and connections' events that the workers have left.
     fn take_news(&mut self) {
-        let (lines, frames) = {
+        let (log, frames, (events, lost)) = {
             let mut engine = lock(&self.engine);
-            (engine.take_log(), engine.take_dhcp())
+            let events = engine.conntrack_mut().take_events();
+            if !events.0.is_empty() && self.hub.is_empty() {
+                engine.listen_to_connections(false);
+            }
+            (engine.take_log(), engine.take_dhcp(), events)
         };
-        for line in lines {
+        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
+        self.hub.publish(&events, lost, moment);
+        for line in log.lines {
             print_log(&line);
         }
         let now = self.clock.now();
@@ -294,6 +350,76 @@ impl Manager {
             if let Some((client, _)) = self.dhcp.get_mut(&interface) {
                 client.input(&frame, now);
             }
+        }
+    }
+
+    /// Opens devices again whose interface was deleted and made anew.
+    fn look_for_devices(&mut self) {
+        let missing: Vec<PortId> = self.missing.keys().copied().collect();
+        for port in missing {
+            let name = lock(&self.engine).interfaces().port_name(port).to_owned();
+            // The host device is made by a start only.
+            if self.config.port(&name).is_none() {
+                self.missing.remove(&port);
+                continue;
+            }
+            let found = Netlink::open().and_then(|mut netlink| netlink.link(&name));
+            let Ok(Some(link)) = found else { continue };
+            // Each worker tells that it has lost the device, the last one perhaps after this.
+            if self.opened.get(&port) == Some(&link.index) {
+                self.missing.remove(&port);
+                continue;
+            }
+            match self.open_again(port, &name) {
+                Ok(()) => {
+                    tracing::info!(port = name, "device is there again");
+                    self.opened.insert(port, link.index);
+                    self.missing.remove(&port);
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    let before = self.missing.insert(port, why.clone());
+                    if before.as_ref() != Some(&why) {
+                        tracing::warn!(port = name, error = why, "can't open the device again");
+                    }
+                }
+            }
+        }
+    }
+
+    fn open_again(&mut self, port: PortId, name: &str) -> Result<(), SetupError> {
+        let ports = lock(&self.engine).interfaces().port_count() as u16;
+        self.reopened = self.reopened.wrapping_add(1);
+        let number = ports.wrapping_add(self.reopened);
+        let workers = self.inboxes.len();
+        let again = setup::reopen(&self.config, name, number, workers, &mut self.held)?;
+        self.take_link(port, name, &again);
+        for (device, (inbox, waker)) in again.devices.into_iter().zip(&self.inboxes) {
+            // Workers end only when everything does.
+            let _ = inbox.send((port, device));
+            let _ = waker.wake();
+        }
+        Ok(())
+    }
+
+    /// An interface of one port has that port's link address and MTU, unless they were configured.
+    fn take_link(&mut self, port: PortId, name: &str, again: &Reopened) {
+        let Some((kind, bridged)) = self.config.port(name) else { return };
+        let Some(wanted) = self.config.interface(name) else { return };
+        if bridged {
+            return;
+        }
+        let mut engine = lock(&self.engine);
+        let id = engine.interfaces().of_port(port);
+        let before = engine.interfaces().get(id).mac;
+        // The address behind a TAP device is the gateway's own business and stays.
+        let found = if kind == PortKind::Tap { before } else { again.mac };
+        let mac = wanted.mac.unwrap_or(found);
+        engine.replace_link(id, mac, wanted.mtu.unwrap_or(again.mtu));
+        if self.dhcp.contains_key(&id) {
+            let client = DhcpClient::new(mac, rand::random(), self.clock.now());
+            let lease = self.dhcp.remove(&id).and_then(|(_, lease)| lease);
+            self.dhcp.insert(id, (client, lease));
         }
     }
 
@@ -376,7 +502,8 @@ impl Manager {
     fn next_wake(&mut self) -> Duration {
         let now = self.clock.now();
         let due = self.dhcp.values_mut().filter_map(|(client, _)| client.next_poll(now)).min();
-        due.map_or(Duration::from_secs(3600), |at| at - now)
+        let due = due.map_or(Duration::from_secs(3600), |at| at - now);
+        if self.missing.is_empty() { due } else { due.min(LOOK_FOR_DEVICES) }
     }
 }
 
@@ -405,6 +532,9 @@ struct Control {
     uplinks: Vec<String>,
     started: Instant,
     clock: Clock,
+    news: Arc<News>,
+    /// Who listens to what happens to connections.
+    hub: Arc<Hub>,
 }
 
 impl Handler for Control {
@@ -459,6 +589,16 @@ impl Handler for Control {
                 return Ran { status, out, err };
             }
         }
+    }
+
+    fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell {
+        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
+        let tell = gateway::answer(&self.engine, &self.hub, peer, ask, moment);
+        // What was done by hand is an event, too.
+        if lock(&self.engine).has_news() {
+            self.news.announce();
+        }
+        tell
     }
 
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {

@@ -17,6 +17,8 @@
 #![forbid(unsafe_code)]
 
 pub mod conn;
+pub mod control;
+pub mod event;
 mod expiry;
 pub mod fragment;
 mod generic;
@@ -28,6 +30,7 @@ pub mod refragment;
 mod rewrite;
 pub mod settings;
 mod slots;
+pub mod stats;
 mod table;
 pub mod tcp;
 mod tcp_window;
@@ -37,10 +40,13 @@ pub mod tuple;
 mod udp;
 
 pub use conn::{Connection, Counters, Direction, Status};
+pub use control::{Create, Refused, Update};
+pub use event::{Changes, Event, EventKind};
 pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
 pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};
 pub use settings::{Settings, TcpTimeouts};
+pub use stats::Stats;
 pub use table::Conntrack;
 pub use tcp::TcpState;
 pub use tracked::{ConfirmDrop, Confirmed, ConnId, InvalidReason, State, Tracked};

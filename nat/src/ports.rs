@@ -1,9 +1,9 @@
 //! The choice of addresses and ports for a translated connection, as netfilter makes it.
 
+use tidegate_packet::jhash::jhash2;
 use tidegate_packet::{Addr, Instant, Prefix};
 
 use crate::conn::{Connection, Status};
-use crate::hash::jhash2;
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
 use crate::tracked::{Entry, Tracked};
@@ -156,7 +156,10 @@ impl Choice<'_> {
 
     /// Whether answers to this tuple would belong to another connection.
     fn is_taken(&mut self, tuple: &Tuple) -> bool {
-        tuple.inverse().is_some_and(|reply| self.table.lookup(&reply, self.now).is_some())
+        let taken =
+            tuple.inverse().is_some_and(|reply| self.table.lookup(&reply, self.now).is_some());
+        self.table.stats.found += u64::from(taken);
+        taken
     }
 
     /// The newest translation of the same original source that the range allows

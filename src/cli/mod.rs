@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use tidegate_packet::Family;
 
 mod check;
+mod conntrack;
 mod install_names;
 mod names;
 mod recent;
@@ -53,6 +54,10 @@ Examples:
   ip6tables-save and ip6tables-restore have the originals' command lines:
     tidegate iptables -I FORWARD -s 192.168.0.66 -j DROP
     tidegate iptables-save -c
+
+  The connections that are tracked, with conntrack's command line:
+    tidegate conntrack -L -p tcp --dport 443
+    tidegate conntrack -E -o timestamp
 
 Exit status: 0 it was done, 1 it was not, 2 the command line is wrong.";
 
@@ -97,6 +102,9 @@ fn dispatch(
     err: &mut dyn Write,
 ) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(rest) = conntrack::called(&args) {
+        return finish(conntrack::main(rest, out, err), out, err);
+    }
     if let Some((name, rest)) = names::called(&args) {
         return finish(names::main(name, rest, out, err), out, err);
     }

@@ -1,6 +1,8 @@
 //! Command lines, and what comes of them.
 
 use super::*;
+use crate::conntrack::gateway::Peer;
+use crate::conntrack::{Ask, Fault, Tell};
 use crate::control::{Handler, InterfaceStatus, Program, Ran, Reserved, Status};
 use std::path::Path;
 use std::sync::Arc;
@@ -170,6 +172,13 @@ impl Handler for Gateway {
     fn call(&self, program: Program, _: Family, args: &[String], input: &str) -> Ran {
         let out = format!("{program:?} {args:?} {input}\n");
         Ran { status: 4, out, err: "busy\n".into() }
+    }
+
+    fn conntrack(&self, ask: Ask, _: &mut Peer) -> Tell {
+        match ask {
+            Ask::Count => Tell::Count(7),
+            _ => Tell::Fault(Fault::Unsupported),
+        }
     }
 
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {

@@ -1,5 +1,6 @@
 //! What goes over the control socket.
 
+use crate::conntrack::{Ask, Tell};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -39,6 +40,11 @@ pub enum Request {
         /// What `restore` reads.
         #[serde(default)]
         input: String,
+    },
+    /// Something about connections.
+    Conntrack {
+        /// What.
+        ask: Ask,
     },
     /// The lists of `recent`.
     Recent {
@@ -83,6 +89,8 @@ pub enum Reply {
     Rules(String),
     /// For [`Request::Call`].
     Ran(Ran),
+    /// For [`Request::Conntrack`].
+    Conntrack(Tell),
     /// For [`Request::Recent`]: what a list's file in `/proc/net/xt_recent` would hold, or names.
     Recent(String),
 }

@@ -25,6 +25,7 @@ mod reject;
 mod route_in;
 mod rules;
 mod sanity;
+mod segment;
 mod translate;
 
 pub use counters::{Counters, Drop, Traffic};
@@ -33,6 +34,7 @@ pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
 
+use crate::conntrack::Moment;
 use crate::io::Frame;
 use crate::sysctl::Sysctls;
 use policy::Policy;
@@ -102,7 +104,9 @@ pub struct Engine {
     copies: Vec<rules::Copy>,
     /// Frames to send besides the one at hand.
     outbox: Vec<(PortId, OwnedFrame)>,
-    log: Vec<log::Line>,
+    log: log::Waiting,
+    /// The groups of NFLOG whose packets are kept for a listener.
+    listened: log::Groups,
     now: Instant,
     unix_nanos: u64,
 }
@@ -136,7 +140,8 @@ impl Engine {
             own: VecDeque::new(),
             copies: Vec::new(),
             outbox: Vec::new(),
-            log: Vec::new(),
+            log: log::Waiting::default(),
+            listened: log::Groups::default(),
             now: Instant::ZERO,
             unix_nanos: 0,
         }
@@ -147,6 +152,12 @@ impl Engine {
     pub fn set_time(&mut self, now: Instant, unix_nanos: u64) {
         self.now = now;
         self.unix_nanos = unix_nanos;
+        self.conntrack.set_event_time(now);
+    }
+
+    /// The time that it is for the engine.
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.now, unix_nanos: self.unix_nanos }
     }
 
     /// Takes in a frame that a port has received. Frames besides it that have to be sent are in
@@ -214,15 +225,22 @@ impl Engine {
         &mut self.outbox
     }
 
-    /// Whether [`Engine::take_log`] or [`Engine::take_dhcp`] has something.
+    /// Whether [`Engine::take_log`], [`Engine::take_dhcp`] or the connection table's events have
+    /// something.
     #[inline]
     pub fn has_news(&self) -> bool {
-        !self.log.is_empty() || !self.dhcp_frames.is_empty()
+        !self.log.is_empty() || !self.dhcp_frames.is_empty() || self.conntrack.has_events()
     }
 
-    /// Lines that LOG rules have made since the last call.
-    pub fn take_log(&mut self) -> Vec<log::Line> {
+    /// What rules have left for the log since the last call.
+    pub fn take_log(&mut self) -> log::Waiting {
         std::mem::take(&mut self.log)
+    }
+
+    /// Says which groups of NFLOG have a listener: their packets are kept for
+    /// [`Engine::take_log`], those of others become lines.
+    pub fn listen(&mut self, groups: log::Groups) {
+        self.listened = groups;
     }
 
     /// The counters.
@@ -245,6 +263,18 @@ impl Engine {
         &self.conntrack
     }
 
+    /// The connection table, to change connections by hand.
+    pub fn conntrack_mut(&mut self) -> &mut Conntrack {
+        &mut self.conntrack
+    }
+
+    /// Whether somebody listens to what happens to connections. `nf_conntrack_events = 0` means that
+    /// nobody is told.
+    pub fn listen_to_connections(&mut self, wanted: bool) {
+        let wanted = wanted && self.conntrack.settings().events;
+        self.conntrack.listen(wanted, self.now);
+    }
+
     /// The rules in force.
     pub fn rules_in_force(&self) -> &RulesInForce {
         &self.rules
@@ -253,7 +283,7 @@ impl Engine {
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
-        self.rebuild();
+        self.follow_rules();
     }
 
     /// Puts a change of one family's rules in force, if `base` still is. Gives the old rules back.
@@ -264,10 +294,7 @@ impl Engine {
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
         let old = self.rules.follow(base, change, seen)?;
-        // Packets wait for this: what doesn't follow from the rules isn't read again.
-        let mut policy = self.policy.clone();
-        policy.follow_rules([self.rules.of(Family::V4), self.rules.of(Family::V6)]);
-        self.adopt(policy);
+        self.follow_rules();
         Ok(old)
     }
 
@@ -299,6 +326,15 @@ impl Engine {
         self.replace_routes(routes);
         let lost = self.neighbours.flush(id);
         self.counters.drop_many(Drop::NeighbourFailed, lost);
+    }
+
+    /// The device of an interface was made again: it has another link address and MTU, and who was
+    /// at the other end is unknown.
+    pub fn replace_link(&mut self, id: InterfaceId, mac: MacAddr, mtu: u32) {
+        self.interfaces.set_link(id, mac, mtu);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost);
+        self.rebuild();
     }
 
     /// Replaces the routes beyond those to the interfaces' own networks.
@@ -337,13 +373,21 @@ impl Engine {
         self.transmit_on_link(interface, frame, MacAddr::BROADCAST);
     }
 
+    /// Works out again what follows from sysctls, interfaces and rules.
     fn rebuild(&mut self) {
         let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
-        let policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
-        self.adopt(policy);
+        self.take_policy(Policy::new(&self.sysctls, &self.interfaces, [v4, v6]));
     }
 
-    fn adopt(&mut self, policy: Policy) {
+    /// The same after a change of rules alone, for which packets shouldn't have to wait.
+    fn follow_rules(&mut self) {
+        let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
+        let mut policy = self.policy.clone();
+        policy.follow_rules([v4, v6]);
+        self.take_policy(policy);
+    }
+
+    fn take_policy(&mut self, policy: Policy) {
         for family in [Family::V4, Family::V6] {
             if policy.tracks(family) && !self.policy.tracks(family) {
                 self.conntrack.forget_windows(family);
@@ -398,6 +442,8 @@ fn conntrack_settings(sysctls: &Sysctls) -> Settings {
         max: sysctls.conntrack("max").and_then(|n| u32::try_from(n).ok()).unwrap_or(base.max),
         checksum: flag("checksum", base.checksum),
         acct: flag("acct", base.acct),
+        timestamp: flag("timestamp", base.timestamp),
+        events: flag("events", base.events),
         generic: secs("generic_timeout", base.generic),
         icmp: secs("icmp_timeout", base.icmp),
         icmpv6: secs("icmpv6_timeout", base.icmpv6),

@@ -60,12 +60,9 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 impl Policy {
     /// Reads everything out of the sysctls and the rules.
     pub fn new(sysctls: &Sysctls, interfaces: &Interfaces, rulesets: [&Ruleset; 2]) -> Self {
-        let limits = |family| {
-            let mut kinds = [0u64; 4];
-            for kind in (0..=255).filter(|k| sysctls.icmp_ratelimited(family, *k)) {
-                kinds[usize::from(kind / 64)] |= 1 << (kind % 64);
-            }
-            IcmpLimits { interval: sysctls.icmp_ratelimit(family), kinds }
+        let limits = |family| IcmpLimits {
+            interval: sysctls.icmp_ratelimit(family),
+            kinds: sysctls.icmp_ratemask(family),
         };
         let mut policy = Self {
             interfaces: interfaces
@@ -96,10 +93,10 @@ impl Policy {
         policy
     }
 
-    /// Reads again what follows from the rules.
+    /// Reads the rules alone again.
     pub fn follow_rules(&mut self, rulesets: [&Ruleset; 2]) {
         self.translates = rulesets.map(has_nat_table);
-        self.tracks = [0, 1].map(|n| self.translates[n] || rulesets[n].uses_conntrack());
+        self.tracks = rulesets.map(Ruleset::uses_conntrack);
     }
 
     /// An interface's settings.

@@ -177,8 +177,20 @@ impl Side for Kernel {
 
     fn connections(&mut self) -> Option<Vec<String>> {
         let mut lines = Vec::new();
-        for family in ["ipv4", "ipv6"] {
-            lines.extend(self.lines_of("conntrack", &["-L", "-f", family])?);
+        for form in ["extended", "xml", "save"] {
+            lines.extend(self.lines_of("conntrack", &["-L", "-o", form])?);
+        }
+        // What stands around the entries in XML.
+        lines.retain(|line| {
+            !line.starts_with("<?xml") && !matches!(line.as_str(), "<conntrack>" | "</conntrack>")
+        });
+        for line in &mut lines {
+            // A number that each side draws for itself.
+            if let Some((head, rest)) = line.clone().split_once("<id>")
+                && let Some((_, tail)) = rest.split_once("</id>")
+            {
+                *line = format!("{head}<id>0</id>{tail}");
+            }
         }
         lines.sort();
         Some(lines)

@@ -5,6 +5,9 @@ use crate::kernel::BASE;
 use crate::side::{Side, Transcript, counted, play};
 use crate::topology::Topology;
 use std::time::Duration;
+use tidegate::conntrack::text::Show;
+use tidegate::conntrack::{Entry, gateway, save, text, xml};
+use tidegate::engine::log::Line;
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
 use tidegate_filter::SaveStyle;
 use tidegate_packet::Family;
@@ -17,7 +20,16 @@ pub fn transcript(case: &Case) -> Result<Transcript, String> {
     let mut side = Tidegate(Sim::new(&config(case, &topology)?).map_err(|e| e.to_string())?);
     let mut transcript = play(case, &topology, &mut side)?;
     transcript.counters = side.counters();
+    transcript.connections = side.connections();
     Ok(transcript)
+}
+
+/// Plays a case on Tidegate; the lines that its rules have logged.
+pub fn lines(case: &Case) -> Result<Vec<Line>, String> {
+    let topology = Topology::new(&case.settings);
+    let mut side = Tidegate(Sim::new(&config(case, &topology)?).map_err(|e| e.to_string())?);
+    play(case, &topology, &mut side)?;
+    Ok(side.0.engine_mut().take_log().lines)
 }
 
 fn config(case: &Case, topology: &Topology) -> Result<SimConfig, String> {
@@ -69,6 +81,23 @@ impl Side for Tidegate {
         let saved = |family| rules.of(family).save(Some(rules.counters(family)), style);
         let mut lines = counted("v4", &saved(Family::V4));
         lines.extend(counted("v6", &saved(Family::V6)));
+        Some(lines)
+    }
+
+    fn connections(&mut self) -> Option<Vec<String>> {
+        let engine = self.0.engine();
+        let now = engine.moment().unix_nanos;
+        let label = |bit: u8| bit.to_string();
+        let mut lines = Vec::new();
+        for entry in gateway::entries(engine) {
+            let shown = Show { extended: true, ..Show::default() };
+            lines.push(text::line(&entry, None, shown, now, &label));
+            // Numbers that each side draws for itself.
+            let entry = Entry { id: 0, ..entry };
+            lines.push(xml::line(&entry, None, Show::default(), now, &label));
+            lines.push(save::line(&entry, None));
+        }
+        lines.sort();
         Some(lines)
     }
 }

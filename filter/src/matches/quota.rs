@@ -1,9 +1,15 @@
 //! `-m quota`: so many bytes, and no more.
+//!
+//! What is left belongs to the rule: it stays when rules around it change by command, and starts anew
+//! when the rule itself is loaded again, be it the same text by iptables-restore or a reload. (A kernel
+//! under iptables-legacy starts all of a table's rules anew with every change of the table, since the
+//! command replaces the whole; no rule means that.)
 
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec =
@@ -32,6 +38,10 @@ impl Match for Quota {
             *left = if within { *left - len } else { 0 };
         }
         within != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let _ = write!(out, " quota: {} bytes", self.quota);
     }
 
     fn save(&self, out: &mut String) {

@@ -1,14 +1,13 @@
-//! `-m rt`: the routing header of an IPv6 packet (RFC 8200 section 4.4; type 0 is RFC 2460's,
-//! which RFC 5095 took back and which firewalls are therefore told to drop).
+//! `-m rt`: the routing header of an IPv6 packet (RFC 8200 section 4.4, type 0 of RFC 2460).
 
 use std::fmt::Write as _;
-use std::net::Ipv6Addr;
-use tidegate_packet::{Family, ipv6, protocol};
 
-use crate::ast::OptionAst;
-use crate::diagnostic::{Outcome, Problem};
+use tidegate_packet::{Addr, Family, ipv6, protocol};
+
+use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
-use crate::values::{Span, save_name, save_option};
+use crate::lex::Word;
+use crate::values::{Span, bang, list_range, save_name, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     families: &[Family::V6],
@@ -23,152 +22,130 @@ pub(crate) static SPEC: MatchSpec = MatchSpec {
     ..Spec::new("rt", build)
 };
 
-/// Addresses that a rule may list.
-const ADDRESSES_MAX: usize = 16;
-/// The fixed part of a type 0 header.
-const FIXED: usize = 8;
-const ADDRESS: usize = 16;
+/// `IP6T_RT_HOPS`.
+const MAX_ADDRESSES: usize = 16;
+/// Where the addresses of a type 0 header start.
+const ADDRESSES_AT: usize = 8;
 
 #[derive(Debug)]
 struct Routing {
     kind: Option<(u32, bool)>,
-    left: (u32, u32, bool),
+    segments: (u32, u32),
+    segments_inverted: bool,
     len: Option<(u32, bool)>,
     reserved: bool,
-    addresses: Option<Vec<Ipv6Addr>>,
-    /// Others may stand between the addresses.
-    not_strict: bool,
+    addresses: Vec<Addr>,
+    /// The header holds the addresses in their order, perhaps with others between them.
+    loose: bool,
 }
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
-    let number = |name| match given.value(name) {
+    let number = |name: &str| match given.value(name) {
         Some((word, inverted)) => {
             word.number(0..=u64::from(u32::MAX)).map(|n| Some((n as u32, inverted)))
         }
         None => Ok(None),
     };
-    let kind = number("rt-type")?;
-    let left = match given.value("rt-segsleft") {
-        Some((word, inverted)) => {
-            let (low, high) = word.u32_range()?;
-            (low, high, inverted)
-        }
-        None => (0, u32::MAX, false),
+    let (segments, segments_inverted) = match given.value("rt-segsleft") {
+        Some((word, inverted)) => (word.u32_range()?, inverted),
+        None => ((0, u32::MAX), false),
     };
-    let type_0 = given.get("rt-type").filter(|_| kind == Some((0, false)));
-    for name in ["rt-0-res", "rt-0-addrs"] {
-        after(given, name, type_0, "--rt-type 0", "--rt-0-res")?;
-    }
-    let listed = given.get("rt-0-addrs");
-    after(given, "rt-0-not-strict", listed, "--rt-0-addr ...", "--rt-0-not-strict")?;
-    Ok(Box::new(Routing {
-        kind,
-        left,
+    let addresses = match given.value("rt-0-addrs") {
+        Some((word, _)) => addresses(word)?,
+        None => Vec::new(),
+    };
+    let this = Routing {
+        kind: number("rt-type")?,
+        segments,
+        segments_inverted,
         len: number("rt-len")?,
         reserved: given.has("rt-0-res"),
-        addresses: given.value("rt-0-addrs").map(|(word, _)| addresses(word)).transpose()?,
-        not_strict: given.has("rt-0-not-strict"),
-    }))
-}
-
-/// Some options have a meaning only behind another.
-fn after(
-    given: &Given<'_>,
-    name: &str,
-    first: Option<&OptionAst>,
-    wanted: &str,
-    shown: &str,
-) -> Outcome<()> {
-    let Some(option) = given.get(name) else { return Ok(()) };
-    if first.is_some_and(|first| first.span.start < option.span.start) {
-        return Ok(());
-    }
-    Err(Problem::new(option.span.clone(), format!("--{name} must stand behind {wanted}"))
-        .words(format!("`{wanted}' required before `{shown}'")))
-}
-
-fn addresses(word: &crate::lex::Word) -> Outcome<Vec<Ipv6Addr>> {
-    let parts = word.list();
-    if parts.len() > ADDRESSES_MAX {
-        return Err(word
-            .wrong(format!("more than {ADDRESSES_MAX} addresses"))
-            .words("too many addresses specified"));
-    }
-    let address = |part: &crate::lex::Word| {
-        part.text.parse().map_err(|_| {
-            part.wrong(format!("`{}` is no IPv6 address", part.text))
-                .words(format!("bad address: {}", part.text))
-        })
+        addresses,
+        loose: given.has("rt-0-not-strict"),
     };
-    parts.iter().map(address).collect()
+    // Only type 0 has the fields that these ask for, and iptables wants to know it before.
+    let place = |name: &str| given.extension.options.iter().position(|o| o.opt.names[0] == name);
+    for name in ["rt-0-res", "rt-0-addrs"] {
+        let asked = place(name);
+        if asked.is_some() && (this.kind != Some((0, false)) || place("rt-type") > asked) {
+            return Err(given
+                .wrong(format!("--rt-type 0 has to stand before --{name}"))
+                .words(format!("`--rt-type 0' required before `--{name}'")));
+        }
+    }
+    let listed = place("rt-0-addrs").is_some_and(|at| Some(at) < place("rt-0-not-strict"));
+    if this.loose && !listed {
+        return Err(given
+            .wrong("--rt-0-addrs has to stand before --rt-0-not-strict")
+            .words("`--rt-0-addr ...' required before `--rt-0-not-strict'"));
+    }
+    Ok(Box::new(this))
+}
+
+fn addresses(word: &Word) -> Outcome<Vec<Addr>> {
+    let mut addresses = Vec::new();
+    for part in word.list() {
+        addresses.push(part.address(Family::V6)?);
+    }
+    if addresses.len() > MAX_ADDRESSES {
+        return Err(word.wrong(format!("at most {MAX_ADDRESSES} addresses")));
+    }
+    Ok(addresses)
 }
 
 impl Routing {
-    /// ip6t_rt's look at the addresses of a type 0 header.
-    fn lists(&self, wanted: &[Ipv6Addr], header: &[u8]) -> bool {
-        let there: Vec<Ipv6Addr> =
-            header[FIXED..].as_chunks::<ADDRESS>().0.iter().map(|&a| a.into()).collect();
-        if self.not_strict {
-            // All of them, in this order.
-            let mut rest = wanted.iter().peekable();
-            for address in &there {
-                rest.next_if(|next| *next == address);
-            }
-            return rest.peek().is_none();
+    fn visits(&self, header: &[u8]) -> bool {
+        let (there, _) = header.get(ADDRESSES_AT..).unwrap_or_default().as_chunks::<16>();
+        let mut there = there.iter().map(|bytes| Addr::from_bits(u128::from_be_bytes(*bytes)));
+        match self.loose {
+            true => self.addresses.iter().all(|wanted| there.any(|found| found == *wanted)),
+            false => there.eq(self.addresses.iter().copied()),
         }
-        there == wanted
-    }
-
-    fn addresses_text(&self) -> Option<String> {
-        let texts: Vec<_> = self.addresses.as_ref()?.iter().map(ToString::to_string).collect();
-        Some(texts.join(","))
     }
 }
 
 impl Match for Routing {
     /// ip6t_rt.
     fn matches(&self, context: &mut Context<'_>) -> bool {
-        let query = context.query;
-        let Some(bytes) = query.bytes.get(..query.packet.len as usize) else { return false };
-        let mut chain = ipv6::Extensions::new(bytes);
-        let Some(found) = chain.find(|e| e.kind == protocol::ROUTING) else { return false };
-        let Some(header) = bytes.get(found.at..found.at + found.len) else { return false };
-        let (low, high, inverted) = self.left;
-        let left = u32::from(header[3]);
-        let equal = |wanted: Option<(u32, bool)>, is: u32| {
-            wanted.is_none_or(|(wanted, inverted)| (wanted == is) != inverted)
+        let Some(bytes) = context.query.bytes.get(..context.query.packet.len as usize) else {
+            return false;
         };
-        (low <= left && left <= high) != inverted
-            && equal(self.len, found.len as u32)
-            && equal(self.kind, u32::from(header[2]))
-            && (!self.reserved || header[4..FIXED] == [0; 4])
-            && self.addresses.as_ref().is_none_or(|wanted| self.lists(wanted, header))
+        let found = ipv6::Extensions::new(bytes).find(|e| e.kind == protocol::ROUTING);
+        let Some(header) = found.and_then(|e| bytes.get(e.at..e.at + e.len)) else { return false };
+        let Some(&[_, _, kind, left, reserved @ ..]) = header.first_chunk::<8>() else {
+            return false;
+        };
+        let (low, high) = self.segments;
+        let left = u32::from(left);
+        let is = |asked: Option<(u32, bool)>, value: u32| {
+            asked.is_none_or(|(wanted, inverted)| (wanted == value) != inverted)
+        };
+        (low <= left && left <= high) != self.segments_inverted
+            && is(self.len, header.len() as u32)
+            && is(self.kind, kind.into())
+            && (!self.reserved || reserved == [0; 4])
+            && (self.addresses.is_empty() || self.visits(header))
     }
 
-    fn list(&self, out: &mut String, _style: Listing) {
-        let sign = |inverted| if inverted { "!" } else { "" };
+    fn list(&self, out: &mut String, _: Listing) {
         out.push_str(" rt");
-        // Writing to a string can't fail.
         if let Some((kind, inverted)) = self.kind {
-            let _ = write!(out, " type:{}{kind}", sign(inverted));
+            let _ = write!(out, " type:{}{}", bang(inverted), kind as i32);
         }
-        let _ = match self.left {
-            (0, u32::MAX, false) => Ok(()),
-            (low, high, inverted) if low == high => {
-                write!(out, " segsleft:{}{low}", sign(inverted))
-            }
-            (low, high, inverted) => write!(out, " segslefts:{}{low}:{high}", sign(inverted)),
-        };
+        if self.segments != (0, u32::MAX) || self.segments_inverted {
+            out.push(' ');
+            list_range(out, "segsleft", self.segments, self.segments_inverted);
+        }
         if let Some((len, inverted)) = self.len {
-            let _ = write!(out, " length:{}{len}", sign(inverted));
+            let _ = write!(out, " length:{}{len}", bang(inverted));
         }
         if self.reserved {
             out.push_str(" reserved");
         }
-        if let Some(addresses) = self.addresses_text() {
-            let _ = write!(out, " 0-addrs {addresses}");
+        if !self.addresses.is_empty() {
+            let _ = write!(out, " 0-addrs {}", joined(&self.addresses));
         }
-        if self.not_strict {
+        if self.loose {
             out.push_str(" 0-not-strict");
         }
     }
@@ -177,10 +154,9 @@ impl Match for Routing {
         if let Some((kind, inverted)) = self.kind {
             save_option(out, "rt-type", inverted, kind);
         }
-        let (low, high, inverted) = self.left;
-        // Not even a negated one, as the original has it.
-        if (low, high) != (0, u32::MAX) {
-            save_option(out, "rt-segsleft", inverted, Span(low, high, ':'));
+        let (low, high) = self.segments;
+        if self.segments != (0, u32::MAX) {
+            save_option(out, "rt-segsleft", self.segments_inverted, Span(low, high, ':'));
         }
         if let Some((len, inverted)) = self.len {
             save_option(out, "rt-len", inverted, len);
@@ -188,11 +164,15 @@ impl Match for Routing {
         if self.reserved {
             save_name(out, "rt-0-res", false);
         }
-        if let Some(addresses) = self.addresses_text() {
-            save_option(out, "rt-0-addrs", false, addresses);
+        if !self.addresses.is_empty() {
+            save_option(out, "rt-0-addrs", false, joined(&self.addresses));
         }
-        if self.not_strict {
+        if self.loose {
             save_name(out, "rt-0-not-strict", false);
         }
     }
+}
+
+fn joined(addresses: &[Addr]) -> String {
+    addresses.iter().map(Addr::to_string).collect::<Vec<_>>().join(",")
 }

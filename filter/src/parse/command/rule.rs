@@ -249,7 +249,7 @@ impl Parser {
                 None => return Err(word.wrong("an option without its extension")),
             },
         };
-        if extension.options.iter().any(|o| std::ptr::eq(o.opt, opt)) {
+        if !opt.repeats && extension.options.iter().any(|o| std::ptr::eq(o.opt, opt)) {
             let message = format!("--{} may be given only once", opt.names[0]);
             return Err(word.wrong(message).words(repeated(&extension.name.text, opt.names[0])));
         }
