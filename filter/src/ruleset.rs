@@ -123,6 +123,12 @@ impl Ruleset {
         })
     }
 
+    /// Whether a rule asks how much connections have carried.
+    pub fn needs_accounting(&self) -> bool {
+        let rules = self.tables.iter().flat_map(|table| &table.chains).flat_map(|c| &c.rules);
+        rules.flat_map(|rule| rule.matches.iter()).any(|m| m.test.needs_accounting())
+    }
+
     /// Counters for this ruleset, starting from what the file said.
     pub fn new_counters(&self) -> Counters {
         self.initial.clone()

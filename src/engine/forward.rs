@@ -21,7 +21,7 @@ use super::rules::Copy;
 use super::{Engine, Fate};
 use tidegate_filter::{Hook, TableName};
 use tidegate_nat::Tracked;
-use tidegate_packet::{Family, ipv4};
+use tidegate_packet::{Family, ipv4, protocol, tcp};
 
 impl Engine {
     /// A packet that came in by an interface.
@@ -42,7 +42,13 @@ impl Engine {
         self.rules(TableName::Raw, Hook::Prerouting, packet, None)?;
         self.track(packet);
         self.rules(TableName::Mangle, Hook::Prerouting, packet, None)?;
-        self.translate(Hook::Prerouting, packet, None)
+        self.translate(Hook::Prerouting, packet, None)?;
+        // Linux looks for a socket of its own before it routes, and joins pieces to have a whole TCP
+        // header for that (tcp_v4_early_demux).
+        if let (protocol::TCP, Some(pieces)) = (packet.parsed.protocol, &mut packet.pieces) {
+            pieces.header_was_written(tcp::MIN_HEADER_LEN);
+        }
+        Ok(())
     }
 
     /// INPUT: for the gateway itself.

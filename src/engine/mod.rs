@@ -112,6 +112,8 @@ impl Engine {
     pub fn new(setup: Setup) -> Self {
         let Setup { interfaces, routes, rules_v4, rules_v6, sysctls, host_port, seed } = setup;
         let policy = Policy::new(&sysctls, &interfaces, [&rules_v4, &rules_v6]);
+        let mut tracking = conntrack_settings(&sysctls);
+        tracking.acct |= rules_v4.needs_accounting() || rules_v6.needs_accounting();
         let mut rng = StdRng::from_seed(seed);
         let key = [rng.next_u64(), rng.next_u64()];
         Self {
@@ -120,7 +122,7 @@ impl Engine {
             interfaces,
             static_routes: routes,
             policy,
-            conntrack: Conntrack::new(conntrack_settings(&sysctls), key),
+            conntrack: Conntrack::new(tracking, key),
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
             rules: RulesInForce::new(rules_v4, rules_v6),
@@ -154,13 +156,17 @@ impl Engine {
     #[inline]
     pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
         self.counters.received[usize::from(port.0)].count(frame.bytes().len());
+        let before = self.outbox.len();
         let result = if self.host_port == Some(port) {
             self.host_output(frame)
         } else {
             self.link_in(port, frame)
         };
         if !self.own.is_empty() || !self.copies.is_empty() {
+            // Errors about a packet leave before it, also where it leaves in pieces.
+            let pieces = self.outbox.split_off(before);
             self.send_own();
+            self.outbox.extend(pieces);
         }
         match result {
             Ok(fate) => fate,
@@ -343,6 +349,9 @@ impl Engine {
             }
         }
         self.policy = policy;
+        // A rule that asks for it switches accounting on (connbytes_mt_check).
+        let wanted = self.sysctls.conntrack("acct").is_some_and(|n| n != 0);
+        self.conntrack.settings_mut().acct = wanted || v4.needs_accounting() || v6.needs_accounting();
     }
 
     fn next_ip_id(&mut self) -> u16 {

@@ -164,6 +164,7 @@ fn read(word: &Word, names: &[Name]) -> Outcome<(u8, Option<u8>)> {
         parse_number(text).and_then(|n| u8::try_from(n).ok()).ok_or_else(|| {
             word.wrong(format!("unknown ICMP type `{}`", word.text))
                 .help("expected a name such as echo-request, a type of 0 to 255, or type/code")
+                .nearest(&word.text, names.iter().map(|(name, ..)| *name))
         })
     };
     Ok((byte(kind)?, code.map(byte).transpose()?))

@@ -75,7 +75,8 @@ pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word]) -> Outcome<(Arc<S
     let Some(set) = given.sets.get(&name.text) else {
         return Err(name
             .wrong(format!("there is no set `{}`", name.text))
-            .help("sets are made before the rules that name them"));
+            .help("sets are made before the rules that name them")
+            .nearest(&name.text, given.sets.names().iter().map(String::as_str)));
     };
     let mut sides = Vec::new();
     for part in list.list() {

@@ -98,6 +98,7 @@ impl Parser {
             switches: None,
             rule,
             target: None,
+            target_at: 0,
             protocol_loaded: false,
             other_family: false,
         }
@@ -136,6 +137,8 @@ struct Parser {
     switches: Option<Switches>,
     rule: RuleAst,
     target: Option<(&'static crate::extension::TargetSpec, ExtensionAst)>,
+    /// How many matches stood before the target.
+    target_at: usize,
     /// The extension that `-p` implies was opened.
     protocol_loaded: bool,
     other_family: bool,
@@ -262,7 +265,10 @@ impl Parser {
             let target =
                 self.target.iter().map(|(spec, _)| (usize::MAX, spec.options)).collect::<Vec<_>>();
             let matches = self.rule.matches.iter().enumerate().rev();
-            let lists: Vec<_> = matches.map(|(i, m)| (i, m.spec.options)).chain(target).collect();
+            let mut lists: Vec<_> = matches.map(|(i, m)| (i, m.spec.options)).collect();
+            // Of two extensions with an option of one name, the one that was named last has it.
+            let newer = lists.len() - self.target_at.min(lists.len());
+            lists.splice(newer..newer, target);
             match option::long(name, lists.iter().copied()) {
                 Lookup::One(Found::Own { own, value }) => return self.own(word, own, value),
                 Lookup::One(Found::Extension { index, opt }) => {
@@ -276,9 +282,12 @@ impl Parser {
                 }
                 Lookup::None if self.load_protocol() => {}
                 Lookup::None => {
-                    return Err(unknown_option(word).help(
-                        "the options of a match follow its -m, and -p tcp comes before --dport",
-                    ));
+                    let known = option::spellings(lists.iter().copied());
+                    return Err(unknown_option(word)
+                        .help(
+                            "the options of a match follow its -m, and -p tcp comes before --dport",
+                        )
+                        .nearest(&word.text, known.iter().map(String::as_str)));
                 }
             }
         }
@@ -521,7 +530,10 @@ impl Parser {
     fn open_match(&mut self, name: Word) -> Outcome<()> {
         let Some(spec) = matches::find(&name.text, self.family) else {
             let words = format!("Couldn't load match `{}':No such file or directory\n", name.text);
-            return Err(name.wrong(format!("there is no match `{}`", name.text)).words(words));
+            return Err(name
+                .wrong(format!("there is no match `{}`", name.text))
+                .words(words)
+                .nearest(&name.text, matches::names(self.family)));
         };
         // An explicit `-m tcp` serves `-p tcp` as well.
         self.rule
@@ -542,6 +554,7 @@ impl Parser {
         match targets::find(&name.text, self.family) {
             Some(spec) => {
                 self.target = Some((spec, ExtensionAst { name, options: Vec::new() }));
+                self.target_at = self.rule.matches.len();
             }
             None => self.rule.action = ActionAst::Jump(name),
         }
@@ -804,6 +817,7 @@ pub(crate) fn protocol(word: &Word) -> Outcome<u8> {
     number.ok_or_else(|| {
         word.wrong(format!("unknown protocol `{}`", word.text))
             .help("expected a number of 0 to 255 or a name such as tcp")
+            .nearest(&name, names::protocols())
             .words(format!("unknown protocol \"{name}\" specified"))
     })
 }

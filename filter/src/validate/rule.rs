@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Draftbook;
+use crate::targets;
 use crate::ast::*;
 use crate::base::{Address, Base, Protocol};
 use crate::counters::{Adjust, Count, Slots};
@@ -71,6 +72,8 @@ pub(super) struct Draft {
     /// Where the names of the matches stand, and that of the target.
     pub match_spans: Vec<Range<usize>>,
     pub target_span: Range<usize>,
+    /// All of it.
+    pub span: Range<usize>,
 }
 
 impl Draft {
@@ -81,7 +84,7 @@ impl Draft {
             _ => None,
         };
         let count = Tally::Kept;
-        Self { rule: rule.clone(), to, count, match_spans: Vec::new(), target_span: 0..0 }
+        Self { rule: rule.clone(), to, count, match_spans: Vec::new(), target_span: 0..0, span: 0..0 }
     }
 
     /// Whether the rules read the same.
@@ -221,6 +224,7 @@ fn draft(
         count: Tally::Fresh(ast.count),
         match_spans: ast.matches.iter().map(|m| m.extension.name.span.clone()).collect(),
         target_span,
+        span: ast.span.clone(),
     })
 }
 
@@ -250,6 +254,7 @@ fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
         None => Err(name
             .wrong(format!("there is no chain or target `{}`", name.text))
             .help("a chain must be declared before rules use it")
+            .nearest(&name.text, targets::names(book.family).map(|name| -> &str { name }).chain(book.chain_names()))
             .words(format!("Couldn't load target `{}':No such file or directory\n", name.text))),
     }
 }

@@ -321,11 +321,7 @@ fn remembering(d: &mut Dice) -> String {
         6 => {
             format!("-m statistic --mode nth {not}--every {} --packet {}", many + 1, d.below(many))
         }
-        7 => format!("-m quota {not}--quota {}", d.pick(&[0, 50, 100, 300, 1000])),
-        _ => {
-            let side = d.pick(&["saddr", "daddr"]);
-            let how = d.pick(&["above", "upto"]);
-            format!("-m connlimit --connlimit-{how} {many} --connlimit-{side}")
-        }
+        // connlimit counts what it hasn't looked at for a jiffy.
+        _ => format!("-m quota {not}--quota {}", d.pick(&[0, 50, 100, 300, 1000])),
     }
 }
