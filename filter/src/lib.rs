@@ -10,6 +10,7 @@
 
 mod ast;
 mod base;
+mod classify;
 mod counters;
 mod diagnostic;
 mod edit;
@@ -27,7 +28,7 @@ mod print;
 pub mod query;
 mod ruleset;
 mod services;
-mod sets;
+pub mod sets;
 mod targets;
 mod validate;
 mod values;

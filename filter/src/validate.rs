@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tidegate_packet::Family;
 
 use crate::ast::*;
+use crate::classify::Classifier;
 use crate::counters::{Count, Counters, Slots};
 use crate::diagnostic::{Outcome, Problem, Refusal};
 use crate::lex::Word;
@@ -116,6 +117,15 @@ struct ChainDraft {
     count: Tally,
     counter: usize,
     rules: Vec<Draft>,
+    /// That of the rules in force, as long as they are these.
+    classifier: Option<Option<Arc<Classifier>>>,
+}
+
+impl ChainDraft {
+    fn clear(&mut self) {
+        self.rules.clear();
+        self.classifier = None;
+    }
 }
 
 impl Draftbook {
@@ -128,6 +138,7 @@ impl Draftbook {
             count: Tally::Fresh(Count::default()),
             counter: 0,
             rules: Vec::new(),
+            classifier: None,
         };
         let chains = name.hooks().iter().map(builtin).collect();
         let mut book = Self {
@@ -155,6 +166,7 @@ impl Draftbook {
                 let name = |at: usize| table.chains[at].name.clone();
                 chain.rules.iter().map(|rule| Draft::present(rule, name)).collect()
             },
+            classifier: Some(chain.classifier.clone()),
         };
         let mut book = Self::empty(table.name, ruleset.family, &ruleset.sets);
         book.chains = table.chains.iter().map(draft).collect();
@@ -184,15 +196,15 @@ impl Draftbook {
         let chains = self.chains.into_iter().map(|chain| {
             let (policy, counter) = (chain.policy, usize::MAX);
             let builtin = chain.hook.map(|hook| Builtin { hook, policy, counter });
-            Chain { name: chain.name, builtin, rules: Vec::new() }
+            Chain { name: chain.name, builtin, rules: Vec::new(), classifier: None }
         });
-        Table { name, chains: chains.collect() }
+        Table::new(name, chains.collect())
     }
 
     /// Takes out all rules and all chains but the built-in ones, which keep policy and counters.
     pub fn clear(&mut self) {
         self.chains.retain(|c| c.hook.is_some());
-        self.chains.iter_mut().for_each(|c| c.rules.clear());
+        self.chains.iter_mut().for_each(ChainDraft::clear);
         self.reindex();
     }
 
@@ -225,11 +237,11 @@ impl Draftbook {
                 Ok(())
             }
             ItemAst::Flush(Some(name)) => {
-                self.chain(name)?.rules.clear();
+                self.chain(name)?.clear();
                 Ok(())
             }
             ItemAst::Flush(None) => {
-                self.chains.iter_mut().for_each(|c| c.rules.clear());
+                self.chains.iter_mut().for_each(ChainDraft::clear);
                 Ok(())
             }
             ItemAst::Zero(name, number) => self.zero(name.as_ref(), number.as_ref()),
@@ -266,16 +278,19 @@ impl Draftbook {
         Ok(())
     }
 
+    /// A chain, to be changed.
     fn chain(&mut self, name: &Word) -> Outcome<&mut ChainDraft> {
         let table = self.name.as_str();
-        match self.find(&name.text) {
-            Some(at) => Ok(&mut self.chains[at]),
-            None => Err(name
+        let Some(at) = self.find(&name.text) else {
+            return Err(name
                 .wrong(format!("table {table} has no chain `{}`", name.text))
                 .help("a chain must be declared before rules use it")
                 .nearest(&name.text, self.chain_names())
-                .refused(Refusal::NoChain)),
-        }
+                .refused(Refusal::NoChain));
+        };
+        let chain = &mut self.chains[at];
+        chain.classifier = None;
+        Ok(chain)
     }
 
     /// `:CHAIN POLICY`: declares the user's own chain or sets a policy.
@@ -294,7 +309,7 @@ impl Draftbook {
         }
         if let Some(at) = self.find(&name.text) {
             if self.redeclare {
-                self.chains[at].rules.clear();
+                self.chains[at].clear();
                 return Ok(());
             }
             return Err(name
@@ -350,6 +365,7 @@ impl Draftbook {
             count: Tally::Kept,
             counter: 0,
             rules: Vec::new(),
+            classifier: None,
         });
         Ok(())
     }
@@ -422,7 +438,7 @@ impl Draftbook {
                 for draft in drafts {
                     let at = chain.rules.iter().position(|r| r.same(&draft)).ok_or_else(|| {
                         Problem::new(ast.span.clone(), format!("{} has no such rule", name.text))
-                            .refused(Refusal::NoRule)
+                            .refused(draft.absent())
                     })?;
                     if matches!(place, Place::Delete) {
                         chain.rules.remove(at);
@@ -524,8 +540,10 @@ impl Draftbook {
                 let counter = draft.count.place(draft.counter, slots);
                 Builtin { hook, policy: draft.policy, counter }
             });
-            chains.push(Chain { name: draft.name, builtin, rules });
+            let build = || Classifier::new(&rules).map(Arc::new);
+            let classifier = draft.classifier.unwrap_or_else(build);
+            chains.push(Chain { name: draft.name, builtin, rules, classifier });
         }
-        Ok(Table { name: self.name, chains })
+        Ok(Table::new(self.name, chains))
     }
 }

@@ -327,6 +327,12 @@ pub(crate) fn list_saved(out: &mut String, save: impl FnOnce(&mut String)) {
     out.push_str(&saved.replace(" --", " "));
 }
 
+/// Appends `name:n` or `names:low:high` without a blank before it, as some extensions are listed.
+pub(crate) fn list_range(out: &mut String, name: &str, (low, high): (u32, u32), inverted: bool) {
+    let s = if low == high { "" } else { "s" };
+    let _ = write!(out, "{name}{s}:{}{}", bang(inverted), Span(low, high, ':'));
+}
+
 /// A port as `iptables -L` shows it.
 pub(crate) fn shown_port(port: u16, style: Listing) -> String {
     let name = style.protocol.filter(|_| !style.numeric).and_then(|p| services::name(port, p));

@@ -4,6 +4,7 @@ use super::counters::Drop;
 use super::icmp::Message;
 use super::link_out::Hop;
 use super::packet::{OwnedFrame, Packet};
+use super::segment::segments;
 use super::{Engine, Fate};
 use crate::io::Checksum;
 use tidegate_nat::{Pieces, Pushed, blank_uncopied_options, refragment};
@@ -60,8 +61,11 @@ impl Engine {
     /// Cuts a packet that is too long for its egress, or that came in fragments: those keep their
     /// boundaries where they fit (RFC 791 section 3.2, RFC 8200 section 4.5).
     pub(crate) fn fragment_out(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
-        if packet.frame.meta.offload.gso.is_some() {
-            return Err(Drop::TooBig);
+        if let Some(gso) = packet.frame.meta.offload.gso {
+            for segment in segments(&packet, gso).ok_or(Drop::Offload)? {
+                self.send_fragment(&segment, &packet, hop)?;
+            }
+            return Ok(Fate::Consumed);
         }
         if let Checksum::Partial { offset, .. } = packet.frame.meta.offload.checksum {
             let l4 = usize::from(packet.parsed.l4);

@@ -152,6 +152,12 @@ impl Interfaces {
         add_link_local(interface);
     }
 
+    /// Replaces an interface's link address and MTU.
+    pub fn set_link(&mut self, id: InterfaceId, mac: MacAddr, mtu: u32) {
+        let interface = &mut self.interfaces[usize::from(id.0)];
+        (interface.mac, interface.mtu) = (mac, mtu);
+    }
+
     /// An interface by its index.
     #[inline]
     pub fn get(&self, id: InterfaceId) -> &Interface {

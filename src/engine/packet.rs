@@ -112,7 +112,7 @@ impl<'a> Packet<'a> {
     }
 
     /// Length of the headers that every segment of a super-packet repeats.
-    fn segment_header_len(&self) -> usize {
+    pub(crate) fn segment_header_len(&self) -> usize {
         let l4 = usize::from(self.parsed.l4);
         let transport = match self.parsed.protocol {
             protocol::TCP => usize::from(self.bytes().get(l4 + 12).map_or(5, |b| b >> 4)) * 4,

@@ -70,6 +70,8 @@ pub struct Settings {
     pub compare_arp: bool,
     /// Neighbour discovery is part of the comparison.
     pub compare_ndp: bool,
+    /// What the names of the interfaces end in.
+    pub tag: String,
     /// Why Tidegate does otherwise for now; an error as soon as it doesn't.
     pub differs: Option<String>,
     /// A step that refers to a packet that didn't come is left out.

@@ -20,6 +20,7 @@ mod frame;
 mod golden;
 mod harness;
 mod kernel;
+mod log;
 mod random;
 mod side;
 mod tidegate;
@@ -85,7 +86,27 @@ fn main() -> ExitCode {
         };
         return random::search(first.unwrap_or(0), Duration::from_secs(seconds));
     }
+    let (logged, logging) = match (log::cases(), oracle == Oracle::Golden) {
+        (Err(why), _) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+        (Ok(cases), true) => (cases, None),
+        (Ok(cases), false) => match log::Logging::begin() {
+            Ok(logging) => (cases, Some(logging)),
+            // A container may have iptables and still not be let at the kernel's log.
+            Err(why) => {
+                eprintln!("\n*** SKIPPED: the comparison with the kernel's log ({why})");
+                eprintln!("*** lines are held against recorded ones instead\n");
+                (cases, None)
+            }
+        },
+    };
+    let asked = logging.is_some();
     let mut trials = harness::trials();
+    trials.extend(logged.into_iter().map(|case| {
+        Trial::test(case.name.clone(), move || log::run(&case, asked).map_err(Failed::from))
+    }));
     if oracle == Oracle::Kernel {
         trials.extend(random::trials());
     }
@@ -94,7 +115,9 @@ fn main() -> ExitCode {
         let name = case.name.clone();
         Trial::test(name, move || run(&case, oracle).map_err(Failed::from)).with_kind(kind)
     }));
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(logging);
+    conclusion.exit_code()
 }
 
 /// Plays one case on both sides and compares.

@@ -5,13 +5,17 @@ use crate::common::{addr, arriving, check, page_with_neighbours};
 use tidegate::engine::Drop;
 use tidegate::io::channel::Flying;
 use tidegate::io::{Checksum, Gso, GsoKind, Offload};
-use tidegate::sim::Sim;
+use tidegate::sim::{Sim, SimConfig};
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::{Parsed, tcp};
+use tidegate_packet::{Parsed, checksum, tcp};
 
 /// A connection from the LAN stands.
 fn connected(client: &str, server: &str, seen_as: &str) -> Sim {
-    let mut sim = Sim::new(&page_with_neighbours()).expect("a configuration");
+    connected_over(&page_with_neighbours(), client, server, seen_as)
+}
+
+fn connected_over(config: &SimConfig, client: &str, server: &str, seen_as: &str) -> Sim {
+    let mut sim = Sim::new(config).expect("a configuration");
     let ip = |src: &str, dst: &str| Ip::new(addr(src), addr(dst), 6);
     let fields = Tcp { sport: 40_000, dport: 80, seq: 100, window: 60_000, ..Tcp::default() };
     let back =
@@ -113,6 +117,48 @@ fn segments_too_long_for_the_uplink() {
     assert_eq!(sim.engine().counters().dropped(Drop::TooBig), 1);
 }
 
+/// Where no segment fits and the sender allows it, each is fragmented, as the wire would have it.
+#[test]
+fn segments_are_fragmented_where_that_is_allowed() {
+    let mut config = page_with_neighbours();
+    config.interfaces[2].mtu = 1000;
+    let (client, server, seen_as) = ("192.168.0.2", "198.51.100.10", "203.0.113.1");
+    let mut sim = connected_over(&config, client, server, seen_as);
+    let fields = Tcp { sport: 40_000, dport: 80, seq: 101, ack: 901, ..Tcp::default() };
+    let fields = Tcp { flags: tcp::ACK | tcp::PSH, window: 60_000, ..fields };
+    let ip = Ip { id: 0xffff, dont_fragment: false, ..Ip::new(addr(client), addr(server), 6) };
+    let payload: Vec<u8> = (0..3000).map(|n| n as u8).collect();
+    let up = super_packet("eth0", builder::tcp(ip, fields, &payload), GsoKind::Tcp4, 1400);
+    sim.inject("eth0", up.frame).expect("a port");
+
+    let mut segments: Vec<(u16, Vec<u8>)> = Vec::new();
+    let out = sim.collect();
+    let lengths: Vec<_> = out.iter().map(|(_, f)| f.bytes.len() - 14).collect();
+    assert_eq!(lengths, [996, 464, 996, 464, 240]);
+    for (_, flying) in &out {
+        assert_eq!(flying.offload.gso, None);
+        let packet = &flying.bytes[14..];
+        let p = Parsed::parse(packet).expect("a packet");
+        match p.fragment {
+            Some(f) if f.offset > 0 => {
+                let (_, segment) = segments.last_mut().expect("the first came before");
+                segment.extend_from_slice(&packet[20..]);
+            }
+            _ => segments.push((u16::from_be_bytes([packet[4], packet[5]]), packet[20..].to_vec())),
+        }
+    }
+    let mut whole = Vec::new();
+    for (n, (id, segment)) in segments.iter().enumerate() {
+        assert_eq!(*id, 0xffff_u16.wrapping_add(n as u16));
+        assert!(checksum::verify_transport(addr(seen_as), addr(server), 6, segment));
+        let header = tcp::Header::new_checked(segment).expect("a header");
+        assert_eq!(header.seq() as usize, 101 + whole.len());
+        assert_eq!(header.flags() & tcp::PSH != 0, n == 2);
+        whole.extend_from_slice(&segment[20..]);
+    }
+    assert_eq!(whole, payload);
+}
+
 /// A device's word that doesn't fit the frame is not believed.
 #[test]
 fn wild_requests_are_refused() {
@@ -151,8 +197,8 @@ fn an_inner_partial_checksum_is_finished() {
     let mut flying = Flying::from(arriving("eth0", &vxlan));
     let (start, offset) = (14 + 28 + 20, 6);
     let want = flying.bytes[start + offset..start + offset + 2].to_vec();
-    let sum = tidegate_packet::checksum::pseudo_header(addr("10.9.9.1"), addr("10.9.9.2"), 17, 13);
-    let sum = tidegate_packet::checksum::fold(sum).to_be_bytes();
+    let sum = checksum::pseudo_header(addr("10.9.9.1"), addr("10.9.9.2"), 17, 13);
+    let sum = checksum::fold(sum).to_be_bytes();
     flying.bytes[start + offset..start + offset + 2].copy_from_slice(&sum);
     flying.offload.checksum = Checksum::Partial { start: start as u16, offset: offset as u16 };
     let (_, out) = one(&mut sim, Arrival { port: "eth0", frame: flying });

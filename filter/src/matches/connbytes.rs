@@ -1,7 +1,7 @@
 //! `-m connbytes`: how much a connection has carried.
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -75,6 +75,13 @@ impl Match for ConnBytes {
             _ => bytes.checked_div(packets).unwrap_or(0),
         };
         (self.from..=self.to).contains(&amount) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let mut saved = String::new();
+        self.save(&mut saved);
+        saved = saved.replace("-mode", " mode").replace("-dir", " direction");
+        out.push_str(&saved.replace("--connbytes", "connbytes"));
     }
 
     fn save(&self, out: &mut String) {

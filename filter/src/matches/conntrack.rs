@@ -225,6 +225,10 @@ impl Match for Conntrack {
         list_saved(out, |out| self.save(out));
     }
 
+    fn is_pure(&self) -> bool {
+        true
+    }
+
     fn save(&self, out: &mut String) {
         let Self { states, protocol, addresses, ports, status, expire, direction } = self;
         if let Some((states, inverted)) = states {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use tidegate_packet::protocol;
 
 use super::header;
+use crate::classify::PortsWanted;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::shown_port;
@@ -80,6 +81,17 @@ impl Match for MultiPort {
             Side::Either => any(source) || any(destination),
         };
         found != self.inverted
+    }
+
+    fn ports(&self) -> Option<PortsWanted> {
+        let mut wanted = PortsWanted::default();
+        match self.side {
+            _ if self.inverted => {}
+            Side::Source => wanted.source = self.ranges.clone(),
+            Side::Destination => wanted.destination = self.ranges.clone(),
+            Side::Either => {}
+        }
+        Some(wanted)
     }
 
     fn list(&self, out: &mut String, style: Listing) {
