@@ -46,7 +46,26 @@ fn load_family(config: &Config, family: Family) -> Result<(Ruleset, Vec<Diagnost
             Source::new("built-in rules", text)
         }
     };
-    parse(&source, family)
+    let (ruleset, mut warnings) = parse(&source, family)?;
+    warnings.extend(strangers(config, &source.name, &ruleset));
+    Ok((ruleset, warnings))
+}
+
+/// Interfaces that rules ask for and the gateway doesn't have: such rules never match.
+fn strangers(config: &Config, source: &str, ruleset: &Ruleset) -> Vec<Diagnostic> {
+    let known: Vec<&str> =
+        config.interfaces.iter().map(|i| i.name.as_str()).chain(["lo"]).collect();
+    let strange = ruleset.interfaces().into_iter().filter(|name| !known.contains(name));
+    strange
+        .map(|name| {
+            let message = format!(
+                "{source}: the gateway has no interface `{name}`: rules for it never match"
+            );
+            let warning =
+                Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(message) };
+            warning.nearest(name, known.iter().copied())
+        })
+        .collect()
 }
 
 /// Loads one text.

@@ -146,6 +146,18 @@ impl Ruleset {
         self.tables.iter().any(|table| table.uses_conntrack)
     }
 
+    /// The names of interfaces that rules ask for with `-i` and `-o`. Beginnings of names (`eth+`) and
+    /// what stands behind `!` aren't among them.
+    pub fn interfaces(&self) -> std::collections::BTreeSet<&str> {
+        let rules = self.tables.iter().flat_map(|table| &table.chains).flat_map(|c| &c.rules);
+        rules
+            .flat_map(|rule| [&rule.base.input, &rule.base.output])
+            .flatten()
+            .filter(|interface| !interface.prefix && !interface.inverted)
+            .map(|interface| &*interface.name)
+            .collect()
+    }
+
     /// Whether a rule asks how much connections have carried.
     pub fn needs_accounting(&self) -> bool {
         self.tables.iter().any(|table| table.needs_accounting)

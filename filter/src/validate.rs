@@ -80,7 +80,9 @@ pub(crate) fn ruleset(
     let mut slots = Slots::default();
     let tables = tables
         .into_iter()
-        .filter_map(|book| book.finish(&mut slots, &mut warnings).map_err(|p| problems.extend(p)).ok())
+        .filter_map(|book| {
+            book.finish(&mut slots, &mut warnings).map_err(|p| problems.extend(p)).ok()
+        })
         .map(Arc::new)
         .collect();
     if !problems.is_empty() {

@@ -38,7 +38,9 @@ impl Engine {
         if let Some(port) = self.host_port {
             return Ok(to_host_device(&mut packet, port));
         }
-        if packet.parsed.fragment.is_some() && packet.pieces.is_none() {
+        // A fragment that is all there is of its packet is none (RFC 6946).
+        let in_part = packet.parsed.fragment.is_some_and(|f| f.offset != 0 || f.more);
+        if in_part && packet.pieces.is_none() {
             return Err(Drop::HostIgnored);
         }
         // A datagram is looked at below.
@@ -76,7 +78,9 @@ impl Engine {
                 Err(Drop::HostIgnored)
             }
             // IGMP is understood by every Linux host, so it isn't refused.
-            _ if packet.parsed.protocol == protocol::IGMP && packet.parsed.family == Family::V4 => Err(Drop::HostIgnored),
+            _ if packet.parsed.protocol == protocol::IGMP && packet.parsed.family == Family::V4 => {
+                Err(Drop::HostIgnored)
+            }
             _ => {
                 self.refuse_protocol(&packet);
                 Err(Drop::HostIgnored)

@@ -150,8 +150,10 @@ impl Limiter {
     pub fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
         if interval.is_zero() {
             // A limit that is switched off still empties the bucket, which IPv6 shares with
-            // redirects (inet_peer_xrlim_allow).
-            self.peers.insert(peer, (Duration::ZERO, now));
+            // redirects, unless it was looked at in the same instant (inet_peer_xrlim_allow).
+            if self.peers.len() < MAX_PEERS && self.peers.get(&peer).is_none_or(|p| p.1 < now) {
+                self.peers.insert(peer, (Duration::ZERO, now));
+            }
             return true;
         }
         let full = interval * BURST;
@@ -245,7 +247,9 @@ impl Engine {
             self.counters.drop(Drop::ErrorRateLimited);
             return;
         }
-        let Some(src) = self.error_source(parsed, to, found.target, (input, egress)) else { return };
+        let Some(src) = self.error_source(parsed, to, found.target, (input, egress)) else {
+            return;
+        };
         let answer = match parsed.family {
             Family::V4 => self.error_v4(about, src, message, options),
             Family::V6 => error_v6(parsed, bytes, src, message),
@@ -361,7 +365,11 @@ fn error_v6(parsed: &Parsed, bytes: &[u8], src: Addr, message: Message) -> Vec<u
 fn may_be_answered(parsed: &Parsed) -> bool {
     match parsed.transport {
         Transport::LaterFragment => parsed.family == Family::V6 && parsed.protocol != 58,
-        Transport::Icmp { kind, .. } => kind <= icmp::MAX_KNOWN && !icmp::is_error(kind) && !matches!(kind, 1 | 2 | 6 | 7 | 9 | 10),
+        Transport::Icmp { kind, .. } => {
+            kind <= icmp::MAX_KNOWN
+                && !icmp::is_error(kind)
+                && !matches!(kind, 1 | 2 | 6 | 7 | 9 | 10)
+        }
         Transport::Icmpv6 { kind, .. } => !icmpv6::is_error(kind),
         Transport::Malformed => !matches!(parsed.protocol, protocol::ICMPV6 | protocol::ICMP),
         _ => true,

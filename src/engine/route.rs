@@ -97,7 +97,8 @@ impl Routes {
     /// the interface meant.
     pub fn lookup(&self, dst: Addr, link: Option<InterfaceId>) -> Option<Found> {
         let elsewhere = |target| {
-            dst.is_v6_link_local() && matches!((target, link), (Target::Local(id), Some(link)) if id != link)
+            dst.is_v6_link_local()
+                && matches!((target, link), (Target::Local(id), Some(link)) if id != link)
         };
         if let Some(&target) = self.local.get(&dst).filter(|t| !elsewhere(**t)) {
             return Some(Found { target, prefix_len: dst.family().bits() });

@@ -140,7 +140,8 @@ impl Match for AddrTypes {
         let holds = |asked: Option<(Types, bool)>, addr: Addr| {
             asked.is_none_or(|(types, inverted)| {
                 let found = || query.gateway.addr_type(addr, interface);
-                let has = if addr.is_v4() { types.has(found()) } else { types.all_of_v6(addr, found) };
+                let has =
+                    if addr.is_v4() { types.has(found()) } else { types.all_of_v6(addr, found) };
                 has != inverted
             })
         };

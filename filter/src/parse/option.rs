@@ -159,9 +159,7 @@ where
 }
 
 /// All spellings of long options, for finding one that is near.
-pub(super) fn spellings<'a>(
-    extensions: impl Iterator<Item = (usize, &'a [Opt])>,
-) -> Vec<String>
+pub(super) fn spellings<'a>(extensions: impl Iterator<Item = (usize, &'a [Opt])>) -> Vec<String>
 where
     'a: 'static,
 {

@@ -34,7 +34,8 @@ pub(super) fn check(table: TableName, chains: &[ChainDraft], warnings: &mut Vec<
     }
     for (chain, _) in chains.iter().zip(&reached).filter(|(_, reached)| !**reached) {
         if let Some(first) = chain.rules.first() {
-            let message = format!("no packet gets to chain `{}`: no rule in use leads there", chain.name);
+            let message =
+                format!("no packet gets to chain `{}`: no rule in use leads there", chain.name);
             warnings.push(Problem::new(first.span.clone(), message));
         }
     }

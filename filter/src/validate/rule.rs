@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Draftbook;
-use crate::targets;
 use crate::ast::*;
 use crate::base::{Address, Base, Protocol};
 use crate::counters::{Adjust, Count, Slots};
@@ -15,6 +14,7 @@ use crate::extension::{Given, Spec};
 use crate::lex::Word;
 use crate::query::{Hook, TableName};
 use crate::ruleset::{Action, NamedMatch, Rule};
+use crate::targets;
 
 /// Where a rule or a policy is counted, and from what.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,14 @@ impl Draft {
             _ => None,
         };
         let count = Tally::Kept;
-        Self { rule: rule.clone(), to, count, match_spans: Vec::new(), target_span: 0..0, span: 0..0 }
+        Self {
+            rule: rule.clone(),
+            to,
+            count,
+            match_spans: Vec::new(),
+            target_span: 0..0,
+            span: 0..0,
+        }
     }
 
     /// Whether the rules read the same.
@@ -263,7 +270,10 @@ fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
         None => Err(name
             .wrong(format!("there is no chain or target `{}`", name.text))
             .help("a chain must be declared before rules use it")
-            .nearest(&name.text, targets::names(book.family).map(|name| -> &str { name }).chain(book.chain_names()))
+            .nearest(
+                &name.text,
+                targets::names(book.family).map(|name| -> &str { name }).chain(book.chain_names()),
+            )
             .words(format!("Couldn't load target `{}':No such file or directory\n", name.text))),
     }
 }

@@ -10,8 +10,8 @@ use super::super::packet::Packet;
 use super::super::route::Target;
 use std::collections::HashMap;
 use std::time::Duration;
-use tidegate_packet::builder::{self, Ip};
 use tidegate_nat::Manip;
+use tidegate_packet::builder::{self, Ip};
 use tidegate_packet::{Addr, Family, Instant, MacAddr, icmp, icmpv6, protocol};
 
 /// Redirects that a host may ignore before no more are sent (Linux: `redirect_number`).
@@ -63,18 +63,18 @@ impl Engine {
     /// Tells the sender of an IPv4 packet, unless it has named the way itself.
     pub(crate) fn redirect_v4(&mut self, packet: &Packet<'_>, hop: Hop) {
         let src = packet.parsed.src;
-        // Before its source is translated, nobody knows whether the flow may be told another way: as
-        // soon as the nat table is in use, Linux drops such a redirect (nf_nat_icmp_reply_translation).
-        let undecided = self.policy.translates(Family::V4)
-            && packet.tracked.as_ref().is_some_and(|t| self.conntrack.needs_nat(t, Manip::Source));
-        if undecided {
-            return;
-        }
         if !self.policy.interface(hop.egress).send_redirects
             || packet.options.as_deref().is_some_and(|o| o.has_source_route())
             || !self.interfaces.get(hop.egress).addresses.iter().any(|p| p.contains(src))
             || !self.redirects.allow(src, self.now)
         {
+            return;
+        }
+        // Before its source is translated, nobody knows whether the flow may be told another way: as
+        // soon as the nat table is in use, Linux drops such a redirect (nf_nat_icmp_reply_translation).
+        let undecided = self.policy.translates(Family::V4)
+            && packet.tracked.as_ref().is_some_and(|t| self.conntrack.needs_nat(t, Manip::Source));
+        if undecided {
             return;
         }
         let message = Message { kind: icmp::REDIRECT, code: 1, rest: hop.next.v4_bytes() };
