@@ -55,10 +55,10 @@ pub fn protocol(d: &mut Dice, net: Net) -> Protocol {
 /// A condition that is legal in this place for this protocol; none where the one that was drawn
 /// isn't.
 pub fn condition(d: &mut Dice, place: &Place, protocol: Option<Protocol>) -> Option<String> {
-    if d.chance(45) {
-        if let Some(found) = of_protocol(d, place.net, protocol) {
-            return Some(found);
-        }
+    if d.chance(45)
+        && let Some(found) = of_protocol(d, place.net, protocol)
+    {
+        return Some(found);
     }
     match d.below(10) {
         0..4 => Some(of_connection(d, place)),
