@@ -72,8 +72,26 @@ fn load_family(config: &Config, family: Family, sets: &Sets) -> Result<Read, Rep
             Source::new("built-in rules", text)
         }
     };
-    let (ruleset, warnings) = parse(&source, family, sets)?;
+    let (ruleset, mut warnings) = parse(&source, family, sets)?;
+    warnings.extend(strangers(config, &source.name, &ruleset));
     Ok((ruleset, warnings, fingerprint(&source.text)))
+}
+
+/// Interfaces that rules ask for and the gateway doesn't have: such rules never match.
+fn strangers(config: &Config, source: &str, ruleset: &Ruleset) -> Vec<Diagnostic> {
+    let known: Vec<&str> =
+        config.interfaces.iter().map(|i| i.name.as_str()).chain(["lo"]).collect();
+    let strange = ruleset.interfaces().into_iter().filter(|name| !known.contains(name));
+    strange
+        .map(|name| {
+            let message = format!(
+                "{source}: the gateway has no interface `{name}`: rules for it never match"
+            );
+            let warning =
+                Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(message) };
+            warning.nearest(name, known.iter().copied())
+        })
+        .collect()
 }
 
 /// Tells texts apart (FNV-1a, which stays the same from one build to the next).

@@ -84,6 +84,10 @@ impl Conntrack {
         if packet.is_later_fragment() {
             return Err(InvalidReason::Fragment);
         }
+        // "No next header" has nothing to track (ipv6_skip_exthdr).
+        if packet.protocol == protocol::NO_NEXT && !packet.src.is_v4() {
+            return Err(InvalidReason::Malformed);
+        }
         let segment = packet.segment(bytes);
         match packet.protocol {
             protocol::ICMP | protocol::ICMPV6 => match icmp::check(packet, segment, verify)? {

@@ -14,6 +14,7 @@ use crate::extension::{Given, Spec};
 use crate::lex::Word;
 use crate::query::{Hook, TableName};
 use crate::ruleset::{Action, NamedMatch, Rule};
+use crate::targets;
 
 /// Where a rule or a policy is counted, and from what.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub(super) struct Draft {
     /// Where the names of the matches stand, and that of the target.
     pub match_spans: Vec<Range<usize>>,
     pub target_span: Range<usize>,
+    /// All of it.
+    pub span: Range<usize>,
 }
 
 impl Draft {
@@ -81,7 +84,14 @@ impl Draft {
             _ => None,
         };
         let count = Tally::Kept;
-        Self { rule: rule.clone(), to, count, match_spans: Vec::new(), target_span: 0..0 }
+        Self {
+            rule: rule.clone(),
+            to,
+            count,
+            match_spans: Vec::new(),
+            target_span: 0..0,
+            span: 0..0,
+        }
     }
 
     /// Whether the rules read the same.
@@ -239,6 +249,7 @@ fn draft(
         count: Tally::Fresh(ast.count),
         match_spans: ast.matches.iter().map(|m| m.extension.name.span.clone()).collect(),
         target_span,
+        span: ast.span.clone(),
     })
 }
 
@@ -270,6 +281,12 @@ fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
             None => name
                 .wrong(format!("there is no chain or target `{}`", name.text))
                 .help("a chain must be declared before rules use it")
+                .nearest(
+                    &name.text,
+                    targets::names(book.family)
+                        .map(|name| -> &str { name })
+                        .chain(book.chain_names()),
+                )
                 .words(format!("Couldn't load target `{}':No such file or directory\n", name.text)),
         }),
     }
