@@ -33,10 +33,16 @@ pub fn sets(config: &Config, now: Instant) -> Result<Sets, Report> {
 pub fn read_sets(path: &Path, now: Instant) -> Result<Sets, Report> {
     let source = Source::read(path).map_err(|error| Report::from(*error))?;
     let sets = Sets::new();
+    restore_sets(&source, &sets, now)?;
+    Ok(sets)
+}
+
+/// Puts a text's sets among others.
+pub fn restore_sets(source: &Arc<Source>, sets: &Sets, now: Instant) -> Result<(), Report> {
     let errors = sets.restore(&source.text, now).err().unwrap_or_default();
     let diagnostics: Vec<_> =
-        errors.into_iter().map(|d| diagnostic(&source, d, Severity::Error)).collect();
-    if diagnostics.is_empty() { Ok(sets) } else { Err(Report { diagnostics }) }
+        errors.into_iter().map(|d| diagnostic(source, d, Severity::Error)).collect();
+    if diagnostics.is_empty() { Ok(()) } else { Err(Report { diagnostics }) }
 }
 
 /// Loads the rules that a configuration names, or the built-in ones; they may name these sets. The

@@ -9,7 +9,7 @@ use super::Draftbook;
 use crate::ast::*;
 use crate::base::{Address, Base, Protocol};
 use crate::counters::{Adjust, Count, Slots};
-use crate::diagnostic::{Outcome, Problem, Refusal, Told};
+use crate::diagnostic::{Outcome, Problem, Refusal};
 use crate::extension::{Given, Spec};
 use crate::lex::Word;
 use crate::query::{Hook, TableName};
@@ -276,7 +276,7 @@ fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
         Some(_) => Err(name
             .wrong(format!("`{}` is a built-in chain, not one to jump to", name.text))
             .refused(Refusal::Invalid)),
-        None => Err(match crate::targets::refused(&name.text) {
+        None => Err(match targets::refused(&name.text) {
             Some(why) => name.wrong(format!("{} {why}", name.text)),
             None => name
                 .wrong(format!("there is no chain or target `{}`", name.text))
