@@ -155,7 +155,7 @@ mod tests {
              </dport></layer4><counters><packets>5</packets><bytes>270</bytes></counters></meta>\
              <meta direction=\"independent\"><state>TIME_WAIT</state><timeout>119</timeout>\
              <mark>0</mark><use>1</use><id>477345646</id><assured/><timestamp>\
-             <start>1795369676840639458</start></timestamp><deltatime>1</deltatime></meta></flow>"
+             <start>1795369676840639458</start></timestamp><deltatime>2</deltatime></meta></flow>"
         );
     }
 }

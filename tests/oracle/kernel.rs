@@ -47,7 +47,8 @@ pub struct Kernel {
 
 /// Whether this machine can play cases in the kernel, else why not.
 pub fn available() -> Result<(), String> {
-    for program in ["iptables-legacy-restore", "ip6tables-legacy-restore", "ip"] {
+    let programs = ["iptables-legacy-restore", "ip6tables-legacy-restore", "ip", "conntrack"];
+    for program in programs {
         let found = command(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
         found.map_err(|e| format!("{program}: {e}"))?;
     }
@@ -75,17 +76,15 @@ pub fn become_root() -> Result<(), String> {
     Ok(())
 }
 
-/// Plays a case in a fresh namespace. `connections`: list them at the end.
-pub fn transcript(case: &Case, connections: bool) -> Result<Transcript, String> {
+/// Plays a case in a fresh namespace.
+pub fn transcript(case: &Case) -> Result<Transcript, String> {
     let case = case.clone();
     std::thread::spawn(move || {
         let topology = Topology::new(&case.settings);
         let mut kernel = Kernel::new(&topology, &case.settings)?;
         let mut transcript = play(&case, &topology, &mut kernel)?;
         transcript.counters = kernel.counters();
-        if connections {
-            transcript.connections = kernel.connections();
-        }
+        transcript.connections = kernel.connections();
         Ok(transcript)
     })
     .join()
