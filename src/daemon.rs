@@ -332,7 +332,7 @@ impl Manager {
 
     /// Log lines, DHCP answers and connections' events that the workers have left.
     fn take_news(&mut self) {
-        let (lines, frames, (events, lost)) = {
+        let (log, frames, (events, lost)) = {
             let mut engine = lock(&self.engine);
             let events = engine.conntrack_mut().take_events();
             if !events.0.is_empty() && self.hub.is_empty() {
@@ -342,7 +342,7 @@ impl Manager {
         };
         let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
         self.hub.publish(&events, lost, moment);
-        for line in lines {
+        for line in log.lines {
             print_log(&line);
         }
         let now = self.clock.now();

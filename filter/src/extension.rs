@@ -25,22 +25,30 @@ pub(crate) struct Opt {
     pub values: u8,
     /// Whether `!` may stand before it.
     pub invert: bool,
+    /// Whether it may be given more than once.
+    pub repeats: bool,
 }
 
 /// An option without a value.
 pub(crate) const fn flag(names: &'static [&'static str]) -> Opt {
-    Opt { names, values: 0, invert: false }
+    Opt { names, values: 0, invert: false, repeats: false }
 }
 
 /// An option with one value.
 pub(crate) const fn value(names: &'static [&'static str]) -> Opt {
-    Opt { names, values: 1, invert: false }
+    Opt { names, values: 1, invert: false, repeats: false }
 }
 
 impl Opt {
     /// The same option, and `!` may stand before it.
     pub const fn inverts(mut self) -> Self {
         self.invert = true;
+        self
+    }
+
+    /// The same option, and it may be given more than once.
+    pub const fn repeats(mut self) -> Self {
+        self.repeats = true;
         self
     }
 

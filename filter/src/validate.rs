@@ -173,7 +173,7 @@ impl Draftbook {
             let builtin = chain.hook.map(|hook| Builtin { hook, policy, counter });
             Chain { name: chain.name, builtin, rules: Vec::new(), classifier: None }
         });
-        Table { name, chains: chains.collect() }
+        Table::new(name, chains.collect())
     }
 
     /// Takes out all rules and all chains but the built-in ones, which keep policy and counters.
@@ -425,7 +425,7 @@ impl Draftbook {
                 for draft in drafts {
                     let at = chain.rules.iter().position(|r| r.same(&draft)).ok_or_else(|| {
                         Problem::new(ast.span.clone(), format!("{} has no such rule", name.text))
-                            .refused(Refusal::NoRule)
+                            .refused(draft.absent())
                     })?;
                     if matches!(place, Place::Delete) {
                         chain.rules.remove(at);
@@ -526,6 +526,6 @@ impl Draftbook {
             let classifier = draft.classifier.unwrap_or_else(build);
             chains.push(Chain { name: draft.name, builtin, rules, classifier });
         }
-        Ok(Table { name: self.name, chains })
+        Ok(Table::new(self.name, chains))
     }
 }

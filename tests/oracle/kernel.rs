@@ -76,15 +76,17 @@ pub fn become_root() -> Result<(), String> {
     Ok(())
 }
 
-/// Plays a case in a fresh namespace.
-pub fn transcript(case: &Case) -> Result<Transcript, String> {
+/// Plays a case in a fresh namespace. `connections`: list them at the end.
+pub fn transcript(case: &Case, connections: bool) -> Result<Transcript, String> {
     let case = case.clone();
     std::thread::spawn(move || {
         let topology = Topology::new(&case.settings);
         let mut kernel = Kernel::new(&topology, &case.settings)?;
         let mut transcript = play(&case, &topology, &mut kernel)?;
         transcript.counters = kernel.counters();
-        transcript.connections = kernel.connections();
+        if connections {
+            transcript.connections = kernel.connections();
+        }
         Ok(transcript)
     })
     .join()

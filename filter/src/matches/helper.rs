@@ -1,7 +1,9 @@
 //! `-m helper`: connections that a helper looks after. There are none: `CT --helper` is refused.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::{cut, save_name, save_string};
 
 pub(crate) static SPEC: MatchSpec =
@@ -28,6 +30,11 @@ impl Match for Helper {
     /// xt_helper: only the connections of a helper can be judged, and what can't be is as negated.
     fn matches(&self, _: &mut Context<'_>) -> bool {
         self.inverted
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let negation = if self.inverted { "! " } else { "" };
+        let _ = write!(out, " helper match {negation}\"{}\"", self.name);
     }
 
     fn save(&self, out: &mut String) {
