@@ -25,6 +25,8 @@ pub struct Walk<'r> {
     stack: Stack<'r>,
     /// The mark as targets on the way have left it.
     mark: Option<u32>,
+    /// Labels that matches on the way have given to the connection.
+    labels: u128,
     /// Random numbers drawn so far.
     draws: u64,
 }
@@ -81,6 +83,7 @@ impl<'r> Walk<'r> {
             place: start.map(|(.., place)| place).unwrap_or_default(),
             stack: Stack::default(),
             mark: None,
+            labels: 0,
             draws: 0,
         }
     }
@@ -113,12 +116,14 @@ impl<'r> Walk<'r> {
             memory,
             effects,
             mark: self.mark.unwrap_or(query.mark),
+            labels: self.labels,
             draws: self.draws,
             hotdrop: false,
             dry: counters.is_none(),
         };
         let step = self.rules(table, builtin, &mut context, counters);
         self.mark = Some(context.mark);
+        self.labels = context.labels;
         self.draws = context.draws;
         step
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate_packet::Instant;
 
+use crate::extra::Extra;
 use crate::tcp::{TcpState, TcpTrack};
 use crate::{Manip, Tuple};
 
@@ -54,8 +55,12 @@ impl Status {
     pub const SNAT_DONE: Self = Self(1 << 7);
     /// It is decided whether the destination is translated.
     pub const DNAT_DONE: Self = Self(1 << 8);
+    /// Its sequence numbers are shifted on their way.
+    pub const SEQ_ADJUST: Self = Self(1 << 6);
     /// No longer in the table; only a packet on its way still holds it.
     pub const DYING: Self = Self(1 << 9);
+    /// A rule has given it a helper.
+    pub const HELPER: Self = Self(1 << 13);
 
     /// Whether all of `other`'s bits are set.
     #[inline]
@@ -102,16 +107,18 @@ impl Status {
 
 impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [(Status, &str); 9] = [
+        const NAMES: [(Status, &str); 11] = [
             (Status::EXPECTED, "EXPECTED"),
             (Status::SEEN_REPLY, "SEEN_REPLY"),
             (Status::ASSURED, "ASSURED"),
             (Status::CONFIRMED, "CONFIRMED"),
             (Status::SNAT, "SNAT"),
             (Status::DNAT, "DNAT"),
+            (Status::SEQ_ADJUST, "SEQ_ADJUST"),
             (Status::SNAT_DONE, "SNAT_DONE"),
             (Status::DNAT_DONE, "DNAT_DONE"),
             (Status::DYING, "DYING"),
+            (Status::HELPER, "HELPER"),
         ];
         f.debug_set()
             .entries(NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name))
@@ -143,6 +150,7 @@ pub(crate) enum Proto {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rare {
     pub(crate) accounting: [Counters; 2],
+    pub(crate) extra: Option<Box<Extra>>,
 }
 
 /// No interface has this number.
@@ -154,6 +162,8 @@ pub struct Connection {
     /// Original, then reply.
     pub(crate) tuples: [Tuple; 2],
     pub(crate) status: Status,
+    /// Packets and bytes are counted.
+    pub(crate) counted: bool,
     /// When it ends if no packet comes. Before [`Status::CONFIRMED`] it counts from zero, since
     /// the time begins when the first packet leaves.
     pub(crate) deadline: Instant,
@@ -171,6 +181,7 @@ impl Connection {
         Self {
             tuples: [original, reply],
             status: Status::default(),
+            counted: acct,
             deadline: Instant::ZERO,
             mark: 0,
             masqueraded: NOT_MASQUERADED,
@@ -263,7 +274,7 @@ impl Connection {
 
     #[inline]
     pub(crate) fn count(&mut self, direction: Direction, bytes: u32) {
-        if let Some(rare) = &mut self.rare {
+        if let (true, Some(rare)) = (self.counted, &mut self.rare) {
             let counters = &mut rare.accounting[direction.index()];
             counters.packets += 1;
             counters.bytes += u64::from(bytes);

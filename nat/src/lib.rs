@@ -17,15 +17,20 @@
 #![forbid(unsafe_code)]
 
 pub mod conn;
+pub mod expect;
 mod expiry;
+mod extra;
 pub mod fragment;
 mod generic;
 mod hash;
+pub mod helpers;
 mod icmp;
 mod icmp_error;
 mod ports;
 pub mod refragment;
+mod related;
 mod rewrite;
+mod seqadj;
 pub mod settings;
 mod slots;
 mod table;
@@ -37,7 +42,10 @@ pub mod tuple;
 mod udp;
 
 pub use conn::{Connection, Counters, Direction, Status};
+pub use expect::Expectation;
+pub use extra::Template;
 pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
+pub use helpers::{HELP_ROOM, HelpDrop, Helper};
 pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};
 pub use settings::{Settings, TcpTimeouts};

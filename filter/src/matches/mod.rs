@@ -3,6 +3,7 @@
 mod addrtype;
 mod comment;
 mod connbytes;
+mod connlabel;
 mod connlimit;
 mod connmark;
 mod conntrack;
@@ -52,6 +53,7 @@ static ALL: &[&MatchSpec] = &[
     &addrtype::SPEC,
     &comment::SPEC,
     &connbytes::SPEC,
+    &connlabel::SPEC,
     &connlimit::SPEC,
     &connmark::SPEC,
     &conntrack::SPEC,
