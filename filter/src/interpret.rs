@@ -30,6 +30,8 @@ pub struct Walk<'r> {
     plain: bool,
     /// The mark as targets on the way have left it.
     mark: Option<u32>,
+    /// Labels that matches on the way have given to the connection.
+    labels: u128,
     /// Random numbers drawn so far.
     draws: u64,
 }
@@ -93,6 +95,7 @@ impl<'r> Walk<'r> {
             candidates: None,
             plain: false,
             mark: None,
+            labels: 0,
             draws: 0,
         }
     }
@@ -125,6 +128,7 @@ impl<'r> Walk<'r> {
             memory,
             effects,
             mark: self.mark.unwrap_or(query.mark),
+            labels: self.labels,
             draws: self.draws,
             hotdrop: false,
             dry: counters.is_none(),
@@ -132,6 +136,7 @@ impl<'r> Walk<'r> {
         self.candidates = None;
         let step = self.rules(table, builtin, &mut context, counters);
         self.mark = Some(context.mark);
+        self.labels = context.labels;
         self.draws = context.draws;
         step
     }

@@ -85,7 +85,8 @@ fn ask(flags: &str, folder: &Path, steps: &[Step]) -> Vec<Ran> {
     for (n, step) in steps.iter().enumerate() {
         std::fs::write(folder.join(format!("{n}.in")), &step.input).unwrap();
         let args: Vec<_> = step.args.iter().map(|a| quoted(a)).collect();
-        script += &format!("ipset {} <{n}.in >{n}.out 2>{n}.err; echo $? >{n}.rc\n", args.join(" "));
+        script +=
+            &format!("ipset {} <{n}.in >{n}.out 2>{n}.err; echo $? >{n}.rc\n", args.join(" "));
     }
     std::fs::write(folder.join("run.sh"), script).unwrap();
     let status = unshare(flags).args(["sh", "run.sh"]).current_dir(folder).status().unwrap();

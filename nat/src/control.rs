@@ -23,6 +23,10 @@ pub struct Update {
     pub status: Option<u16>,
     /// The TCP state.
     pub state: Option<TcpState>,
+    /// Labels to set.
+    pub add_labels: u128,
+    /// Labels to take away.
+    pub del_labels: u128,
 }
 
 impl Update {
@@ -45,6 +49,10 @@ pub struct Create {
     pub mark: u32,
     /// The TCP state, for TCP.
     pub state: Option<TcpState>,
+    /// Its zones, original then reply.
+    pub zones: [u16; 2],
+    /// Its labels.
+    pub labels: u128,
 }
 
 /// Why something can't be done.
@@ -96,6 +104,9 @@ impl Conntrack {
     pub fn update(&mut self, id: ConnId, update: &Update, now: Instant) -> Result<(), Refused> {
         let Some(conn) = conn_of(&mut self.slots, id) else { return Err(Refused::Absent) };
         let armed = conn.deadline;
+        // The kernel reports everything that could have been changed this way.
+        let mut changes =
+            Changes::REPLY.with(Changes::ASSURED).with(Changes::STATE).with(Changes::MARK);
         if let Some(bits) = update.status {
             if Status::from_bits(bits).without(Update::STATUS) != Status::default() {
                 return Err(Refused::Invalid);
@@ -108,14 +119,16 @@ impl Conntrack {
         if let Some((mask, value)) = update.mark {
             conn.mark = (conn.mark & !mask) ^ value;
         }
+        if update.add_labels | update.del_labels != 0 {
+            let extra = conn.make_extra();
+            extra.labels = extra.labels & !update.del_labels | update.add_labels;
+            changes = changes.with(Changes::LABEL);
+        }
         if let Some(timeout) = update.timeout {
             conn.deadline = now + timeout;
         }
         let deadline = conn.deadline;
         conn.pending = Changes::default();
-        // The kernel reports everything that could have been changed this way.
-        let changes =
-            Changes::REPLY.with(Changes::ASSURED).with(Changes::STATE).with(Changes::MARK);
         self.events.push(EventKind::Update, changes, id, conn);
         if deadline < armed {
             self.wheel.arm(id.slot, deadline);
@@ -132,7 +145,7 @@ impl Conntrack {
 
     /// Makes a connection.
     pub fn create(&mut self, create: &Create, now: Instant) -> Result<ConnId, Refused> {
-        let Create { original, reply, timeout, status, mark, state } = *create;
+        let Create { original, reply, timeout, status, mark, state, zones, labels } = *create;
         let consistent = original.protocol == reply.protocol
             && original.src.family() == original.dst.family()
             && reply.src.family() == original.src.family()
@@ -142,7 +155,9 @@ impl Conntrack {
         if !consistent || status.without(Update::STATUS) != Status::default() {
             return Err(Refused::Invalid);
         }
-        if [original, reply].iter().any(|t| self.lookup(t, now).is_some()) {
+        if self.lookup_in(&original, zones, Direction::Original, now).is_some()
+            || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()
+        {
             return Err(Refused::Exists);
         }
         if self.settings.max != 0 && self.len() >= self.settings.max as usize {
@@ -160,6 +175,10 @@ impl Conntrack {
         conn.extend(&self.settings);
         conn.start(now);
         conn.mark = mark;
+        if zones != [0; 2] || labels != 0 {
+            let extra = conn.make_extra();
+            (extra.zones, extra.labels) = (zones, labels);
+        }
         conn.status
             .set(status.with(Status::CONFIRMED).with(Status::SNAT_DONE).with(Status::DNAT_DONE));
         if original.inverse() != Some(reply) {
@@ -185,9 +204,10 @@ impl Conntrack {
     pub fn find_exactly(
         &self,
         tuple: &Tuple,
+        zones: [u16; 2],
         direction: Direction,
         now: Instant,
     ) -> Option<ConnId> {
-        self.find(tuple, now).filter(|(_, d)| *d == direction).map(|(id, _)| id)
+        self.find_in(tuple, zones, now).filter(|(_, d)| *d == direction).map(|(id, _)| id)
     }
 }

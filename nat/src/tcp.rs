@@ -315,8 +315,9 @@ pub(crate) fn packet(
     settings: &Settings,
     now: Instant,
 ) -> Result<TcpVerdict, InvalidReason> {
-    let segment = Segment::parse(segment).ok_or(InvalidReason::Malformed)?;
+    let mut segment = Segment::parse(segment).ok_or(InvalidReason::Malformed)?;
     let kind = Kind::of(segment.flags);
+    segment.unshift(conn.seq_offset(direction.other(), segment.ack.wrapping_sub(1)));
     let status = conn.status;
     let Proto::Tcp(tcp) = &mut conn.proto else { return Err(InvalidReason::Malformed) };
     let mut old = tcp.state;

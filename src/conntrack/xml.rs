@@ -77,6 +77,7 @@ fn write(
     if let Some(seconds) = age(entry, now) {
         write!(to, "<deltatime>{seconds}</deltatime>")?;
     }
+    to.push_str("</meta>");
     if let Some(helper) = &entry.helper {
         write!(to, "<helper>{helper}</helper>")?;
     }
@@ -87,7 +88,6 @@ fn write(
         }
         to.push_str("</labels>");
     }
-    to.push_str("</meta>");
     if show.timestamp && what.is_some() {
         to.push_str(&crate::ctime::when(now));
     }

@@ -97,6 +97,8 @@ reasons! {
     RuleReject = "rule_reject",
     /// Connection table full, or the new connection's tuple was taken meanwhile.
     ConnectionTable = "connection_table",
+    /// Control message of a protocol with a helper that can't be read, rewritten or expected.
+    Helper = "helper",
     /// No free port or address left for a translation.
     NatExhausted = "nat_exhausted",
     /// Translation impossible (no address on the egress, header not translatable).

@@ -46,7 +46,11 @@ impl Engine {
     }
 
     /// INPUT: for the gateway itself.
-    fn deliver(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
+    fn deliver(&mut self, packet: Packet<'_>) -> Result<Fate, Drop> {
+        self.with_room(packet, Self::deliver_in_place)
+    }
+
+    fn deliver_in_place(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
         self.rules(TableName::Mangle, Hook::Input, &mut packet, None)?;
         self.rules(TableName::Filter, Hook::Input, &mut packet, None)?;
         self.rules(TableName::Security, Hook::Input, &mut packet, None)?;
@@ -69,7 +73,11 @@ impl Engine {
     }
 
     /// POSTROUTING: the last look, the source translation, and out.
-    fn leave(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    fn leave(&mut self, packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+        self.with_room(packet, |engine, packet| engine.leave_in_place(packet, hop))
+    }
+
+    fn leave_in_place(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
         self.rules(TableName::Mangle, Hook::Postrouting, &mut packet, out)?;
         self.translate(Hook::Postrouting, &mut packet, out)?;

@@ -26,6 +26,7 @@ mod route_in;
 mod rules;
 mod sanity;
 mod segment;
+mod track;
 mod translate;
 
 pub use counters::{Counters, Drop, Traffic};
@@ -440,6 +441,11 @@ fn conntrack_settings(sysctls: &Sysctls) -> Settings {
     let tcp = base.tcp;
     Settings {
         max: sysctls.conntrack("max").and_then(|n| u32::try_from(n).ok()).unwrap_or(base.max),
+        expect_max: sysctls
+            .conntrack("expect_max")
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(base.expect_max),
+        ftp_loose: sysctls.ftp_loose(),
         checksum: flag("checksum", base.checksum),
         acct: flag("acct", base.acct),
         timestamp: flag("timestamp", base.timestamp),

@@ -4,9 +4,10 @@ use super::Engine;
 use super::counters::Drop;
 use super::interface::{InterfaceId, LOOPBACK};
 use super::packet::Packet;
+use super::track;
 use crate::io::Checksum;
 use tidegate_filter::{Hook, NatAction, NatRange, TableName, Verdict};
-use tidegate_nat::{Manip, Range, State};
+use tidegate_nat::{Manip, Range, State, Template};
 use tidegate_packet::{Addr, Prefix, protocol};
 
 impl Engine {
@@ -19,7 +20,12 @@ impl Engine {
             return;
         }
         let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
-        let tracked = self.conntrack.track(&packet.parsed, packet.bytes(), verify, self.now);
+        let template = match packet.tracking {
+            Some(tracking) => track::template(tracking, packet.mark),
+            None => Template::default(),
+        };
+        let (parsed, bytes) = (&packet.parsed, packet.bytes());
+        let tracked = self.conntrack.track_as(&template, parsed, bytes, verify, self.now);
         packet.tracked = Some(tracked);
     }
 
@@ -101,7 +107,9 @@ impl Engine {
         }
         let action = match self.evaluate(TableName::Nat, hook, packet, output) {
             Verdict::Accept => return Ok((None, None)),
-            Verdict::Drop | Verdict::Reject(_) => return Err(Drop::RuleDrop),
+            Verdict::Drop | Verdict::Reject(_) | Verdict::SynProxy(_) => {
+                return Err(Drop::RuleDrop);
+            }
             Verdict::Nat(action) => action,
         };
         Ok(match action {
@@ -155,7 +163,9 @@ impl Engine {
     /// Puts a new connection into the table, once nothing can stop its first packet any more.
     pub(crate) fn confirm(&mut self, packet: &mut Packet<'_>) -> Result<(), Drop> {
         let Some(tracked) = &mut packet.tracked else { return Ok(()) };
-        self.conntrack.confirm(tracked, self.now).map(|_| ()).map_err(|_| Drop::ConnectionTable)
+        let confirmed =
+            self.conntrack.confirm(tracked, self.now).map_err(|_| Drop::ConnectionTable)?;
+        self.help(packet, confirmed)
     }
 }
 

@@ -208,11 +208,11 @@ impl Change<'_> {
             return Err(Fault::refused(what).at(word));
         }
         let mut content = std::mem::take(&mut body.content);
-        let done = written.each(body, &mut |element| {
-            match content.delete(&element, self.now) || self.exist {
-                true => Ok(()),
-                false => Err(Fault::refused(MISSING)),
-            }
+        let done = written.each(body, &mut |element| match content.delete(&element, self.now)
+            || self.exist
+        {
+            true => Ok(()),
+            false => Err(Fault::refused(MISSING)),
         });
         body.content = content;
         done.map_err(|fault| fault.at(word))
@@ -311,7 +311,9 @@ impl Change<'_> {
             None if self.exist => {}
             None => {
                 return Err(match extras.beside {
-                    Some((_, other)) => Fault::refused(format!("{BESIDE} is not added to the set.")).at(other),
+                    Some((_, other)) => {
+                        Fault::refused(format!("{BESIDE} is not added to the set.")).at(other)
+                    }
                     None => Fault::refused(MISSING),
                 });
             }
@@ -319,12 +321,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    fn test_member(
-        &self,
-        body: &Body,
-        word: &Word,
-        extras: Extras<'_>,
-    ) -> Result<(bool, String)> {
+    fn test_member(&self, body: &Body, word: &Word, extras: Extras<'_>) -> Result<(bool, String)> {
         self.member(&word.text)?;
         self.check_beside(extras.beside)?;
         let at = body.position(&word.text, self.now);

@@ -463,9 +463,7 @@ fn create(sets: &Sets, call: &Call, answer: &mut Answer) -> Result<()> {
 
 fn explain(of: Option<&Word>, answer: &mut Answer) -> Result<()> {
     answer.out += &format!("ipset {VERSION}\n\n{}", help::USAGE);
-    let unknown = |word: &Word| {
-        Fault::usage(format!("Unknown settype: `{}'", word.text)).at(word)
-    };
+    let unknown = |word: &Word| Fault::usage(format!("Unknown settype: `{}'", word.text)).at(word);
     let kind = of.map(|word| Kind::named(&word.text).ok_or_else(|| unknown(word))).transpose()?;
     answer.out += &kind.map_or_else(help::types, help::of);
     Ok(())

@@ -53,11 +53,7 @@ struct Draft<'a> {
 }
 
 /// Reads the words behind the type; besides, what is to be warned of.
-pub(super) fn body(
-    name: &str,
-    kind: &'static Kind,
-    words: &[Word],
-) -> Result<(Body, Vec<String>)> {
+pub(super) fn body(name: &str, kind: &'static Kind, words: &[Word]) -> Result<(Body, Vec<String>)> {
     let mut options = Options::of(kind);
     let mut draft = Draft::default();
     let mut reader = Reader::new(words);
@@ -129,7 +125,9 @@ fn value<'a>(
         "netmask" | "bitmask" if kind.mask.is_some() && (hash || option == "netmask") => {
             let mask = reader.value(option)?;
             if draft.mask.replace(mask).is_some() {
-                return Err(Fault::syntax("bitmask and netmask are mutually exclusive, provide only one"));
+                return Err(Fault::syntax(
+                    "bitmask and netmask are mutually exclusive, provide only one",
+                ));
             }
             // The option tells how its value is to be read.
             options.mask = (option == "bitmask").then_some(Mask::Len(0));

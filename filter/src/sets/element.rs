@@ -210,7 +210,12 @@ fn port_text(number: u8, port: u16) -> String {
 
 /// Appends an element as its kind is written.
 // Writing to a string can't fail.
-pub(super) fn write_element(out: &mut String, kind: &Kind, element: &Element, mac: Option<MacAddr>) {
+pub(super) fn write_element(
+    out: &mut String,
+    kind: &Kind,
+    element: &Element,
+    mac: Option<MacAddr>,
+) {
     let network = |out: &mut String, addr: Addr, len: u8| {
         let _ = write!(out, "{addr}");
         if len < addr.family().bits() {

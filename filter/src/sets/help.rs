@@ -105,7 +105,12 @@ pub(super) fn of(kind: &Kind) -> String {
     if kind.has(Part::Iface) {
         extras.insert(2, "[wildcard]");
     }
-    extras.extend(["[comment \"string\"]", "[skbmark VALUE]", "[skbprio VALUE]", "[skbqueue VALUE]"]);
+    extras.extend([
+        "[comment \"string\"]",
+        "[skbmark VALUE]",
+        "[skbprio VALUE]",
+        "[skbqueue VALUE]",
+    ]);
     let indented = |words: &[&str]| {
         words.iter().fold(String::new(), |text, word| text + "               " + word + "\n")
     };

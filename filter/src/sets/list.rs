@@ -104,8 +104,7 @@ fn one(out: &mut String, set: &Set, mode: Mode, style: Style, now: Instant) {
     };
     header(&mut Writer { out, mode }, &body);
     let entries = body.sorted(now);
-    let members: Vec<_> =
-        body.content.members.iter().filter(|m| m.entry.is_alive(now)).collect();
+    let members: Vec<_> = body.content.members.iter().filter(|m| m.entry.is_alive(now)).collect();
     let (size, references) = (body.memory(), set.references());
     let count = entries.len() + members.len();
     let _ = match mode {

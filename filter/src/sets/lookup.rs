@@ -184,8 +184,7 @@ impl Set {
 impl Body {
     /// Whether packets of a family, looked up by so many parts, can't be in the set.
     pub fn never_matches(&self, family: Family, sides: usize) -> bool {
-        sides < self.kind.dimensions()
-            || self.kind.has_family() && family != self.options.family
+        sides < self.kind.dimensions() || self.kind.has_family() && family != self.options.family
     }
 
     /// Whether a packet is in the set (ip_set_test). `skb` becomes what is kept for it.

@@ -209,9 +209,7 @@ impl Sets {
     /// Removes a set, or all; one that is held on to stays, and then all do.
     fn destroy(&self, name: Option<&str>) -> fault::Result<()> {
         let mut table = self.write();
-        let busy = || {
-            Fault::refused("Set cannot be destroyed: it is in use by a kernel component")
-        };
+        let busy = || Fault::refused("Set cannot be destroyed: it is in use by a kernel component");
         let Some(name) = name else {
             if table.places.iter().flatten().any(|set| set.references() > 0) {
                 return Err(busy());
@@ -258,9 +256,7 @@ impl Sets {
         // Nobody else holds two such locks: that takes the table's. A list's members are no lists.
         let (mut first, mut second) = (first.write(), second.write());
         if !first.swaps_with(&second) {
-            return Err(Fault::refused(
-                "The sets cannot be swapped: their type does not match",
-            ));
+            return Err(Fault::refused("The sets cannot be swapped: their type does not match"));
         }
         std::mem::swap(&mut *first, &mut *second);
         Ok(())

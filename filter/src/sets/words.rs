@@ -75,7 +75,8 @@ pub(super) fn address(text: &str, family: Family) -> Result<Addr> {
         }
     };
     let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
-    let fault = || Fault::syntax(format!("cannot parse {text}: resolving to {version} address failed"));
+    let fault =
+        || Fault::syntax(format!("cannot parse {text}: resolving to {version} address failed"));
     found.ok_or_else(fault)
 }
 
@@ -215,8 +216,13 @@ pub(super) fn element(word: &Word, body: &Body) -> Result<Written> {
     let (kind, family) = (body.kind, body.options.family);
     let parts = split(&word.text, kind)?;
     let any = Span::single(Addr::unspecified(family));
-    let mut written =
-        Written { first: any, second: Span::single(Addr::UNSPECIFIED_V4), rest: Element::none(), ports: (0, 0), mac: None };
+    let mut written = Written {
+        first: any,
+        second: Span::single(Addr::UNSPECIFIED_V4),
+        rest: Element::none(),
+        ports: (0, 0),
+        mac: None,
+    };
     for (n, (part, text)) in kind.parts.iter().zip(parts).enumerate() {
         match part {
             Part::Ip | Part::Net if n == 0 => written.first = addresses(text, *part, family, n)?,
@@ -388,13 +394,15 @@ impl Written {
         element: Element,
         act: &mut dyn FnMut(Element) -> Result<()>,
     ) -> Result<()> {
-        let seconds = match body.kind.parts.iter().skip(1).find(|p| matches!(p, Part::Ip | Part::Net))
-        {
-            Some(Part::Net) => networks(&self.second, body.kind)?,
-            Some(_) => vec![(self.second.low, self.second.family().bits())],
-            None => vec![(Addr::UNSPECIFIED_V4, 32)],
-        };
-        if body.kind.is_hash() && body.kind.parts.first() == Some(&Part::Mac) && element.mac.is_zero()
+        let seconds =
+            match body.kind.parts.iter().skip(1).find(|p| matches!(p, Part::Ip | Part::Net)) {
+                Some(Part::Net) => networks(&self.second, body.kind)?,
+                Some(_) => vec![(self.second.low, self.second.family().bits())],
+                None => vec![(Addr::UNSPECIFIED_V4, 32)],
+            };
+        if body.kind.is_hash()
+            && body.kind.parts.first() == Some(&Part::Mac)
+            && element.mac.is_zero()
         {
             let what = "Null-valued element, cannot be stored in a hash type of set";
             return Err(Fault::refused(what));

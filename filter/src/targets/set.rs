@@ -43,7 +43,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
         Ok(Some((set, Question::plain(given.family, sides))))
     };
     let (add, delete, map) = (asked("add-set")?, asked("del-set")?, asked("map-set")?);
-    let [map_mark, map_prio, map_queue] = ["map-mark", "map-prio", "map-queue"].map(|n| given.has(n));
+    let [map_mark, map_prio, map_queue] =
+        ["map-mark", "map-prio", "map-queue"].map(|n| given.has(n));
     if add.is_none() && delete.is_none() && map.is_none() {
         return Err(given
             .wrong("--add-set, --del-set or --map-set must be given")
@@ -75,7 +76,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
             .refused(crate::diagnostic::Refusal::Invalid));
     }
     if map_prio || map_queue {
-        given.warn("the gateway has no queueing classes: --map-prio and --map-queue change nothing");
+        given
+            .warn("the gateway has no queueing classes: --map-prio and --map-queue change nothing");
     }
     Ok(Box::new(Change { add, delete, map, timeout, exist, map_mark, map_prio, map_queue }))
 }
@@ -107,9 +109,9 @@ impl Target for Change {
         let late = [Hook::Forward, Hook::Output, Hook::Postrouting].map(Hook::bit);
         let allowed = late.iter().fold(0, |all, bit| all | bit);
         match (self.map_prio || self.map_queue) && hooks & !allowed != 0 {
-            true => {
-                Err("--map-prio and --map-queue can be used only in FORWARD, OUTPUT and POSTROUTING")
-            }
+            true => Err(
+                "--map-prio and --map-queue can be used only in FORWARD, OUTPUT and POSTROUTING",
+            ),
             false => Ok(()),
         }
     }
