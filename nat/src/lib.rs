@@ -33,6 +33,7 @@ mod rewrite;
 mod seqadj;
 pub mod settings;
 mod slots;
+pub mod synproxy;
 mod table;
 pub mod tcp;
 mod tcp_window;

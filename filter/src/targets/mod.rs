@@ -18,6 +18,7 @@ mod redirect;
 mod reject;
 mod set;
 mod snat;
+mod synproxy;
 mod tcpmss;
 mod tcpoptstrip;
 mod tee;
@@ -52,6 +53,7 @@ static ALL: &[&TargetSpec] = &[
     &reject::V6,
     &set::SPEC,
     &snat::SPEC,
+    &synproxy::SPEC,
     &tcpmss::SPEC,
     &tcpoptstrip::SPEC,
     &tee::SPEC,
