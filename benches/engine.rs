@@ -39,7 +39,31 @@ fn frame(packet: &[u8]) -> OwnedFrame {
     OwnedFrame::new(&bytes)
 }
 
+/// The page's rules, with others before those of FORWARD that no packet here matches.
+fn rules_behind(others: usize) -> String {
+    let mut text = String::new();
+    let mut placed = false;
+    for line in RULES.lines() {
+        if line.starts_with("-A FORWARD") && !placed {
+            placed = true;
+            for n in 0..others {
+                let (a, b) = (n >> 8, n & 0xff);
+                text +=
+                    &format!("-A FORWARD -s 10.9.{a}.{b}/32 -p udp --dport {} -j DROP\n", n + 1);
+            }
+        }
+        text += line;
+        text.push('\n');
+    }
+    assert!(placed, "rules in FORWARD");
+    text
+}
+
 fn gateway() -> Sim {
+    gateway_with(RULES)
+}
+
+fn gateway_with(rules: &str) -> Sim {
     let interface = |name: &str, mac, address: &str| {
         SimInterface::new(name, mac, &[address.parse().expect("a prefix")])
     };
@@ -57,7 +81,7 @@ fn gateway() -> Sim {
             ("eth0".into(), addr("192.168.0.2"), CLIENT),
             ("ppp0".into(), addr("203.0.113.2"), ROUTER),
         ],
-        rules_v4: RULES.into(),
+        rules_v4: rules.into(),
         ..SimConfig::default()
     };
     Sim::new(&config).expect("a gateway")
@@ -148,7 +172,38 @@ fn forward(c: &mut Criterion) {
             }
         });
     });
+    for others in [10, 10_000] {
+        let mut sim = gateway_with(&rules_behind(others));
+        group.bench_function(format!("64 known, behind {others} rules"), |b| {
+            let mut burst = frames.clone();
+            b.iter(|| {
+                for (frame, fresh) in burst.iter_mut().zip(&frames) {
+                    frame.slot.copy_from_slice(&fresh.slot);
+                    frame.meta = fresh.meta;
+                    assert_ne!(sim.engine_mut().input(port, frame.frame()), Fate::Consumed);
+                }
+            });
+        });
+    }
     group.throughput(Throughput::Elements(NEW.into()));
+    for others in [10, 10_000] {
+        let text = rules_behind(others);
+        group.bench_function(format!("1000 new, behind {others} rules"), |b| {
+            let setup = || {
+                (
+                    gateway_with(&text),
+                    (0..NEW).map(|flow| frame(&datagram(flow))).collect::<Vec<_>>(),
+                )
+            };
+            let run = |(mut sim, mut frames): (Sim, Vec<OwnedFrame>)| {
+                for frame in &mut frames {
+                    assert_ne!(sim.engine_mut().input(port, frame.frame()), Fate::Consumed);
+                }
+                (sim, frames)
+            };
+            b.iter_batched(setup, run, BatchSize::LargeInput);
+        });
+    }
     group.bench_function("1000 new connections", |b| {
         let setup = || (gateway(), (0..NEW).map(|flow| frame(&datagram(flow))).collect::<Vec<_>>());
         let run = |(mut sim, mut frames): (Sim, Vec<OwnedFrame>)| {

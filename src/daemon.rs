@@ -1,14 +1,17 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
-use crate::config::Config;
+use crate::config::{Config, PortKind};
 use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Status};
 use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
 use crate::engine::log::Line;
-use crate::engine::{Counters, Engine, Interface, InterfaceId, StaticRoute, Target, Traffic};
+use crate::engine::{
+    Counters, Engine, Interface, InterfaceId, PortId, StaticRoute, Target, Traffic,
+};
+use crate::link::netlink::Netlink;
 use crate::rules::{self, Rulesets};
-use crate::setup::{self, SetupError};
-use crate::worker::{Clock, News, Worker, lock, unix_nanos};
+use crate::setup::{self, Held, Reopened, SetupError};
+use crate::worker::{Clock, Device, News, Worker, lock, unix_nanos};
 use mio::Waker;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -56,7 +59,12 @@ enum Wake {
     News,
     Reload(Sender<Result<Vec<String>, String>>),
     WorkerEnded(Result<(), String>),
+    /// A worker has found that a port's device doesn't exist any more.
+    Gone(PortId),
 }
+
+/// A device that is gone is looked for in such intervals.
+const LOOK_FOR_DEVICES: Duration = Duration::from_millis(300);
 
 /// Reads the configuration again, for SIGHUP.
 pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
@@ -105,7 +113,12 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         clock,
         reload,
         news,
-        waker: workers.threads.first().map(|(_, waker)| waker.clone()),
+        waker: workers.threads.first().map(|thread| thread.waker.clone()),
+        held: gateway.held,
+        missing: HashMap::new(),
+        opened: HashMap::new(),
+        reopened: 0,
+        inboxes: workers.threads.iter().map(|t| (t.inbox.clone(), t.waker.clone())).collect(),
     };
     manager.start_dhcp();
     let uplinks = manager.config.uplinks().map(|i| i.name.clone()).collect();
@@ -127,7 +140,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         });
     workers.stop();
     signals.close();
-    for error in gateway.held.give_back() {
+    for error in manager.held.give_back() {
         tracing::error!("giving back: {error}");
     }
     result
@@ -136,11 +149,18 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
 /// Worker threads, and what ends them.
 struct Workers {
     stop: Arc<AtomicBool>,
-    threads: Vec<(JoinHandle<()>, Arc<Waker>)>,
+    threads: Vec<Thread>,
+}
+
+/// A worker's thread and the ways to reach it.
+struct Thread {
+    handle: JoinHandle<()>,
+    waker: Arc<Waker>,
+    inbox: Sender<(PortId, Device)>,
 }
 
 fn start_workers(
-    devices: Vec<Vec<crate::worker::Device>>,
+    devices: Vec<Vec<Device>>,
     engine: &Arc<Mutex<Engine>>,
     clock: Clock,
     news: &Arc<News>,
@@ -149,6 +169,8 @@ fn start_workers(
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     for (number, devices) in devices.into_iter().enumerate() {
+        let (inbox, received) = mpsc::channel();
+        let tell = wake.clone();
         let worker = Worker {
             engine: engine.clone(),
             devices,
@@ -156,10 +178,13 @@ fn start_workers(
             stop: stop.clone(),
             news: news.clone(),
             sent: Vec::new(),
+            inbox: received,
+            // The manager is gone only when everything ends.
+            gone: Box::new(move |port| drop(tell.send(Wake::Gone(port)))),
         };
         let (poll, waker) = worker.poll()?;
         let wake = wake.clone();
-        let thread =
+        let handle =
             std::thread::Builder::new().name(format!("worker{number}")).spawn(move || {
                 let ended =
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(poll)));
@@ -169,7 +194,7 @@ fn start_workers(
                 };
                 let _ = wake.send(Wake::WorkerEnded(result));
             })?;
-        threads.push((thread, Arc::new(waker)));
+        threads.push(Thread { handle, waker: Arc::new(waker), inbox });
     }
     Ok(Workers { stop, threads })
 }
@@ -177,9 +202,9 @@ fn start_workers(
 impl Workers {
     fn stop(self) {
         self.stop.store(true, Ordering::Release);
-        for (thread, waker) in self.threads {
-            if waker.wake().is_ok() {
-                let _ = thread.join();
+        for thread in self.threads {
+            if thread.waker.wake().is_ok() {
+                let _ = thread.handle.join();
             }
         }
     }
@@ -199,6 +224,9 @@ fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle
     Ok(handle)
 }
 
+/// A worker's inbox for devices, and what makes it look.
+type Inbox = (Sender<(PortId, Device)>, Arc<Waker>);
+
 /// What the main thread does while the workers forward.
 struct Manager {
     /// As it was written at the start.
@@ -212,12 +240,22 @@ struct Manager {
     news: Arc<News>,
     /// Of the worker that sends what the manager leaves in the engine.
     waker: Option<Arc<Waker>>,
+    held: Held,
+    /// Ports whose device is gone, and what hindered the last attempt to open it again.
+    missing: HashMap<PortId, String>,
+    /// The index of the interface that a port was opened again on.
+    opened: HashMap<PortId, u32>,
+    /// How often a port was opened again.
+    reopened: u16,
+    /// Where the workers take new devices from.
+    inboxes: Vec<Inbox>,
 }
 
 impl Manager {
     fn run(&mut self, woken: &Receiver<Wake>) -> Result<(), DaemonError> {
         loop {
             self.poll_dhcp();
+            self.look_for_devices();
             match woken.recv_timeout(self.next_wake()) {
                 Ok(Wake::Signal(SIGHUP)) => {
                     let report = match self.reload() {
@@ -245,6 +283,9 @@ impl Manager {
                     return Err(DaemonError::Worker("it was told to".to_owned()));
                 }
                 Ok(Wake::WorkerEnded(Err(why))) => return Err(DaemonError::Worker(why)),
+                Ok(Wake::Gone(port)) => {
+                    self.missing.insert(port, String::new());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
@@ -282,11 +323,11 @@ impl Manager {
 
     /// Log lines and DHCP answers that the workers have left.
     fn take_news(&mut self) {
-        let (lines, frames) = {
+        let (log, frames) = {
             let mut engine = lock(&self.engine);
             (engine.take_log(), engine.take_dhcp())
         };
-        for line in lines {
+        for line in log.lines {
             print_log(&line);
         }
         let now = self.clock.now();
@@ -294,6 +335,76 @@ impl Manager {
             if let Some((client, _)) = self.dhcp.get_mut(&interface) {
                 client.input(&frame, now);
             }
+        }
+    }
+
+    /// Opens devices again whose interface was deleted and made anew.
+    fn look_for_devices(&mut self) {
+        let missing: Vec<PortId> = self.missing.keys().copied().collect();
+        for port in missing {
+            let name = lock(&self.engine).interfaces().port_name(port).to_owned();
+            // The host device is made by a start only.
+            if self.config.port(&name).is_none() {
+                self.missing.remove(&port);
+                continue;
+            }
+            let found = Netlink::open().and_then(|mut netlink| netlink.link(&name));
+            let Ok(Some(link)) = found else { continue };
+            // Each worker tells that it has lost the device, the last one perhaps after this.
+            if self.opened.get(&port) == Some(&link.index) {
+                self.missing.remove(&port);
+                continue;
+            }
+            match self.open_again(port, &name) {
+                Ok(()) => {
+                    tracing::info!(port = name, "device is there again");
+                    self.opened.insert(port, link.index);
+                    self.missing.remove(&port);
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    let before = self.missing.insert(port, why.clone());
+                    if before.as_ref() != Some(&why) {
+                        tracing::warn!(port = name, error = why, "can't open the device again");
+                    }
+                }
+            }
+        }
+    }
+
+    fn open_again(&mut self, port: PortId, name: &str) -> Result<(), SetupError> {
+        let ports = lock(&self.engine).interfaces().port_count() as u16;
+        self.reopened = self.reopened.wrapping_add(1);
+        let number = ports.wrapping_add(self.reopened);
+        let workers = self.inboxes.len();
+        let again = setup::reopen(&self.config, name, number, workers, &mut self.held)?;
+        self.take_link(port, name, &again);
+        for (device, (inbox, waker)) in again.devices.into_iter().zip(&self.inboxes) {
+            // Workers end only when everything does.
+            let _ = inbox.send((port, device));
+            let _ = waker.wake();
+        }
+        Ok(())
+    }
+
+    /// An interface of one port has that port's link address and MTU, unless they were configured.
+    fn take_link(&mut self, port: PortId, name: &str, again: &Reopened) {
+        let Some((kind, bridged)) = self.config.port(name) else { return };
+        let Some(wanted) = self.config.interface(name) else { return };
+        if bridged {
+            return;
+        }
+        let mut engine = lock(&self.engine);
+        let id = engine.interfaces().of_port(port);
+        let before = engine.interfaces().get(id).mac;
+        // The address behind a TAP device is the gateway's own business and stays.
+        let found = if kind == PortKind::Tap { before } else { again.mac };
+        let mac = wanted.mac.unwrap_or(found);
+        engine.replace_link(id, mac, wanted.mtu.unwrap_or(again.mtu));
+        if self.dhcp.contains_key(&id) {
+            let client = DhcpClient::new(mac, rand::random(), self.clock.now());
+            let lease = self.dhcp.remove(&id).and_then(|(_, lease)| lease);
+            self.dhcp.insert(id, (client, lease));
         }
     }
 
@@ -376,7 +487,8 @@ impl Manager {
     fn next_wake(&mut self) -> Duration {
         let now = self.clock.now();
         let due = self.dhcp.values_mut().filter_map(|(client, _)| client.next_poll(now)).min();
-        due.map_or(Duration::from_secs(3600), |at| at - now)
+        let due = due.map_or(Duration::from_secs(3600), |at| at - now);
+        if self.missing.is_empty() { due } else { due.min(LOOK_FOR_DEVICES) }
     }
 }
 

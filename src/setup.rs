@@ -189,6 +189,46 @@ pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Gateway, Setup
     Ok(Gateway { config: resolved, engine, workers: opening.workers, held: opening.held })
 }
 
+/// A port's device that was opened again.
+pub struct Reopened {
+    /// Its halves, for each worker.
+    pub devices: Vec<Device>,
+    /// Link address of the new interface.
+    pub mac: MacAddr,
+    /// Its MTU.
+    pub mtu: u32,
+}
+
+/// Opens a port's device again, after its interface was deleted and made anew. `number` must be one
+/// that no device was opened with before.
+pub fn reopen(
+    config: &Config,
+    port: &str,
+    number: u16,
+    workers: usize,
+    held: &mut Held,
+) -> Result<Reopened, SetupError> {
+    // It holds the record that the new one needs, and there is nothing to give back to.
+    held.adopted.retain(|adopted| adopted.link().name != port);
+    let mut opening = Opening {
+        config,
+        records: records().map_err(SetupError::Records)?,
+        workers: (0..workers).map(|_| Vec::new()).collect(),
+        held: Held::default(),
+        ports: number,
+    };
+    let found = match config.port(port) {
+        Some((PortKind::AfPacket, bridged)) => opening.af_packet(port, bridged)?,
+        _ => opening.tap(port, tap::Layer::Tap)?,
+    };
+    let Opening { workers, held: more, .. } = opening;
+    held.adopted.extend(more.adopted);
+    held.source_checks.extend(more.source_checks);
+    held.holds.extend(more.holds);
+    let devices = workers.into_iter().flatten().collect();
+    Ok(Reopened { devices, mac: found.mac, mtu: found.mtu })
+}
+
 impl Opening<'_> {
     fn interface(
         &mut self,

@@ -11,6 +11,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_packet::Instant;
@@ -78,6 +79,10 @@ pub struct Worker {
     pub news: Arc<News>,
     /// What was sent by each port and isn't in the engine's counters yet.
     pub sent: Vec<Sent>,
+    /// Devices to use from now on; whoever sends one wakes the worker.
+    pub inbox: Receiver<(PortId, Device)>,
+    /// Told of a device that doesn't exist any more.
+    pub gone: Box<dyn Fn(PortId) + Send>,
 }
 
 /// Tells the manager, once until it has looked, that the engine has something for it.
@@ -179,6 +184,9 @@ impl Worker {
                         let id = PortId(port as u16);
                         let name = lock(&self.engine).interfaces().port_name(id).to_owned();
                         failed.report(port, &error, &name);
+                        if failed.gone.contains(&port) {
+                            (self.gone)(id);
+                        }
                     }
                 }
             }
@@ -187,6 +195,7 @@ impl Worker {
             if wait.is_zero() {
                 wait = self.tick();
                 next_tick = now + wait;
+                self.attach(&poll, &mut failed);
             }
             if busy || self.spin(&mut patience) {
                 continue;
@@ -199,6 +208,24 @@ impl Worker {
             patience.slept(began.elapsed());
         }
         Ok(())
+    }
+
+    /// Takes devices that were made again.
+    fn attach(&mut self, poll: &Poll, failed: &mut Failures) {
+        while let Ok((PortId(port), device)) = self.inbox.try_recv() {
+            let port = usize::from(port);
+            if let Some(fd) = device.receive.fd() {
+                let fd = fd.as_raw_fd();
+                let mut source = SourceFd(&fd);
+                let registry = poll.registry();
+                if let Err(error) = registry.register(&mut source, Token(port), Interest::READABLE)
+                {
+                    tracing::error!(port, %error, "can't wait for its frames");
+                }
+            }
+            self.devices[port] = device;
+            failed.gone.remove(&port);
+        }
     }
 
     /// Looks at the rings for a moment before going to sleep, while that is likely to pay. True if

@@ -6,6 +6,7 @@ use std::fmt;
 use tidegate_packet::Family;
 
 use crate::ast::{ExtensionAst, OptionAst};
+use crate::classify::PortsWanted;
 use crate::diagnostic::{Outcome, Problem};
 use crate::edit::Edit;
 use crate::effects::Effects;
@@ -24,22 +25,30 @@ pub(crate) struct Opt {
     pub values: u8,
     /// Whether `!` may stand before it.
     pub invert: bool,
+    /// Whether it may be given more than once.
+    pub repeats: bool,
 }
 
 /// An option without a value.
 pub(crate) const fn flag(names: &'static [&'static str]) -> Opt {
-    Opt { names, values: 0, invert: false }
+    Opt { names, values: 0, invert: false, repeats: false }
 }
 
 /// An option with one value.
 pub(crate) const fn value(names: &'static [&'static str]) -> Opt {
-    Opt { names, values: 1, invert: false }
+    Opt { names, values: 1, invert: false, repeats: false }
 }
 
 impl Opt {
     /// The same option, and `!` may stand before it.
     pub const fn inverts(mut self) -> Self {
         self.invert = true;
+        self
+    }
+
+    /// The same option, and it may be given more than once.
+    pub const fn repeats(mut self) -> Self {
+        self.repeats = true;
         self
     }
 
@@ -148,6 +157,17 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
     /// they are saved.
     fn list(&self, out: &mut String, _style: Listing) {
         self.save(out);
+    }
+
+    /// Whether asking it changes nothing: it remembers nothing and never drops the packet.
+    fn is_pure(&self) -> bool {
+        false
+    }
+
+    /// The ports without which it is false, and which it can be told by: for packets whose ports
+    /// can be read it changes nothing to ask it.
+    fn ports(&self) -> Option<PortsWanted> {
+        None
     }
 
     /// Whether its presence makes the kernel track connections.

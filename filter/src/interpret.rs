@@ -7,6 +7,7 @@
 //! A target that changes the packet or its connection ends a leg of the walk: [`Walk::resume`] gives
 //! the [`Edit`] to the caller, who owns both, makes the change and resumes with what is there now.
 
+use crate::classify::{Candidates, Facts};
 use crate::counters::Counters;
 use crate::edit::Edit;
 use crate::effects::{Effects, NoEffects, TraceRecord, TraceStep};
@@ -21,8 +22,12 @@ pub struct Walk<'r> {
     /// The table and what its chain decides at the end; absent: every packet passes.
     at: Option<(&'r Table, Builtin)>,
     hook: Hook,
-    place: Place<'r>,
-    stack: Stack<'r>,
+    place: Place,
+    stack: Stack,
+    /// The rules of the present chain that the packet can match, once they were looked up.
+    candidates: Option<Candidates<'r>>,
+    /// Ask every rule.
+    plain: bool,
     /// The mark as targets on the way have left it.
     mark: Option<u32>,
     /// Labels that matches on the way have given to the connection.
@@ -44,6 +49,11 @@ impl Ruleset {
     /// Begins a packet's walk. A table that isn't loaded accepts.
     pub fn walk(&self, table: TableName, hook: Hook) -> Walk<'_> {
         Walk::new(self.table(table), hook)
+    }
+
+    /// The same, asking one rule after the other: what a walk has to agree with.
+    pub fn walk_plainly(&self, table: TableName, hook: Hook) -> Walk<'_> {
+        Walk { plain: true, ..self.walk(table, hook) }
     }
 
     /// Whether a source translation in nat POSTROUTING would take this packet if it were the first
@@ -75,13 +85,15 @@ impl<'r> Walk<'r> {
         let start = table.and_then(|table| {
             let at = table.builtin_at(hook)?;
             let chain = &table.chains[at];
-            Some((table, chain.builtin?, Place { chain: at, rules: &chain.rules }))
+            Some((table, chain.builtin?, Place { chain: at, next: 0 }))
         });
         Self {
             at: start.map(|(table, builtin, _)| (table, builtin)),
             hook,
             place: start.map(|(.., place)| place).unwrap_or_default(),
             stack: Stack::default(),
+            candidates: None,
+            plain: false,
             mark: None,
             labels: 0,
             draws: 0,
@@ -121,6 +133,7 @@ impl<'r> Walk<'r> {
             hotdrop: false,
             dry: counters.is_none(),
         };
+        self.candidates = None;
         let step = self.rules(table, builtin, &mut context, counters);
         self.mark = Some(context.mark);
         self.labels = context.labels;
@@ -141,18 +154,21 @@ impl<'r> Walk<'r> {
                 counters.bump(index, bytes);
             }
         };
+        let mut facts = Lazy::Unknown;
         loop {
-            let Some((rule, rest)) = self.place.rules.split_first() else {
+            let chain = &table.chains[self.place.chain];
+            let Some(number) = self.next(chain, context.query, &mut facts) else {
                 match self.stack.pop() {
                     Some(place) => {
                         self.place.trace_end(table, context, TraceStep::Return);
-                        self.place = place;
+                        self.go(place);
                     }
                     None => break,
                 }
                 continue;
             };
-            self.place.rules = rest;
+            self.place.next = number + 1;
+            let rule = &chain.rules[number];
             if !rule.matches(context) {
                 if context.hotdrop {
                     return Step::Done(Verdict::Drop);
@@ -168,18 +184,14 @@ impl<'r> Walk<'r> {
                 Action::Accept => return Step::Done(Verdict::Accept),
                 Action::Drop => return Step::Done(Verdict::Drop),
                 Action::Return => match self.stack.pop() {
-                    Some(place) => self.place = place,
-                    None => {
-                        self.place = Place { rules: &[], ..self.place };
-                    }
+                    Some(place) => self.go(place),
+                    None => break,
                 },
                 Action::Jump(chain) => {
                     self.stack.push(self.place);
-                    self.place = Place { chain: *chain, rules: &table.chains[*chain].rules };
+                    self.go(Place { chain: *chain, next: 0 });
                 }
-                Action::Goto(chain) => {
-                    self.place = Place { chain: *chain, rules: &table.chains[*chain].rules };
-                }
+                Action::Goto(chain) => self.go(Place { chain: *chain, next: 0 }),
                 Action::Target(_, target) => match target.apply(context) {
                     Next::Continue => {}
                     Next::Edit(edit) => return Step::Edit(edit),
@@ -188,7 +200,7 @@ impl<'r> Walk<'r> {
             }
         }
         if let Some(start) = table.builtin_at(self.hook) {
-            let place = Place { chain: start, rules: &[] };
+            let place = Place { chain: start, next: 0 };
             place.trace_end(table, context, TraceStep::Policy);
         }
         count(builtin.counter);
@@ -199,14 +211,52 @@ impl<'r> Walk<'r> {
     }
 }
 
-/// A place in a chain: its number in the table and the rules that are left.
-#[derive(Copy, Clone, Default)]
-struct Place<'r> {
-    chain: usize,
-    rules: &'r [Rule],
+impl<'r> Walk<'r> {
+    fn go(&mut self, place: Place) {
+        self.place = place;
+        self.candidates = None;
+    }
+
+    /// The number of the next rule to ask.
+    #[inline]
+    fn next(&mut self, chain: &'r Chain, query: &Query<'_>, facts: &mut Lazy) -> Option<usize> {
+        let from = self.place.next;
+        if let Some(classifier) = chain.classifier.as_deref().filter(|_| !self.plain)
+            && let Some(facts) = facts.get(query)
+        {
+            let candidates = &mut self.candidates;
+            return candidates.get_or_insert_with(|| classifier.candidates(facts)).next(from);
+        }
+        (from < chain.rules.len()).then_some(from)
+    }
 }
 
-impl Place<'_> {
+/// What classifiers look at, read from the packet when the first asks.
+enum Lazy {
+    Unknown,
+    Known(Option<Facts>),
+}
+
+impl Lazy {
+    fn get(&mut self, query: &Query<'_>) -> Option<&Facts> {
+        if matches!(self, Self::Unknown) {
+            *self = Self::Known(Facts::of(query));
+        }
+        match self {
+            Self::Known(facts) => facts.as_ref(),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// A place in a chain: its number in the table and that of the next rule.
+#[derive(Copy, Clone, Default)]
+struct Place {
+    chain: usize,
+    next: usize,
+}
+
+impl Place {
     /// Tells of a rule that matched; the place is behind it already.
     fn trace(&self, table: &Table, context: &mut Context<'_>, rule: &Rule) {
         let Some(chain) = table.chains.get(self.chain) else { return };
@@ -220,7 +270,7 @@ impl Place<'_> {
             true => TraceStep::Return,
             false => TraceStep::Rule,
         };
-        self.tell(chain, context, step, chain.rules.len() - self.rules.len());
+        self.tell(chain, context, step, self.next);
     }
 
     /// Tells of the end of a chain, which counts as one more rule.
@@ -247,15 +297,15 @@ impl Place<'_> {
 
 /// Places to return to. Few rulesets nest deeper than the array, and only they pay for more.
 #[derive(Default)]
-struct Stack<'a> {
-    near: [Place<'a>; 8],
+struct Stack {
+    near: [Place; 8],
     len: usize,
-    far: Vec<Place<'a>>,
+    far: Vec<Place>,
 }
 
-impl<'a> Stack<'a> {
+impl Stack {
     #[inline]
-    fn push(&mut self, place: Place<'a>) {
+    fn push(&mut self, place: Place) {
         match self.near.get_mut(self.len) {
             Some(slot) => {
                 *slot = place;
@@ -266,7 +316,7 @@ impl<'a> Stack<'a> {
     }
 
     #[inline]
-    fn pop(&mut self) -> Option<Place<'a>> {
+    fn pop(&mut self) -> Option<Place> {
         if let Some(place) = self.far.pop() {
             return Some(place);
         }

@@ -10,6 +10,7 @@
 
 mod ast;
 mod base;
+mod classify;
 mod counters;
 mod diagnostic;
 mod edit;
@@ -28,7 +29,7 @@ mod print;
 pub mod query;
 mod ruleset;
 mod services;
-mod sets;
+pub mod sets;
 mod targets;
 pub mod tracking;
 mod validate;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidegate_packet::Family;
 
 use crate::base::Base;
+use crate::classify::Classifier;
 use crate::counters::Counters;
 use crate::extension::{Match, MatchSpec, Target, TargetSpec};
 use crate::query::{Hook, TableName};
@@ -28,6 +29,24 @@ pub struct Ruleset {
 pub(crate) struct Table {
     pub name: TableName,
     pub chains: Vec<Chain>,
+    /// Whether a rule looks at connections.
+    pub uses_conntrack: bool,
+    /// The matches of rules that remember under a name.
+    pub remembering: Vec<Arc<[NamedMatch]>>,
+}
+
+impl Table {
+    pub fn new(name: TableName, chains: Vec<Chain>) -> Self {
+        let rules = || chains.iter().flat_map(|c| &c.rules);
+        let uses_conntrack = rules().any(|rule| {
+            rule.matches.iter().any(|m| m.test.uses_conntrack())
+                || matches!(&rule.action, Action::Target(_, t) if t.uses_conntrack())
+        });
+        let remembers = |m: &NamedMatch| m.test.recent().is_some() || m.test.hashlimit().is_some();
+        let remembering = rules().map(|rule| &rule.matches).filter(|m| m.iter().any(remembers));
+        let remembering = remembering.cloned().collect();
+        Self { name, chains, uses_conntrack, remembering }
+    }
 }
 
 /// A chain.
@@ -36,6 +55,9 @@ pub(crate) struct Chain {
     pub name: Arc<str>,
     pub builtin: Option<Builtin>,
     pub rules: Vec<Rule>,
+    /// Finds the rules that a packet can match, where there are many. A chain that a change leaves
+    /// alone shares it with the one before.
+    pub classifier: Option<Arc<Classifier>>,
 }
 
 /// What makes a chain a built-in one.
@@ -114,16 +136,10 @@ impl Ruleset {
     }
 
     /// Whether a rule makes the kernel track connections of this family (and so reassemble
-    /// fragments): any rule in the nat table, or one that looks at connections.
+    /// fragments): one that translates or that looks at connections. A nat table without such a
+    /// rule doesn't, and no packet passes its chains then (nf_nat_inet_fn wants a connection).
     pub fn uses_conntrack(&self) -> bool {
-        self.tables.iter().any(|table| {
-            let mut rules = table.chains.iter().flat_map(|c| &c.rules);
-            table.name == TableName::Nat
-                || rules.any(|rule| {
-                    rule.matches.iter().any(|m| m.test.uses_conntrack())
-                        || matches!(&rule.action, Action::Target(_, t) if t.uses_conntrack())
-                })
-        })
+        self.tables.iter().any(|table| table.uses_conntrack)
     }
 
     /// Counters for this ruleset, starting from what the file said.
@@ -141,14 +157,10 @@ impl Ruleset {
         self.tables.iter().map(Arc::as_ref).find(|t| t.name == name)
     }
 
-    /// All matches of all rules.
-    pub(crate) fn matches(&self) -> impl Iterator<Item = &dyn Match> {
-        self.tables
-            .iter()
-            .flat_map(|t| &t.chains)
-            .flat_map(|c| &c.rules)
-            .flat_map(|r| &*r.matches)
-            .map(|m| m.test.as_ref())
+    /// The matches of all rules that remember under a name, in order.
+    pub(crate) fn remembering(&self) -> impl Iterator<Item = &dyn Match> {
+        let rules = self.tables.iter().flat_map(|t| &t.remembering);
+        rules.flat_map(|matches| matches.iter()).map(|m| m.test.as_ref())
     }
 }
 

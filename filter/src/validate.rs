@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tidegate_packet::Family;
 
 use crate::ast::*;
+use crate::classify::Classifier;
 use crate::counters::{Count, Counters, Slots};
 use crate::diagnostic::{Outcome, Problem, Refusal};
 use crate::lex::Word;
@@ -91,6 +92,15 @@ struct ChainDraft {
     count: Tally,
     counter: usize,
     rules: Vec<Draft>,
+    /// That of the rules in force, as long as they are these.
+    classifier: Option<Option<Arc<Classifier>>>,
+}
+
+impl ChainDraft {
+    fn clear(&mut self) {
+        self.rules.clear();
+        self.classifier = None;
+    }
 }
 
 impl Draftbook {
@@ -103,6 +113,7 @@ impl Draftbook {
             count: Tally::Fresh(Count::default()),
             counter: 0,
             rules: Vec::new(),
+            classifier: None,
         };
         let chains = name.hooks().iter().map(builtin).collect();
         let mut book = Self {
@@ -130,6 +141,7 @@ impl Draftbook {
                 let name = |at: usize| table.chains[at].name.clone();
                 chain.rules.iter().map(|rule| Draft::present(rule, name)).collect()
             },
+            classifier: Some(chain.classifier.clone()),
         };
         let mut book = Self::empty(table.name, ruleset.family, &ruleset.sets);
         book.chains = table.chains.iter().map(draft).collect();
@@ -159,15 +171,15 @@ impl Draftbook {
         let chains = self.chains.into_iter().map(|chain| {
             let (policy, counter) = (chain.policy, usize::MAX);
             let builtin = chain.hook.map(|hook| Builtin { hook, policy, counter });
-            Chain { name: chain.name, builtin, rules: Vec::new() }
+            Chain { name: chain.name, builtin, rules: Vec::new(), classifier: None }
         });
-        Table { name, chains: chains.collect() }
+        Table::new(name, chains.collect())
     }
 
     /// Takes out all rules and all chains but the built-in ones, which keep policy and counters.
     pub fn clear(&mut self) {
         self.chains.retain(|c| c.hook.is_some());
-        self.chains.iter_mut().for_each(|c| c.rules.clear());
+        self.chains.iter_mut().for_each(ChainDraft::clear);
         self.reindex();
     }
 
@@ -214,11 +226,11 @@ impl Draftbook {
                 Ok(())
             }
             ItemAst::Flush(Some(name)) => {
-                self.chain(name)?.rules.clear();
+                self.chain(name)?.clear();
                 Ok(())
             }
             ItemAst::Flush(None) => {
-                self.chains.iter_mut().for_each(|c| c.rules.clear());
+                self.chains.iter_mut().for_each(ChainDraft::clear);
                 Ok(())
             }
             ItemAst::Zero(name, number) => self.zero(name.as_ref(), number.as_ref()),
@@ -255,14 +267,17 @@ impl Draftbook {
         Ok(())
     }
 
+    /// A chain, to be changed.
     fn chain(&mut self, name: &Word) -> Outcome<&mut ChainDraft> {
         let table = self.name.as_str();
         let at = self.find(&name.text);
-        at.and_then(|at| self.chains.get_mut(at)).ok_or_else(|| {
+        let chain = at.and_then(|at| self.chains.get_mut(at)).ok_or_else(|| {
             name.wrong(format!("table {table} has no chain `{}`", name.text))
                 .help("a chain must be declared before rules use it")
                 .refused(Refusal::NoChain)
-        })
+        })?;
+        chain.classifier = None;
+        Ok(chain)
     }
 
     /// `:CHAIN POLICY`: declares the user's own chain or sets a policy.
@@ -281,7 +296,7 @@ impl Draftbook {
         }
         if let Some(at) = self.find(&name.text) {
             if self.redeclare {
-                self.chains[at].rules.clear();
+                self.chains[at].clear();
                 return Ok(());
             }
             return Err(name
@@ -337,6 +352,7 @@ impl Draftbook {
             count: Tally::Kept,
             counter: 0,
             rules: Vec::new(),
+            classifier: None,
         });
         Ok(())
     }
@@ -409,7 +425,7 @@ impl Draftbook {
                 for draft in drafts {
                     let at = chain.rules.iter().position(|r| r.same(&draft)).ok_or_else(|| {
                         Problem::new(ast.span.clone(), format!("{} has no such rule", name.text))
-                            .refused(Refusal::NoRule)
+                            .refused(draft.absent())
                     })?;
                     if matches!(place, Place::Delete) {
                         chain.rules.remove(at);
@@ -506,8 +522,10 @@ impl Draftbook {
                 let counter = draft.count.place(draft.counter, slots);
                 Builtin { hook, policy: draft.policy, counter }
             });
-            chains.push(Chain { name: draft.name, builtin, rules });
+            let build = || Classifier::new(&rules).map(Arc::new);
+            let classifier = draft.classifier.unwrap_or_else(build);
+            chains.push(Chain { name: draft.name, builtin, rules, classifier });
         }
-        Ok(Table { name: self.name, chains })
+        Ok(Table::new(self.name, chains))
     }
 }

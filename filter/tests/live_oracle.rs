@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use tidegate_filter::live::{self, Call, Present, Program};
 use tidegate_filter::{Counters, Ruleset, Sets};
-use tidegate_packet::Family;
+use tidegate_packet::{Family, Instant};
 
 /// What a command gave.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +31,10 @@ struct Gateway {
 
 impl Gateway {
     fn new(family: Family) -> Self {
-        Self { ruleset: Ruleset::empty(family, &Sets::new()), counters: Counters::default() }
+        let sets = Sets::new();
+        let create = corpus_sets(family).map(|set| format!("create {set}\n")).concat();
+        sets.restore(&create, Instant::ZERO).unwrap();
+        Self { ruleset: Ruleset::empty(family, &sets), counters: Counters::default() }
     }
 
     fn run(&mut self, program: Program, args: &[String], input: &str) -> Ran {
@@ -46,6 +49,12 @@ impl Gateway {
         }
         Ran { status: answer.status, out: answer.out, err: answer.err }
     }
+}
+
+/// The sets that corpus lines name.
+fn corpus_sets(family: Family) -> [String; 2] {
+    let kind = if family == Family::V4 { "inet" } else { "inet6" };
+    ["one", "two"].map(|set| format!("{set} hash:net family {kind} timeout 0"))
 }
 
 /// Every table empty, every policy ACCEPT: iptables-restore keeps a policy that isn't mentioned.
@@ -138,7 +147,8 @@ fn unshare(flags: &str) -> Command {
 /// Runs the steps in a fresh namespace.
 fn ask(flags: &str, family: Family, steps: &[Step]) -> Vec<Ran> {
     let folder = tempdir();
-    let mut script = String::new();
+    let mut script: String =
+        corpus_sets(family).map(|set| format!("ipset create {set}\n")).concat();
     for (n, step) in steps.iter().enumerate() {
         std::fs::write(folder.join(format!("{n}.in")), &step.input).unwrap();
         let args: Vec<_> = step.args.iter().map(|a| quoted(a)).collect();
@@ -150,7 +160,9 @@ fn ask(flags: &str, family: Family, steps: &[Step]) -> Vec<Ran> {
     let status = unshare(flags).args(["sh", "run.sh"]).current_dir(&folder).status().unwrap();
     assert!(status.success());
     let read = |n: usize, what: &str| {
-        let bytes = std::fs::read(folder.join(format!("{n}.{what}"))).unwrap();
+        let mut bytes = std::fs::read(folder.join(format!("{n}.{what}"))).unwrap();
+        // iptables lists a program of BPF with the zero byte behind it.
+        bytes.retain(|byte| *byte != 0);
         String::from_utf8(bytes).unwrap()
     };
     let ran = |n| Ran {

@@ -1,9 +1,9 @@
 //! The choice of addresses and ports for a translated connection, as netfilter makes it.
 
+use tidegate_packet::jhash::jhash2;
 use tidegate_packet::{Addr, Instant, Prefix};
 
 use crate::conn::{Connection, Direction, Status};
-use crate::hash::jhash2;
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
 use crate::tracked::{ConnId, Entry, Tracked};

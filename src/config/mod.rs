@@ -239,6 +239,17 @@ impl Config {
             })
     }
 
+    /// How the port of this name is driven and whether it is a bridge's.
+    pub fn port(&self, name: &str) -> Option<(PortKind, bool)> {
+        self.interfaces.iter().find_map(|interface| match &interface.kind {
+            Kind::AfPacket => (interface.name == name).then_some((PortKind::AfPacket, false)),
+            Kind::Tap => (interface.name == name).then_some((PortKind::Tap, false)),
+            Kind::Bridge(ports) => {
+                ports.iter().find(|port| port.name == name).map(|port| (port.kind, true))
+            }
+        })
+    }
+
     /// The interfaces that lead to the rest of the world.
     pub fn uplinks(&self) -> impl Iterator<Item = &Interface> {
         self.interfaces.iter().filter(|i| self.is_uplink(i))

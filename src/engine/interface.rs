@@ -152,6 +152,12 @@ impl Interfaces {
         add_link_local(interface);
     }
 
+    /// Replaces an interface's link address and MTU.
+    pub fn set_link(&mut self, id: InterfaceId, mac: MacAddr, mtu: u32) {
+        let interface = &mut self.interfaces[usize::from(id.0)];
+        (interface.mac, interface.mtu) = (mac, mtu);
+    }
+
     /// An interface by its index.
     #[inline]
     pub fn get(&self, id: InterfaceId) -> &Interface {
@@ -172,6 +178,12 @@ impl Interfaces {
     #[inline]
     pub fn of_port(&self, port: PortId) -> InterfaceId {
         self.ports[usize::from(port.0)].0
+    }
+
+    /// The name of a bridge's port; an interface that is its own only port isn't one.
+    pub fn bridge_port_name(&self, port: PortId) -> Option<&str> {
+        let (id, name) = &self.ports[usize::from(port.0)];
+        (self.get(*id).kind == Kind::Bridge).then_some(name.as_str())
     }
 
     /// A port's own name.

@@ -105,7 +105,9 @@ pub struct Engine {
     copies: Vec<rules::Copy>,
     /// Frames to send besides the one at hand.
     outbox: Vec<(PortId, OwnedFrame)>,
-    log: Vec<log::Line>,
+    log: log::Waiting,
+    /// The groups of NFLOG whose packets are kept for a listener.
+    listened: log::Groups,
     now: Instant,
     unix_nanos: u64,
 }
@@ -139,7 +141,8 @@ impl Engine {
             own: VecDeque::new(),
             copies: Vec::new(),
             outbox: Vec::new(),
-            log: Vec::new(),
+            log: log::Waiting::default(),
+            listened: log::Groups::default(),
             now: Instant::ZERO,
             unix_nanos: 0,
         }
@@ -223,9 +226,15 @@ impl Engine {
         !self.log.is_empty() || !self.dhcp_frames.is_empty()
     }
 
-    /// Lines that LOG rules have made since the last call.
-    pub fn take_log(&mut self) -> Vec<log::Line> {
+    /// What rules have left for the log since the last call.
+    pub fn take_log(&mut self) -> log::Waiting {
         std::mem::take(&mut self.log)
+    }
+
+    /// Says which groups of NFLOG have a listener: their packets are kept for
+    /// [`Engine::take_log`], those of others become lines.
+    pub fn listen(&mut self, groups: log::Groups) {
+        self.listened = groups;
     }
 
     /// The counters.
@@ -256,7 +265,7 @@ impl Engine {
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
-        self.rebuild();
+        self.follow_rules();
     }
 
     /// Puts a change of one family's rules in force, if `base` still is. Gives the old rules back.
@@ -267,7 +276,7 @@ impl Engine {
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
         let old = self.rules.follow(base, change, seen)?;
-        self.rebuild();
+        self.follow_rules();
         Ok(old)
     }
 
@@ -299,6 +308,15 @@ impl Engine {
         self.replace_routes(routes);
         let lost = self.neighbours.flush(id);
         self.counters.drop_many(Drop::NeighbourFailed, lost);
+    }
+
+    /// The device of an interface was made again: it has another link address and MTU, and who was
+    /// at the other end is unknown.
+    pub fn replace_link(&mut self, id: InterfaceId, mac: MacAddr, mtu: u32) {
+        self.interfaces.set_link(id, mac, mtu);
+        let lost = self.neighbours.flush(id);
+        self.counters.drop_many(Drop::NeighbourFailed, lost);
+        self.rebuild();
     }
 
     /// Replaces the routes beyond those to the interfaces' own networks.
@@ -337,9 +355,21 @@ impl Engine {
         self.transmit_on_link(interface, frame, MacAddr::BROADCAST);
     }
 
+    /// Works out again what follows from sysctls, interfaces and rules.
     fn rebuild(&mut self) {
         let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
-        let policy = Policy::new(&self.sysctls, &self.interfaces, [v4, v6]);
+        self.take_policy(Policy::new(&self.sysctls, &self.interfaces, [v4, v6]));
+    }
+
+    /// The same after a change of rules alone, for which packets shouldn't have to wait.
+    fn follow_rules(&mut self) {
+        let (v4, v6) = (self.rules.of(Family::V4), self.rules.of(Family::V6));
+        let mut policy = self.policy.clone();
+        policy.follow_rules([v4, v6]);
+        self.take_policy(policy);
+    }
+
+    fn take_policy(&mut self, policy: Policy) {
         for family in [Family::V4, Family::V6] {
             if policy.tracks(family) && !self.policy.tracks(family) {
                 self.conntrack.forget_windows(family);

@@ -60,15 +60,11 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 impl Policy {
     /// Reads everything out of the sysctls and the rules.
     pub fn new(sysctls: &Sysctls, interfaces: &Interfaces, rulesets: [&Ruleset; 2]) -> Self {
-        let limits = |family| {
-            let mut kinds = [0u64; 4];
-            for kind in (0..=255).filter(|k| sysctls.icmp_ratelimited(family, *k)) {
-                kinds[usize::from(kind / 64)] |= 1 << (kind % 64);
-            }
-            IcmpLimits { interval: sysctls.icmp_ratelimit(family), kinds }
+        let limits = |family| IcmpLimits {
+            interval: sysctls.icmp_ratelimit(family),
+            kinds: sysctls.icmp_ratemask(family),
         };
-        let translates = rulesets.map(has_nat_table);
-        Self {
+        let mut policy = Self {
             interfaces: interfaces
                 .iter()
                 .map(|(_, i)| InterfacePolicy {
@@ -86,13 +82,21 @@ impl Policy {
             limits: FAMILIES.map(limits),
             echo_ignore_all: FAMILIES.map(|f| sysctls.icmp_echo_ignore_all(f)),
             echo_ignore_broadcasts: FAMILIES.map(|f| sysctls.icmp_echo_ignore_broadcasts(f)),
-            tracks: [0, 1].map(|n| translates[n] || rulesets[n].uses_conntrack()),
-            translates,
+            tracks: [false; 2],
+            translates: [false; 2],
             icmp_per_second: sysctls.icmp_msgs_per_sec(),
             icmp_burst: sysctls.icmp_msgs_burst(),
             default_ttl: sysctls.ip_default_ttl(),
             invalid_bypasses_nat: sysctls.invalid_bypasses_nat(),
-        }
+        };
+        policy.follow_rules(rulesets);
+        policy
+    }
+
+    /// Reads the rules alone again.
+    pub fn follow_rules(&mut self, rulesets: [&Ruleset; 2]) {
+        self.translates = rulesets.map(has_nat_table);
+        self.tracks = rulesets.map(Ruleset::uses_conntrack);
     }
 
     /// An interface's settings.

@@ -113,13 +113,13 @@ impl Sysctls {
         Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
-    /// Whether ICMP messages of a type fall under [`Sysctls::icmp_ratelimit`].
-    pub fn icmp_ratelimited(&self, family: Family, kind: u8) -> bool {
+    /// The ICMP message types that fall under [`Sysctls::icmp_ratelimit`], a bit each.
+    pub fn icmp_ratemask(&self, family: Family) -> [u64; 4] {
         match family {
-            Family::V4 => kind < 32 && self.number("net/ipv4/icmp_ratemask") >> kind & 1 == 1,
+            Family::V4 => [self.number("net/ipv4/icmp_ratemask") as u64 & 0xffff_ffff, 0, 0, 0],
             Family::V6 => match self.value("net/ipv6/icmp/ratemask") {
-                Value::Set(words) => words[usize::from(kind / 64)] >> (kind % 64) & 1 == 1,
-                _ => false,
+                Value::Set(words) => words,
+                _ => [0; 4],
             },
         }
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::Signal;
 use tidegate::lab::topology::{End, Topology};
 use tidegate::lab::traffic::service::Service;
+use tidegate::link::netlink::VethEnd;
 use tidegate_packet::Family;
 
 use super::harness::{
@@ -194,6 +195,14 @@ pub fn links_come_and_go() -> Outcome {
     netlink.delete_link(eth0.index)?;
     gateway.wait_for_log("port=\"eth0\" error=interface eth0 is gone")?;
     assert_eq!(ping(client, "192.168.0.1")?, "reply from 192.168.0.1, TTL 64");
+
+    // Made again, it has another link address, and so has the server's end.
+    netlink.create_veth(VethEnd::new("eth0"), VethEnd::new("moving"))?;
+    network.adopt("gw", "moving", &End::new("server", "eth1").address("203.0.113.2/24"))?;
+    gateway.wait_for_log("device is there again port=\"eth0\"")?;
+    wait("packets again", || {
+        ping(client, "203.0.113.2").is_ok_and(|p| p == "reply from 203.0.113.2, TTL 63")
+    })?;
     let log = gateway.stop()?;
     assert!(!log.contains("giving back"), "{log}");
     assert_eq!(state_of(&network, "gw", "eth1")?, before);

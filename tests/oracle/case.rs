@@ -15,6 +15,7 @@
 //! address eth0 172.20.0.1/24          a further address of the gateway
 //! compare arp ndp                     those frames are looked at too, else they are noise
 //! differs WHY                         Tidegate does otherwise for now; an error once it doesn't
+//! lenient                             a step that refers to a packet that didn't come is left out
 //!
 //! == refused: a closed port is answered with a reset
 //! eth0: ip 192.168.0.2 > 192.168.0.1 | tcp 1025 > 81 S seq 1000
@@ -72,8 +73,12 @@ pub struct Settings {
     pub compare_arp: bool,
     /// Neighbour discovery is part of the comparison.
     pub compare_ndp: bool,
+    /// What the names of the interfaces end in.
+    pub tag: String,
     /// Why Tidegate does otherwise for now; an error as soon as it doesn't.
     pub differs: Option<String>,
+    /// A step that refers to a packet that didn't come is left out.
+    pub lenient: bool,
 }
 
 /// One line that does something.
@@ -224,6 +229,7 @@ fn setting(settings: &mut Settings, words: &[&str]) -> Result<bool, String> {
         ["route", to, "dev", dev] => settings.routes.push(((*to).into(), None, (*dev).into())),
         ["differs", why @ ..] => settings.differs = Some(why.join(" ")),
         ["cookies"] => settings.cookies = true,
+        ["lenient"] => settings.lenient = true,
         ["noroute"] => settings.no_default_route = true,
         ["unresolved", host] => settings.unresolved.push((*host).to_owned()),
         ["address", interface, prefix] => {

@@ -5,6 +5,7 @@ use crate::kernel::BASE;
 use crate::side::{Side, Transcript, counted, play};
 use crate::topology::Topology;
 use std::time::Duration;
+use tidegate::engine::log::Line;
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
 use tidegate_filter::SaveStyle;
 use tidegate_packet::Family;
@@ -18,6 +19,14 @@ pub fn transcript(case: &Case) -> Result<Transcript, String> {
     let mut transcript = play(case, &topology, &mut side)?;
     transcript.counters = side.counters();
     Ok(transcript)
+}
+
+/// Plays a case on Tidegate; the lines that its rules have logged.
+pub fn lines(case: &Case) -> Result<Vec<Line>, String> {
+    let topology = Topology::new(&case.settings);
+    let mut side = Tidegate(Sim::new(&config(case, &topology)?).map_err(|e| e.to_string())?);
+    play(case, &topology, &mut side)?;
+    Ok(side.0.engine_mut().take_log().lines)
 }
 
 fn config(case: &Case, topology: &Topology) -> Result<SimConfig, String> {

@@ -140,6 +140,10 @@ impl Match for AddrTypes {
         });
     }
 
+    fn is_pure(&self) -> bool {
+        true
+    }
+
     fn save(&self, out: &mut String) {
         for (name, asked) in [("src-type", self.source), ("dst-type", self.destination)] {
             if let Some((types, inverted)) = asked {

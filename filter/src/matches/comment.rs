@@ -32,6 +32,10 @@ impl Match for Comment {
         out.push_str(" */");
     }
 
+    fn is_pure(&self) -> bool {
+        true
+    }
+
     fn save(&self, out: &mut String) {
         save_name(out, "comment", false);
         save_string(out, &self.0);

@@ -1,7 +1,7 @@
 //! `-m connbytes`: how much a connection has carried.
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -38,6 +38,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     if from > to {
         return Err(word.wrong(format!("range `{}` runs backwards", word.text)));
     }
+    // Negation swaps the ends in the kernel's structure, which changes nothing where they are equal.
+    let inverted = inverted && from != to;
     let one_of = |name: &str, known: [&'static str; 3]| {
         let (word, _) = given.required(name)?;
         known.into_iter().find(|known| *known == word.text).ok_or_else(|| {
@@ -75,9 +77,17 @@ impl Match for ConnBytes {
         (self.from..=self.to).contains(&amount) != self.inverted
     }
 
+    fn list(&self, out: &mut String, _: Listing) {
+        let mut saved = String::new();
+        self.save(&mut saved);
+        saved = saved.replace("-mode", " mode").replace("-dir", " direction");
+        out.push_str(&saved.replace("--connbytes", "connbytes"));
+    }
+
     fn save(&self, out: &mut String) {
         match self.to {
-            u64::MAX => save_option(out, "connbytes", self.inverted, self.from),
+            // libxt_connbytes takes an upper end of zero for none.
+            0 | u64::MAX => save_option(out, "connbytes", self.inverted, self.from),
             to => save_option(out, "connbytes", self.inverted, format_args!("{}:{to}", self.from)),
         }
         save_option(out, "connbytes-mode", false, self.mode);

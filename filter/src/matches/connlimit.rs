@@ -3,13 +3,15 @@
 //! A rule counts the connections whose packets have met it (nf_conncount); those that are over or no
 //! longer in the table are forgotten when the next packet of the same client comes.
 
+use std::fmt::Write as _;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_packet::{Addr, Family, Transport};
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::query::{Flow, FlowState, Query};
 use crate::values::{parse_number, prefix_len, save_name, save_option};
 
@@ -78,6 +80,16 @@ fn flow(query: &Query<'_>) -> Option<Flow> {
     Some(Flow { src: packet.src, dst: packet.dst, sport, dport, protocol: packet.protocol })
 }
 
+impl ConnLimit {
+    /// The mask as a length; one with holes as the number of its bits.
+    fn mask_bits(&self) -> u32 {
+        match prefix_len(self.mask, self.family) {
+            Some(len) => u32::from(len),
+            None => self.mask.count_ones() - 128 + u32::from(self.family.bits()),
+        }
+    }
+}
+
 impl Match for ConnLimit {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         let query = context.query;
@@ -100,14 +112,16 @@ impl Match for ConnLimit {
         (count > u64::from(self.limit)) != self.upto
     }
 
+    fn list(&self, out: &mut String, _: Listing) {
+        let side = if self.destination { "dst" } else { "src" };
+        let sign = if self.upto { "<=" } else { ">" };
+        let _ = write!(out, " #conn {side}/{} {sign} {}", self.mask_bits(), self.limit);
+    }
+
     fn save(&self, out: &mut String) {
         let name = if self.upto { "connlimit-upto" } else { "connlimit-above" };
         save_option(out, name, false, self.limit);
-        let bits = match prefix_len(self.mask, self.family) {
-            Some(len) => u32::from(len),
-            None => self.mask.count_ones() - 128 + u32::from(self.family.bits()),
-        };
-        save_option(out, "connlimit-mask", false, bits);
+        save_option(out, "connlimit-mask", false, self.mask_bits());
         let name = if self.destination { "connlimit-daddr" } else { "connlimit-saddr" };
         save_name(out, name, false);
     }

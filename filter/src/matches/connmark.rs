@@ -1,8 +1,10 @@
 //! `-m connmark`: the connection's mark.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
-use crate::values::save_option;
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
+use crate::values::{bang, save_option};
 
 pub(crate) static SPEC: MatchSpec =
     MatchSpec { options: &[value(&["mark"]).inverts()], ..Spec::new("connmark", build) };
@@ -25,6 +27,14 @@ impl Match for ConnMark {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         let Self { value, mask, inverted } = *self;
         context.query.connection.is_some_and(|c| (c.mark & mask == value) != inverted)
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let Self { value, mask, inverted } = *self;
+        let _ = write!(out, " connmark match {} {value:#x}", bang(inverted));
+        if mask != u32::MAX {
+            let _ = write!(out, "/{mask:#x}");
+        }
     }
 
     fn save(&self, out: &mut String) {

@@ -1,7 +1,9 @@
 //! `-m cpu`: the worker that handles the packet.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec =
@@ -21,6 +23,10 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for Cpu {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         (context.query.cpu == self.number) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let _ = write!(out, " cpu {}{}", if self.inverted { "! " } else { "" }, self.number);
     }
 
     fn save(&self, out: &mut String) {

@@ -1,11 +1,13 @@
 //! `-m ecn`: explicit congestion notification (RFC 3168) in IP and TCP headers.
 
+use std::fmt::Write as _;
+
 use tidegate_packet::{protocol, tcp};
 
 use super::header;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
-use crate::values::{save_name, save_option};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
+use crate::values::{bang, save_name, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     options: &[
@@ -58,6 +60,18 @@ impl Match for Ecn {
         };
         cwr.is_none_or(|wanted| (flags & tcp::CWR != 0) == wanted)
             && ece.is_none_or(|wanted| (flags & tcp::ECE != 0) == wanted)
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" ECN match");
+        for (asked, name) in [(self.ece, "ECE"), (self.cwr, "CWR")] {
+            if let Some(wanted) = asked {
+                let _ = write!(out, " {}{name}", bang(!wanted));
+            }
+        }
+        if let Some((wanted, inverted)) = self.ect {
+            let _ = write!(out, " {}ECT={wanted}", bang(inverted));
+        }
     }
 
     fn save(&self, out: &mut String) {

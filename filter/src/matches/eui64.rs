@@ -3,7 +3,7 @@
 use tidegate_packet::Family;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec};
 use crate::query::Hook;
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -24,6 +24,10 @@ impl Match for Eui64 {
         let Some(link) = context.query.link else { return false };
         let [a, b, c, d, e, f] = link.src.0;
         context.query.packet.src.octets()[8..] == [a ^ 2, b, c, 0xff, 0xfe, d, e, f]
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str("eui64 ");
     }
 
     fn save(&self, _: &mut String) {}

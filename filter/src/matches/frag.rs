@@ -1,10 +1,12 @@
 //! `-m frag`: the fragment header of an IPv6 packet (RFC 8200 section 4.5).
 
+use std::fmt::Write as _;
+
 use tidegate_packet::{Family, ipv6, protocol};
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
-use crate::values::{Span, save_name, save_option};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
+use crate::values::{Span, bang, list_range, save_name, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     families: &[Family::V6],
@@ -77,6 +79,24 @@ impl Match for Fragment {
             && (!self.first || word & 0xfff8 == 0)
             && (!self.more || word & 1 != 0)
             && (!self.last || word & 1 == 0)
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" frag ");
+        if (self.low, self.high) != (0, u32::MAX) || self.inverted {
+            list_range(out, "id", (self.low, self.high), self.inverted);
+        }
+        if let Some((len, inverted)) = self.len {
+            let _ = write!(out, " length:{}{len}", bang(inverted));
+        }
+        for (given, name) in [
+            (self.reserved, " reserved"),
+            (self.first, " first"),
+            (self.more, " more"),
+            (self.last, " last"),
+        ] {
+            out.push_str(if given { name } else { "" });
+        }
     }
 
     fn save(&self, out: &mut String) {

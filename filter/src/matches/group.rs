@@ -6,9 +6,9 @@ use std::fmt;
 use tidegate_packet::Family;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::query::Hook;
-use crate::values::save_option;
+use crate::values::{list_saved, save_option};
 
 pub(crate) static REALM: MatchSpec = MatchSpec {
     families: &[Family::V4],
@@ -62,6 +62,10 @@ fn build_devgroup(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for Numbers {
     fn matches(&self, _: &mut Context<'_>) -> bool {
         self.0.iter().all(|n| (n.value == 0) != n.inverted)
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

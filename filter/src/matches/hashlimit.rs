@@ -1,13 +1,13 @@
 //! `-m hashlimit`: a rate for each address, port or combination. The buckets are in
 //! [`crate::memory::hashlimit`].
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use tidegate_packet::{Addr, Family, protocol};
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
 use crate::memory::hashlimit::{Config, Key, Pace, Packet, Use};
 use crate::values::{parse_number, save_name, save_option};
@@ -45,6 +45,8 @@ const BYTE_EXPIRE_BURST: u32 = 60_000;
 const BYTE_SHIFT: u32 = 4;
 /// The kernel's table on a machine with more than a gigabyte of memory.
 const DEFAULT_MAX: usize = 8 * 8192;
+/// The longest `--hashlimit-rate-interval`, in seconds.
+const MAX_INTERVAL: u64 = i32::MAX as u64;
 /// `NAME_MAX`.
 const MAX_NAME: usize = 255;
 const MODES: [&str; 4] = ["srcip", "srcport", "dstip", "dstport"];
@@ -63,8 +65,9 @@ struct HashLimit {
     collect: u32,
     expire: u32,
     masks: [u8; 2],
-    /// `--hashlimit-rate-match` and its interval.
-    rate_match: Option<u32>,
+    rate_match: bool,
+    /// Seconds. Without `rate_match` nothing but the listing looks at it.
+    interval: u32,
     config: Config,
 }
 
@@ -99,13 +102,17 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
         Some((word, _)) => word.number(0..=u64::from(bits)).map(|n| n as u8),
         None => Ok(bits),
     };
-    let rate_match =
-        match (given.has("hashlimit-rate-match"), given.value("hashlimit-rate-interval")) {
-            // An interval alone says nothing and isn't printed.
-            (false, _) => None,
-            (true, None) => Some(1),
-            (true, Some((word, _))) => Some(word.number(1..=u64::from(u32::MAX))? as u32),
-        };
+    let rate_match = given.has("hashlimit-rate-match");
+    let (interval, rate) = match (given.value("hashlimit-rate-interval"), rate) {
+        (Some((word, _)), _) => (word.number(1..=MAX_INTERVAL)? as u32, rate),
+        (None, Rate::Packets(_)) if rate_match => (unit, rate),
+        (None, _) => (1, rate),
+    };
+    let rate = match rate {
+        // So many packets in an interval, whatever the unit was.
+        Rate::Packets(period) if rate_match => Rate::Packets(period / u64::from(unit.max(1))),
+        rate => rate,
+    };
     let (name, _) = given.required("hashlimit-name")?;
     // It becomes a file name under /proc.
     if name.text.is_empty() || name.text.len() > MAX_NAME || name.text.contains('/') {
@@ -124,6 +131,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
         expire: number("hashlimit-htable-expire", expire)?,
         masks: [mask("hashlimit-srcmask")?, mask("hashlimit-dstmask")?],
         rate_match,
+        interval,
         config: Config {
             pace: Pace::Packets { cost: 0, cap: 0 },
             expire: Duration::ZERO,
@@ -240,24 +248,23 @@ fn mode(given: &Given<'_>) -> Outcome<u8> {
 
 impl HashLimit {
     fn config(&self) -> Config {
+        let interval = u64::from(self.interval);
         let pace = match (self.rate, self.rate_match) {
-            (Rate::Packets(period), None) => {
+            (Rate::Packets(period), false) => {
                 let cost = u128::from(period) * NANOS_PER_UNIT;
                 Pace::Packets { cost, cap: cost * u128::from(self.burst) }
             }
-            (Rate::Packets(period), Some(interval)) => {
+            (Rate::Packets(period), true) => {
                 let rate = SCALE / period;
-                let interval = u64::from(interval);
                 Pace::Rate { rate, burst: self.burst + rate, interval, bytes: false }
             }
-            (Rate::Bytes(cost), None) => {
+            (Rate::Bytes(cost), false) => {
                 // A chunk's cost of 32 bits, as a share of a second's credits.
                 let cost = (cost * 16_777_216 * 250) >> 32;
                 Pace::Bytes { cost, burst: self.burst as u32 }
             }
-            (Rate::Bytes(cost), Some(interval)) => {
+            (Rate::Bytes(cost), true) => {
                 let rate = cost_to_bytes(cost);
-                let interval = u64::from(interval);
                 Pace::Rate { rate, burst: rate * self.burst.max(1), interval, bytes: true }
             }
         };
@@ -365,53 +372,86 @@ impl Match for HashLimit {
         }
     }
 
+    fn list(&self, out: &mut String, _: Listing) {
+        let side = if self.above { "above" } else { "up to" };
+        // iptables lists a rate of packets as if it were one of as many of its intervals.
+        let rate = match self.rate {
+            Rate::Packets(period) => Rate::Packets(period.saturating_mul(self.interval.into())),
+            bytes => bytes,
+        };
+        let _ = write!(out, " limit: {side} {}", Shown(rate));
+        for (name, value) in self.shown(rate) {
+            let _ = match name {
+                "name" => Ok(()),
+                "mode" => write!(out, " mode {}", value.replace(',', "-")),
+                _ if value.is_empty() => write!(out, " {name}"),
+                _ => write!(out, " {name} {value}"),
+            };
+        }
+    }
+
     fn save(&self, out: &mut String) {
         let name = if self.above { "hashlimit-above" } else { "hashlimit-upto" };
         save_option(out, name, false, Shown(self.rate));
-        let usual = match self.rate {
-            Rate::Packets(period) => {
-                save_option(out, "hashlimit-burst", false, self.burst);
-                Shown::unit(period).1 as u32 * 1000
-            }
-            Rate::Bytes(_) if self.burst == 0 => BYTE_EXPIRE,
-            Rate::Bytes(cost) => {
-                let bytes = cost_to_bytes(cost) * self.burst;
-                let shown = match bytes {
-                    n if n >= 1 << 20 => format!("{}mb", n >> 20),
-                    n if n >= 1 << 10 => format!("{}kb", n >> 10),
-                    n => format!("{n}b"),
-                };
-                save_option(out, "hashlimit-burst", false, shown);
-                BYTE_EXPIRE_BURST
-            }
-        };
-        if self.mode != 0 {
-            let set = MODES.iter().enumerate().filter(|(n, _)| self.mode >> n & 1 != 0);
-            let names: Vec<_> = set.map(|(_, name)| *name).collect();
-            save_option(out, "hashlimit-mode", false, names.join(","));
-        }
-        save_option(out, "hashlimit-name", false, &self.name);
-        for (name, given, default) in [
-            ("hashlimit-htable-size", self.size, 0),
-            ("hashlimit-htable-max", self.max, 0),
-            ("hashlimit-htable-gcinterval", self.collect, DEFAULT_COLLECT),
-            ("hashlimit-htable-expire", self.expire, usual),
-            ("hashlimit-srcmask", self.masks[0].into(), self.family.bits().into()),
-            ("hashlimit-dstmask", self.masks[1].into(), self.family.bits().into()),
-        ] {
-            if given != default {
-                save_option(out, name, false, given);
-            }
-        }
-        if let Some(interval) = self.rate_match {
-            save_name(out, "hashlimit-rate-match", false);
-            if interval != 1 {
-                save_option(out, "hashlimit-rate-interval", false, interval);
+        for (name, value) in self.shown(self.rate) {
+            save_name(out, &format!("hashlimit-{name}"), false);
+            if !value.is_empty() {
+                let _ = write!(out, " {value}");
             }
         }
     }
 
     fn hashlimit(&self) -> Option<Use<'_>> {
         Some(Use { family: self.family, name: &self.name, config: &self.config })
+    }
+}
+
+impl HashLimit {
+    /// What is printed of the options behind the rate, without their common beginning. A bucket's
+    /// time to live is left out where it is usual for the rate.
+    fn shown(&self, rate: Rate) -> Vec<(&'static str, String)> {
+        let mut shown = Vec::new();
+        let usual = match rate {
+            Rate::Packets(period) => {
+                shown.push(("burst", self.burst.to_string()));
+                Shown::unit(period).1 as u32 * 1000
+            }
+            Rate::Bytes(_) if self.burst == 0 => BYTE_EXPIRE,
+            Rate::Bytes(cost) => {
+                let bytes = cost_to_bytes(cost) * self.burst;
+                let burst = match bytes {
+                    n if n >= 1 << 20 => format!("{}mb", n >> 20),
+                    n if n >= 1 << 10 => format!("{}kb", n >> 10),
+                    n => format!("{n}b"),
+                };
+                shown.push(("burst", burst));
+                BYTE_EXPIRE_BURST
+            }
+        };
+        if self.mode != 0 {
+            let set = MODES.iter().enumerate().filter(|(n, _)| self.mode >> n & 1 != 0);
+            let names: Vec<_> = set.map(|(_, name)| *name).collect();
+            shown.push(("mode", names.join(",")));
+        }
+        shown.push(("name", self.name.clone()));
+        for (name, given, default) in [
+            ("htable-size", self.size, 0),
+            ("htable-max", self.max, 0),
+            ("htable-gcinterval", self.collect, DEFAULT_COLLECT),
+            ("htable-expire", self.expire, usual),
+            ("srcmask", self.masks[0].into(), self.family.bits().into()),
+            ("dstmask", self.masks[1].into(), self.family.bits().into()),
+        ] {
+            if given != default {
+                shown.push((name, given.to_string()));
+            }
+        }
+        if self.rate_match {
+            shown.push(("rate-match", String::new()));
+            if self.interval != 1 {
+                shown.push(("rate-interval", self.interval.to_string()));
+            }
+        }
+        shown
     }
 }

@@ -1,7 +1,9 @@
 //! `-m helper`: connections that a helper has expected.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::{cut, save_name, save_string};
 
 pub(crate) static SPEC: MatchSpec =
@@ -28,6 +30,11 @@ impl Match for Helper {
         let helper = context.query.connection.and_then(|c| c.helper);
         helper.is_some_and(|h| self.name.is_empty() || self.name.starts_with(h.name()))
             != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let negation = if self.inverted { "! " } else { "" };
+        let _ = write!(out, " helper match {negation}\"{}\"", self.name);
     }
 
     fn save(&self, out: &mut String) {

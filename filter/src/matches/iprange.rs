@@ -64,6 +64,10 @@ impl Match for IpRange {
         }
     }
 
+    fn is_pure(&self) -> bool {
+        true
+    }
+
     fn save(&self, out: &mut String) {
         for (name, range) in [("src-range", self.source), ("dst-range", self.destination)] {
             if let Some(Range { first, last, inverted }) = range {

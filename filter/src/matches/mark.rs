@@ -35,6 +35,10 @@ impl Match for Mark {
         }
     }
 
+    fn is_pure(&self) -> bool {
+        true
+    }
+
     fn save(&self, out: &mut String) {
         let Self { value, mask, inverted } = *self;
         if mask == u32::MAX {

@@ -1,12 +1,14 @@
 //! `-m mh`: the type of a mobility header (RFC 6275).
 
+use std::fmt::Write as _;
+
 use tidegate_packet::{Family, protocol};
 
 use super::header;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
-use crate::values::{Span, parse_number, save_option};
+use crate::values::{Span, bang, parse_number, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     aliases: &["mobility-header", "ipv6-mh"],
@@ -75,6 +77,19 @@ impl Match for Mobility {
             return false;
         }
         (self.low <= header[2] && header[2] <= self.high) != self.inverted
+    }
+
+    fn list(&self, out: &mut String, style: Listing) {
+        out.push_str(" mh");
+        let Self { low, high, inverted } = *self;
+        if (low, high) == (0, u8::MAX) && !inverted {
+            return;
+        }
+        let name = |kind: u8| match NAMES.iter().find(|(.., number)| *number == kind) {
+            Some((name, ..)) if !style.numeric => (*name).to_owned(),
+            _ => kind.to_string(),
+        };
+        let _ = write!(out, " {}{}", bang(inverted), Span(name(low), name(high), ':'));
     }
 
     fn save(&self, out: &mut String) {

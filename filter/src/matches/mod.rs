@@ -1,6 +1,9 @@
 //! Matches: one file each, and this list of them.
 
 mod addrtype;
+mod bpf;
+mod cgroup;
+mod cluster;
 mod comment;
 mod connbytes;
 mod connlabel;
@@ -8,6 +11,7 @@ mod connlimit;
 mod connmark;
 mod conntrack;
 mod cpu;
+mod dccp;
 pub(crate) mod dscp;
 mod ecn;
 mod eui64;
@@ -16,13 +20,16 @@ mod group;
 mod hashlimit;
 mod helper;
 pub(crate) mod icmp;
+mod ipcomp;
 mod iprange;
+mod ipv6header;
 mod length;
 mod limit;
 mod mac;
 mod mark;
 mod mh;
 mod multiport;
+mod options;
 mod owner;
 mod physdev;
 mod pkttype;
@@ -30,6 +37,8 @@ mod policy;
 mod quota;
 mod recent;
 mod rpfilter;
+mod rt;
+mod sctp;
 pub(crate) mod set;
 mod socket;
 mod spi;
@@ -51,6 +60,9 @@ use crate::extension::{Context, MatchSpec};
 /// Every match there is.
 static ALL: &[&MatchSpec] = &[
     &addrtype::SPEC,
+    &bpf::SPEC,
+    &cgroup::SPEC,
+    &cluster::SPEC,
     &comment::SPEC,
     &connbytes::SPEC,
     &connlabel::SPEC,
@@ -58,6 +70,7 @@ static ALL: &[&MatchSpec] = &[
     &connmark::SPEC,
     &conntrack::SPEC,
     &cpu::SPEC,
+    &dccp::SPEC,
     &dscp::SPEC,
     &ecn::SPEC,
     &eui64::SPEC,
@@ -68,13 +81,17 @@ static ALL: &[&MatchSpec] = &[
     &helper::SPEC,
     &icmp::V4,
     &icmp::V6,
+    &ipcomp::SPEC,
     &iprange::SPEC,
+    &ipv6header::SPEC,
     &length::SPEC,
     &limit::SPEC,
     &mac::SPEC,
     &mark::SPEC,
     &mh::SPEC,
     &multiport::SPEC,
+    &options::HBH,
+    &options::DST,
     &owner::SPEC,
     &physdev::SPEC,
     &pkttype::SPEC,
@@ -82,6 +99,8 @@ static ALL: &[&MatchSpec] = &[
     &quota::SPEC,
     &recent::SPEC,
     &rpfilter::SPEC,
+    &rt::SPEC,
+    &sctp::SPEC,
     &set::SPEC,
     &socket::SPEC,
     &spi::ESP,

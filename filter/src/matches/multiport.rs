@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use tidegate_packet::protocol;
 
 use super::header;
+use crate::classify::PortsWanted;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::shown_port;
@@ -51,7 +52,14 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     let mut places = 0;
     for part in word.list() {
         places += if part.text.contains(':') { 2 } else { 1 };
-        ranges.push(part.port_range(given.protocol)?);
+        let range = part.port_range(given.protocol)?;
+        if range.0 == range.1 && part.text.contains(':') {
+            return Err(part
+                .wrong(format!("port range `{}` holds a single port", part.text))
+                .words("invalid portrange specified")
+                .help(format!("iptables takes {} for that and no range", range.0)));
+        }
+        ranges.push(range);
     }
     if places > PLACES {
         return Err(word
@@ -73,6 +81,17 @@ impl Match for MultiPort {
             Side::Either => any(source) || any(destination),
         };
         found != self.inverted
+    }
+
+    fn ports(&self) -> Option<PortsWanted> {
+        let mut wanted = PortsWanted::default();
+        match self.side {
+            _ if self.inverted => {}
+            Side::Source => wanted.source = self.ranges.clone(),
+            Side::Destination => wanted.destination = self.ranges.clone(),
+            Side::Either => {}
+        }
+        Some(wanted)
     }
 
     fn list(&self, out: &mut String, style: Listing) {

@@ -1,9 +1,11 @@
 //! `-m quota`: so many bytes, and no more.
 
+use std::fmt::Write as _;
+
 use std::sync::{Mutex, PoisonError};
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: MatchSpec =
@@ -32,6 +34,10 @@ impl Match for Quota {
             *left = if within { *left - len } else { 0 };
         }
         within != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let _ = write!(out, " quota: {} bytes", self.quota);
     }
 
     fn save(&self, out: &mut String) {

@@ -2,7 +2,7 @@
 //! host device are its kernel's.
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag};
 use crate::query::Hook;
 use crate::values::save_name;
 
@@ -25,6 +25,11 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 impl Match for Socket {
     fn matches(&self, _: &mut Context<'_>) -> bool {
         false
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" socket");
+        self.save(out);
     }
 
     fn save(&self, out: &mut String) {

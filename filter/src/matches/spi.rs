@@ -1,11 +1,13 @@
 //! `-m esp` and `-m ah`: the index of a security association (RFC 4303, RFC 4302).
 
+use std::fmt::Write as _;
+
 use tidegate_packet::{Family, ipv6, protocol};
 
 use super::header;
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
-use crate::values::{Span, save_name, save_option};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
+use crate::values::{Span, bang, list_range, save_name, save_option};
 
 pub(crate) static ESP: MatchSpec = MatchSpec {
     options: &[value(&["espspi"]).inverts()],
@@ -89,6 +91,22 @@ impl Match for Index {
         self.judge(u32::from_be_bytes([a, b, c, d]))
             && self.len.is_none_or(|(len, inverted)| (ah.len() as u32 == len) != inverted)
             && (!self.reserved || (r0, r1) == (0, 0))
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let esp = self.option == "espspi";
+        out.push_str(if esp { " esp" } else { " ah " });
+        if (self.low, self.high) != (0, u32::MAX) || self.inverted {
+            // That of AH has written its blank.
+            out.push_str(if esp { " " } else { "" });
+            list_range(out, "spi", (self.low, self.high), self.inverted);
+        }
+        if let Some((len, inverted)) = self.len {
+            let _ = write!(out, "length:{}{len}", bang(inverted));
+        }
+        if self.reserved {
+            out.push_str(" reserved");
+        }
     }
 
     fn save(&self, out: &mut String) {

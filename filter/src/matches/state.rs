@@ -29,6 +29,10 @@ impl Match for State {
         list_saved(out, |out| self.save(out));
     }
 
+    fn is_pure(&self) -> bool {
+        true
+    }
+
     fn save(&self, out: &mut String) {
         save_option(out, "state", self.inverted, self.states);
     }

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
-use crate::values::save_option;
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
+use crate::values::{list_saved, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
     options: &[
@@ -89,6 +89,11 @@ impl Match for Statistic {
             }
         };
         taken != self.inverted
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" statistic");
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use tidegate_packet::{Family, protocol, tcp};
 
 use super::header;
+use crate::classify::PortsWanted;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
@@ -111,6 +112,21 @@ impl Ports {
         Ok(Self { low, high, inverted })
     }
 
+    /// The range that a port must be in; none if that can be any.
+    pub fn wanted(self) -> Vec<(u16, u16)> {
+        if self.inverted { Vec::new() } else { vec![(self.low, self.high)] }
+    }
+
+    /// The ports of an option, if it was given.
+    pub fn optional(given: &Given<'_>, name: &str) -> Outcome<Option<Self>> {
+        given.has(name).then(|| Self::given(given, name)).transpose()
+    }
+
+    /// Two ends that the caller has read; of a range that runs backwards no port is.
+    pub fn new(low: u16, high: u16, inverted: bool) -> Self {
+        Self { low, high, inverted }
+    }
+
     pub fn matches(self, port: u16) -> bool {
         (self.low <= port && port <= self.high) != self.inverted
     }
@@ -118,7 +134,7 @@ impl Ports {
     /// The range of all ports is left out, unless negated.
     pub fn list(self, out: &mut String, name: &str, style: Listing) {
         let Self { low, high, inverted } = self;
-        if (low, high) == (0, u16::MAX) && !inverted {
+        if self.is_any() && !inverted {
             return;
         }
         let s = if low == high { "" } else { "s" };
@@ -129,10 +145,24 @@ impl Ports {
 
     /// iptables-save leaves out the range of all ports, even negated.
     pub fn save(self, out: &mut String, name: &str) {
-        let Self { low, high, inverted } = self;
-        if (low, high) != (0, u16::MAX) {
-            save_option(out, name, inverted, Span(low, high, ':'));
+        if !self.is_any() {
+            self.save_range(out, name);
         }
+    }
+
+    /// As the ports of SCTP and DCCP are saved: all of them too, where they were asked for.
+    pub fn save_given(ports: Option<Self>, out: &mut String, name: &str) {
+        if let Some(ports) = ports {
+            ports.save_range(out, name);
+        }
+    }
+
+    fn is_any(self) -> bool {
+        (self.low, self.high) == (0, u16::MAX)
+    }
+
+    fn save_range(self, out: &mut String, name: &str) {
+        save_option(out, name, self.inverted, Span(self.low, self.high, ':'));
     }
 }
 
@@ -160,6 +190,11 @@ impl Match for Tcp {
                 };
                 has_option(header.option_bytes(), kind) != inverted
             })
+    }
+
+    fn ports(&self) -> Option<PortsWanted> {
+        let (source, destination) = (self.source.wanted(), self.destination.wanted());
+        Some(PortsWanted { source, destination })
     }
 
     fn list(&self, out: &mut String, style: Listing) {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, flag, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
 use crate::values::{save_name, save_option};
 
@@ -150,6 +150,20 @@ fn weekday(word: &Word) -> Outcome<u32> {
     }
 }
 
+fn clock(seconds: u32) -> String {
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Appends a word and the days whose bits are set.
+fn list_days(out: &mut String, word: &str, bits: u32, text: impl Fn(u32) -> String) {
+    out.push_str(word);
+    let mut between = ' ';
+    for day in (1..32).filter(|day| bits >> day & 1 != 0) {
+        let _ = write!(out, "{between}{}", text(day));
+        between = ',';
+    }
+}
+
 impl Match for Time {
     /// xt_time.
     fn matches(&self, context: &mut Context<'_>) -> bool {
@@ -182,25 +196,51 @@ impl Match for Time {
         self.monthdays == ALL_MONTHDAYS || self.monthdays >> calendar(days).2 & 1 != 0
     }
 
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" TIME");
+        if self.day != (0, DAY - 1) {
+            let _ = write!(out, " from {} to {}", clock(self.day.0), clock(self.day.1));
+        }
+        if self.monthdays != ALL_MONTHDAYS {
+            list_days(out, " on", self.monthdays, |day| {
+                // iptables goes by the last digit: it says 11st.
+                let ending = match day % 10 {
+                    1 => "st",
+                    2 => "nd",
+                    3 => "rd",
+                    _ => "th",
+                };
+                format!("{day}{ending}")
+            });
+        }
+        if self.weekdays != ALL_WEEKDAYS {
+            list_days(out, " on", self.weekdays, |day| WEEKDAYS[day as usize - 1].to_owned());
+        }
+        for (words, date) in [("starting from", self.date.0), ("until date", self.date.1)] {
+            if date != 0 && date != LAST_DATE {
+                let (y, m, d) = calendar(date / DAY);
+                let _ = write!(out, " {words} {y}-{m:02}-{d:02} {}", clock(date % DAY));
+            }
+        }
+        if !self.kernel_zone {
+            out.push_str(" UTC");
+        }
+        if self.contiguous {
+            out.push_str(" contiguous");
+        }
+    }
+
     fn save(&self, out: &mut String) {
-        let clock = |s: u32| format!("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
         if self.day != (0, DAY - 1) {
             save_option(out, "timestart", false, clock(self.day.0));
             save_option(out, "timestop", false, clock(self.day.1));
         }
-        let list = |out: &mut String, name, bits: u32, text: &dyn Fn(u32) -> String| {
-            save_name(out, name, false);
-            let mut between = ' ';
-            for day in (1..32).filter(|day| bits >> day & 1 != 0) {
-                let _ = write!(out, "{between}{}", text(day));
-                between = ',';
-            }
-        };
         if self.monthdays != ALL_MONTHDAYS {
-            list(out, "monthdays", self.monthdays, &|day| day.to_string());
+            list_days(out, " --monthdays", self.monthdays, |day| day.to_string());
         }
         if self.weekdays != ALL_WEEKDAYS {
-            list(out, "weekdays", self.weekdays, &|day| WEEKDAYS[day as usize - 1].to_owned());
+            let name = |day: u32| WEEKDAYS[day as usize - 1].to_owned();
+            list_days(out, " --weekdays", self.weekdays, name);
         }
         for (name, date) in [("datestart", self.date.0), ("datestop", self.date.1)] {
             if date != 0 {

@@ -11,7 +11,7 @@ pub(crate) static SPEC: MatchSpec =
     MatchSpec { options: &[value(&["tos"]).inverts()], ..Spec::new("tos", build) };
 
 /// RFC 1349's names.
-const NAMES: [(&str, u8); 5] = [
+pub(crate) const NAMES: [(&str, u8); 5] = [
     ("Minimize-Delay", 0x10),
     ("Maximize-Throughput", 0x08),
     ("Maximize-Reliability", 0x04),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::diagnostic::{Outcome, Problem};
-use crate::extension::{Context, Given, Match, MatchSpec, Spec, value};
+use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
 use crate::values::{parse_number, save_name};
 
@@ -151,8 +151,20 @@ impl Match for U32 {
         self.tests.iter().all(|test| test.holds(bytes)) != self.inverted
     }
 
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(if self.inverted { " u32 !" } else { " u32" });
+        self.write(out);
+    }
+
     fn save(&self, out: &mut String) {
         save_name(out, "u32", self.inverted);
+        self.write(out);
+    }
+}
+
+impl U32 {
+    /// The tests in quotes.
+    fn write(&self, out: &mut String) {
         out.push_str(" \"");
         for (n, test) in self.tests.iter().enumerate() {
             let between = if n > 0 { "&&" } else { "" };

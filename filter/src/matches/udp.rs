@@ -4,6 +4,7 @@ use tidegate_packet::protocol;
 
 use super::header;
 use super::tcp::Ports;
+use crate::classify::PortsWanted;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 
@@ -34,6 +35,11 @@ impl Match for Udp {
         let Some(header) = header::<8>(context) else { return false };
         self.source.matches(u16::from_be_bytes([header[0], header[1]]))
             && self.destination.matches(u16::from_be_bytes([header[2], header[3]]))
+    }
+
+    fn ports(&self) -> Option<PortsWanted> {
+        let (source, destination) = (self.source.wanted(), self.destination.wanted());
+        Some(PortsWanted { source, destination })
     }
 
     fn list(&self, out: &mut String, style: Listing) {

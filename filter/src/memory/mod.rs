@@ -33,7 +33,7 @@ impl Memory {
     /// Makes what these rulesets name (all that are in force from now on, in the order they were
     /// loaded) and drops the rest. What stays keeps its entries.
     pub fn adopt(&self, rulesets: &[&Ruleset]) {
-        let matches = || rulesets.iter().flat_map(|r| r.matches());
+        let matches = || rulesets.iter().flat_map(|r| r.remembering());
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         lists.adopt(matches().filter_map(|m| m.recent()));
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);

@@ -323,7 +323,7 @@ impl Parser {
                 None => return Err(word.wrong("an option without its extension")),
             },
         };
-        if extension.options.iter().any(|o| std::ptr::eq(o.opt, opt)) {
+        if !opt.repeats && extension.options.iter().any(|o| std::ptr::eq(o.opt, opt)) {
             return Err(word.wrong(format!("--{} may be given only once", opt.names[0])));
         }
         let span = word.span.start..values.last().map_or(word.span.end, |v| v.span.end);

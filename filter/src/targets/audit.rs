@@ -2,7 +2,7 @@
 
 use crate::diagnostic::Outcome;
 use crate::effects::AuditRecord;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: TargetSpec =
@@ -26,6 +26,11 @@ impl Target for Audit {
     fn apply(&self, context: &mut Context<'_>) -> Next {
         context.effects.audit(AuditRecord { query: context.query, mark: context.mark });
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" AUDIT ");
+        out.push_str(self.0);
     }
 
     fn save(&self, out: &mut String) {

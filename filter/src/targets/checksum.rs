@@ -2,7 +2,7 @@
 
 use crate::diagnostic::Outcome;
 use crate::edit::Edit;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag};
 use crate::query::TableName;
 use crate::values::save_name;
 
@@ -23,6 +23,10 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
 impl Target for Fill {
     fn apply(&self, _: &mut Context<'_>) -> Next {
         Next::Edit(Edit::FillChecksum)
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" CHECKSUM fill");
     }
 
     fn save(&self, out: &mut String) {

@@ -1,7 +1,9 @@
 //! `CLASSIFY`: the packet's queueing class, which nothing here looks at.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::query::Hook;
 use crate::values::save_option;
 
@@ -37,6 +39,10 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
 impl Target for Classify {
     fn apply(&self, _: &mut Context<'_>) -> Next {
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let _ = write!(out, " CLASSIFY set {:x}:{:x}", self.major, self.minor);
     }
 
     fn save(&self, out: &mut String) {

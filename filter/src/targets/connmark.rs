@@ -1,9 +1,11 @@
 //! `CONNMARK`: the connection's mark, and moving it to and from the packet.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
 use crate::edit::Edit;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag, value};
-use crate::values::{save_name, save_option};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
+use crate::values::{list_saved, save_name, save_option};
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
     options: &[
@@ -108,6 +110,14 @@ fn save_masks(out: &mut String, ct: u32, nf: u32) {
     save_option(out, "ctmask", false, format_args!("0x{ct:x}"));
 }
 
+fn save_shift(out: &mut String, shift: Shift) {
+    match shift {
+        0 => {}
+        1.. => save_option(out, "left-shift-mark", false, shift),
+        _ => save_option(out, "right-shift-mark", false, -shift),
+    }
+}
+
 impl Target for ConnMark {
     /// xt_connmark. A packet without a connection is left alone.
     fn apply(&self, context: &mut Context<'_>) -> Next {
@@ -123,6 +133,41 @@ impl Target for ConnMark {
             }
         };
         if new == old { Next::Continue } else { Next::Edit(Edit::ConnMark(new)) }
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" CONNMARK");
+        let masks = |out: &mut String, ct: u32, nf: u32, from: (&str, u32), to: (&str, u32)| {
+            let _ = match (ct, nf) {
+                (u32::MAX, u32::MAX) => Ok(()),
+                _ if ct == nf => write!(out, " mask {ct:#x}"),
+                // The bits that are cleared on the other side.
+                _ => write!(out, " {} {:#x} {} ~{:#x}", from.0, from.1, to.0, to.1),
+            };
+        };
+        let shift = match *self {
+            Self::Set { value, mask, shift } => {
+                let _ = match (value, mask) {
+                    (0, mask) => write!(out, " and {:#x}", !mask),
+                    (value, mask) if value == mask => write!(out, " or {value:#x}"),
+                    (value, 0) => write!(out, " xor {value:#x}"),
+                    (value, u32::MAX) => write!(out, " set {value:#x}"),
+                    _ => write!(out, " xset {value:#x}/{mask:#x}"),
+                };
+                shift
+            }
+            Self::Save { ct, nf, shift } => {
+                out.push_str(" save");
+                masks(out, ct, nf, ("nfmask", nf), ("ctmask", ct));
+                shift
+            }
+            Self::Restore { ct, nf, shift } => {
+                out.push_str(" restore");
+                masks(out, ct, nf, ("ctmask", ct), ("nfmask", nf));
+                shift
+            }
+        };
+        list_saved(out, |out| save_shift(out, shift));
     }
 
     fn save(&self, out: &mut String) {
@@ -142,11 +187,7 @@ impl Target for ConnMark {
                 shift
             }
         };
-        match shift {
-            0 => {}
-            1.. => save_option(out, "left-shift-mark", false, shift),
-            _ => save_option(out, "right-shift-mark", false, -shift),
-        }
+        save_shift(out, *shift);
     }
 
     fn uses_conntrack(&self) -> bool {

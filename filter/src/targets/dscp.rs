@@ -1,8 +1,10 @@
 //! `DSCP`: the differentiated services code point (RFC 2474).
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
 use crate::edit::{Edit, HeaderEdit};
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::matches::dscp::class;
 use crate::query::TableName;
 use crate::values::save_option;
@@ -34,6 +36,10 @@ impl Target for Dscp {
             true => Next::Continue,
             false => Next::Edit(Edit::Header(HeaderEdit::Tos(self.0 << 2 | old & 3))),
         }
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let _ = write!(out, " DSCP set 0x{:02x}", self.0);
     }
 
     fn save(&self, out: &mut String) {

@@ -4,7 +4,7 @@ use tidegate_packet::{Family, protocol, tcp};
 
 use crate::diagnostic::Outcome;
 use crate::edit::{Edit, HeaderEdit};
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, flag};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag};
 use crate::query::TableName;
 use crate::values::save_name;
 
@@ -28,6 +28,10 @@ impl Target for RemoveFromTcp {
     fn apply(&self, _: &mut Context<'_>) -> Next {
         let clear = tcp::ECE | tcp::CWR;
         Next::Edit(Edit::Header(HeaderEdit::TcpFlags { clear, set: 0 }))
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(" ECN TCP remove");
     }
 
     fn save(&self, out: &mut String) {

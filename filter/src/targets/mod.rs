@@ -7,6 +7,7 @@ mod connmark;
 mod dnat;
 mod dscp;
 mod ecn;
+mod hmark;
 mod log;
 mod mark;
 mod masquerade;
@@ -39,6 +40,7 @@ static ALL: &[&TargetSpec] = &[
     &dnat::SPEC,
     &dscp::SPEC,
     &ecn::SPEC,
+    &hmark::SPEC,
     &log::SPEC,
     &mark::SPEC,
     &masquerade::SPEC,

@@ -2,8 +2,8 @@
 
 use crate::diagnostic::Outcome;
 use crate::effects::NflogRecord;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
-use crate::values::{cut, save_name, save_option, save_string};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
+use crate::values::{cut, list_saved, save_name, save_option, save_string};
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
     options: &[
@@ -56,10 +56,15 @@ impl Target for Nflog {
             group: self.group,
             prefix: &self.prefix,
             size: self.size,
+            threshold: self.threshold,
             query: context.query,
             mark: context.mark,
         });
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

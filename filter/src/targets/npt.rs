@@ -5,9 +5,9 @@ use tidegate_packet::{Addr, Family};
 
 use crate::diagnostic::Outcome;
 use crate::edit::{Edit, HeaderEdit};
-use crate::extension::{Context, Given, Next, Opt, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Opt, Spec, Target, TargetSpec, value};
 use crate::query::{Hook, TableName};
-use crate::values::{Network, save_option};
+use crate::values::{Network, list_saved, save_option};
 use crate::verdict::Verdict;
 
 const OPTIONS: &[Opt] = &[value(&["src-pfx"]), value(&["dst-pfx"])];
@@ -95,6 +95,11 @@ impl Target for Translation {
             Some(edit) => Next::Edit(Edit::Header(edit)),
             None => Next::Final(Verdict::Drop),
         }
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        out.push_str(if self.source { " SNPT" } else { " DNPT" });
+        list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {

@@ -6,7 +6,7 @@ use tidegate_packet::protocol;
 
 use crate::diagnostic::Outcome;
 use crate::edit::{Edit, HeaderEdit};
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::query::TableName;
 use crate::values::save_name;
 
@@ -41,6 +41,20 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
     Ok(Box::new(Strip(kinds)))
 }
 
+impl Strip {
+    fn kinds(&self, out: &mut String, name: impl Fn(usize) -> Option<&'static str>) {
+        let mut between = ' ';
+        for kind in (0..256).filter(|kind| self.0[kind / 64] >> (kind % 64) & 1 != 0) {
+            out.push(between);
+            match name(kind) {
+                Some(name) => out.push_str(name),
+                None => drop(write!(out, "{kind}")),
+            }
+            between = ',';
+        }
+    }
+}
+
 impl Target for Strip {
     fn apply(&self, context: &mut Context<'_>) -> Next {
         if context.query.packet.is_later_fragment() {
@@ -49,15 +63,22 @@ impl Target for Strip {
         Next::Edit(Edit::Header(HeaderEdit::StripTcpOptions(self.0)))
     }
 
+    fn list(&self, out: &mut String, style: Listing) {
+        if self.0 == [0; 4] {
+            return;
+        }
+        out.push_str(" TCPOPTSTRIP options");
+        self.kinds(out, |kind| {
+            let named = NAMES.iter().find(|(_, k)| usize::from(*k) == kind && !style.numeric);
+            named.map(|(name, _)| *name)
+        });
+    }
+
     fn save(&self, out: &mut String) {
         if self.0 == [0; 4] {
             return;
         }
         save_name(out, "strip-options", false);
-        let mut between = ' ';
-        for kind in (0..256).filter(|kind| self.0[kind / 64] >> (kind % 64) & 1 != 0) {
-            let _ = write!(out, "{between}{kind}");
-            between = ',';
-        }
+        self.kinds(out, |_| None);
     }
 }

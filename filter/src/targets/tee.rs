@@ -1,9 +1,11 @@
 //! `TEE`: a copy of the packet to another station on a link, and on to the next rule.
 
+use std::fmt::Write as _;
+
 use tidegate_packet::Addr;
 
 use crate::diagnostic::Outcome;
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::values::save_option;
 
 pub(crate) static SPEC: TargetSpec =
@@ -38,6 +40,13 @@ impl Target for Tee {
     fn apply(&self, context: &mut Context<'_>) -> Next {
         context.effects.tee(context.query, self.gateway, self.interface.as_deref());
         Next::Continue
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let _ = write!(out, " TEE gw:{}", self.gateway);
+        if let Some(interface) = &self.interface {
+            let _ = write!(out, " oif={interface}");
+        }
     }
 
     fn save(&self, out: &mut String) {

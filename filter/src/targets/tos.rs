@@ -1,10 +1,12 @@
 //! `TOS`: the type-of-service byte or traffic class.
 
+use std::fmt::Write as _;
+
 use crate::diagnostic::Outcome;
 use crate::edit::{Edit, HeaderEdit};
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::lex::Word;
-use crate::matches::tos::{NAME_MASK, named};
+use crate::matches::tos::{NAME_MASK, NAMES, named};
 use crate::query::TableName;
 use crate::values::save_option;
 
@@ -48,6 +50,19 @@ impl Target for Tos {
             true => Next::Continue,
             false => Next::Edit(Edit::Header(HeaderEdit::Tos(new))),
         }
+    }
+
+    fn list(&self, out: &mut String, style: Listing) {
+        let Self { value, mask } = *self;
+        let name = NAMES.iter().find(|(_, named)| *named == value && mask == NAME_MASK);
+        let _ = match (name, value, mask) {
+            _ if style.numeric => write!(out, " TOS set 0x{value:02x}/0x{mask:02x}"),
+            (Some((name, _)), ..) => write!(out, "  TOS set{name}"),
+            (_, 0, mask) => write!(out, " TOS and 0x{:02x}", !mask),
+            (_, value, mask) if value == mask => write!(out, " TOS or 0x{value:02x}"),
+            (_, value, 0) => write!(out, " TOS xor 0x{value:02x}"),
+            _ => write!(out, " TOS set 0x{value:02x}/0x{mask:02x}"),
+        };
     }
 
     fn save(&self, out: &mut String) {

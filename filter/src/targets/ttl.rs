@@ -1,10 +1,12 @@
 //! `TTL` and `HL`: the TTL or hop limit.
 
+use std::fmt::Write as _;
+
 use tidegate_packet::Family;
 
 use crate::diagnostic::Outcome;
 use crate::edit::{Edit, HeaderEdit};
-use crate::extension::{Context, Given, Next, Spec, Target, TargetSpec, value};
+use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, value};
 use crate::query::TableName;
 use crate::values::save_option;
 
@@ -68,6 +70,16 @@ impl Target for HopLimit {
             true => Next::Continue,
             false => Next::Edit(Edit::Header(HeaderEdit::HopLimit(new))),
         }
+    }
+
+    fn list(&self, out: &mut String, _: Listing) {
+        let name = if self.name.starts_with("ttl") { "TTL" } else { "HL" };
+        let change = match self.change {
+            Change::Set => "set to",
+            Change::Increase => "increment by",
+            Change::Decrease => "decrement by",
+        };
+        let _ = write!(out, " {name} {change} {}", self.value);
     }
 
     fn save(&self, out: &mut String) {
