@@ -4,6 +4,7 @@
 use crate::conn::{Connection, Direction};
 use crate::helpers::{Help, Helper};
 use crate::seqadj::SeqAdjust;
+use crate::synproxy::Handshake;
 use crate::tracked::ConnId;
 
 /// What a `CT` rule has said before the packet's connection was looked for.
@@ -18,6 +19,8 @@ pub struct Template {
     pub events: Option<u16>,
     /// The same for its expectations (`IPEXP_*`).
     pub expectation_events: Option<u8>,
+    /// The packet is a SYN that the SYN proxy has made.
+    pub synproxy: bool,
 }
 
 /// See the module.
@@ -30,6 +33,7 @@ pub(crate) struct Extra {
     pub(crate) help: Option<Box<Help>>,
     pub(crate) master: Option<Master>,
     pub(crate) seqadj: Option<Box<[SeqAdjust; 2]>>,
+    pub(crate) handshake: Option<Box<Handshake>>,
 }
 
 /// Which connection announced this one.

@@ -44,6 +44,11 @@ impl HashKey {
         self.words(&[n])
     }
 
+    /// Of some numbers.
+    pub(crate) fn numbers(&self, numbers: &[u64]) -> u64 {
+        self.words(numbers)
+    }
+
     /// Of a tuple's source alone.
     #[inline]
     pub(crate) fn source(&self, t: &Tuple) -> u64 {

@@ -36,6 +36,7 @@ mod seqadj;
 pub mod settings;
 mod slots;
 pub mod stats;
+pub mod synproxy;
 mod table;
 pub mod tcp;
 mod tcp_window;

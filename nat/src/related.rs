@@ -16,6 +16,9 @@ impl Conntrack {
     /// For a connection that its first packet has just started (`init_conntrack`).
     #[inline]
     pub(crate) fn prepare(&mut self, tracked: &mut Tracked, template: &Template, now: Instant) {
+        if template.synproxy {
+            Self::begin_handshake(tracked);
+        }
         let Entry::Own(conn) = &mut tracked.entry else { return };
         let plain = *template == Template::default();
         if !plain {
@@ -87,7 +90,7 @@ impl Conntrack {
 
 impl Connection {
     fn obey(&mut self, template: &Template) {
-        let Template { zones, helper: _, events, expectation_events } = *template;
+        let Template { zones, helper: _, events, expectation_events, synproxy: _ } = *template;
         if zones == [0; 2] && events.is_none() && expectation_events.is_none() {
             return;
         }

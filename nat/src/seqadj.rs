@@ -35,6 +35,11 @@ impl SeqAdjust {
         }
     }
 
+    /// Shifts everything by the same.
+    pub(crate) fn shift_all(&mut self, by: u32) {
+        (self.before, self.after) = (by, by);
+    }
+
     /// The shift of a number as the sender counts.
     pub(crate) fn offset(&self, seq: u32) -> u32 {
         if after(seq, self.position) { self.after } else { self.before }

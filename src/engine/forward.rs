@@ -55,6 +55,9 @@ impl Engine {
         self.rules(TableName::Filter, Hook::Input, &mut packet, None)?;
         self.rules(TableName::Security, Hook::Input, &mut packet, None)?;
         self.translate(Hook::Input, &mut packet, None)?;
+        if self.shake(&mut packet)? {
+            return Ok(Fate::Consumed);
+        }
         self.confirm(&mut packet)?;
         self.host(packet)
     }
@@ -81,6 +84,9 @@ impl Engine {
         let out = Some(hop.egress);
         self.rules(TableName::Mangle, Hook::Postrouting, &mut packet, out)?;
         self.translate(Hook::Postrouting, &mut packet, out)?;
+        if self.shake(&mut packet)? {
+            return Ok(Fate::Consumed);
+        }
         self.confirm(&mut packet)?;
         if hop.egress == LOOPBACK {
             self.loop_back(&packet, LOOPBACK);
@@ -94,7 +100,7 @@ impl Engine {
     }
 
     /// OUTPUT: a packet of the gateway's own, routed to `hop`.
-    fn send(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    pub(crate) fn send(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
         let before = (packet.parsed.src, packet.parsed.dst, packet.mark);
         self.rules(TableName::Raw, Hook::Output, &mut packet, out)?;
@@ -166,6 +172,8 @@ pub(crate) enum Own {
         /// And its mark.
         mark: u32,
     },
+    /// A SYN in a client's name, to the server.
+    Syn(Vec<u8>),
     /// A copy that TEE has made: through OUTPUT, untracked, to a next hop that is settled.
     Copied(Copy),
 }
@@ -208,6 +216,10 @@ impl Engine {
                 Own::Looped { input, frame: looped, tracked, mark } => {
                     frame = looped;
                     self.come_in_again(&mut frame, input, tracked, mark)
+                }
+                Own::Syn(bytes) => {
+                    frame = OwnedFrame::new(&bytes);
+                    self.send_syn(&mut frame)
                 }
                 Own::Copied(copy) => {
                     frame = OwnedFrame::new(&copy.bytes);

@@ -26,6 +26,7 @@ mod route_in;
 mod rules;
 mod sanity;
 mod segment;
+mod synproxy;
 mod track;
 mod translate;
 

@@ -27,6 +27,8 @@ pub struct Packet<'a> {
     pub mark: u32,
     /// What a `CT` rule has said about its connection, before it is tracked.
     pub tracking: Option<Tracking>,
+    /// It is a SYN that the SYN proxy has made.
+    pub synproxy: bool,
     /// Its place in a connection, once tracked.
     pub tracked: Option<Tracked>,
     /// It was put together from these fragments.
@@ -57,6 +59,7 @@ impl<'a> Packet<'a> {
             link: None,
             mark: 0,
             tracking: None,
+            synproxy: false,
             tracked: None,
             pieces: None,
             options: None,
@@ -135,6 +138,11 @@ impl<'a> Packet<'a> {
         if checksum::complete_partial(bytes, usize::from(start), usize::from(offset)) {
             self.frame.meta.offload.checksum = Checksum::Valid;
         }
+    }
+
+    /// Whether something is settled about its connection before it is tracked.
+    pub fn has_template(&self) -> bool {
+        self.tracking.is_some() || self.synproxy
     }
 
     /// Whether its slot has so many free bytes behind the packet.

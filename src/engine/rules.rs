@@ -33,7 +33,7 @@ impl Engine {
                 self.reject(packet, with);
                 Err(Drop::RuleReject)
             }
-            Verdict::SynProxy(_) => Err(Drop::RuleDrop),
+            Verdict::SynProxy(offer) => self.proxy(packet, offer),
             // Validation lets nat targets into the nat table only, which `translate` runs.
             Verdict::Nat(_) => Ok(()),
         }
@@ -160,8 +160,7 @@ fn make(edit: Edit, packet: &mut Packet<'_>, conntrack: &mut nat::Conntrack, mtu
         Edit::Mss(clamp) => clamp_mss::clamp(packet, clamp, mtu),
         Edit::FillChecksum => packet.complete_checksum(),
         // The first word counts, and a packet that has its connection (it was looped back) keeps it.
-        Edit::Untrack | Edit::Track(_) if packet.tracked.is_some() || packet.tracking.is_some() => {
-        }
+        Edit::Untrack | Edit::Track(_) if packet.has_template() || packet.tracked.is_some() => {}
         Edit::Untrack => packet.tracked = Some(nat::Tracked::untracked()),
         Edit::Track(tracking) => packet.tracking = Some(tracking),
         Edit::ConnMark(mark) => {
@@ -323,7 +322,7 @@ impl filter::Effects for Reports<'_> {
 /// packet without a connection is; one that a `CT` rule has met is NEW until it is tracked.
 fn state_of(packet: &Packet<'_>) -> filter::CtState {
     match packet.tracked.as_ref().map(nat::Tracked::state) {
-        None if packet.tracking.is_some() => filter::CtState::New,
+        None if packet.has_template() => filter::CtState::New,
         Some(nat::State::New) => filter::CtState::New,
         Some(nat::State::Established) => filter::CtState::Established,
         Some(nat::State::Related) => filter::CtState::Related,

@@ -22,6 +22,7 @@ pub(crate) fn template(tracking: filter::Tracking, mark: u32) -> Template {
         }),
         events,
         expectation_events: expectation_events.then_some(1),
+        synproxy: false,
     }
 }
 

@@ -22,7 +22,7 @@ impl Engine {
         let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
         let template = match packet.tracking {
             Some(tracking) => track::template(tracking, packet.mark),
-            None => Template::default(),
+            None => Template { synproxy: packet.synproxy, ..Template::default() },
         };
         let (parsed, bytes) = (&packet.parsed, packet.bytes());
         let tracked = self.conntrack.track_as(&template, parsed, bytes, verify, self.now);

@@ -14,6 +14,7 @@ mod conntrack;
 mod dhcp;
 mod errors;
 mod harness;
+mod helpers;
 mod host;
 mod lifecycle;
 mod names;
@@ -71,6 +72,8 @@ const TESTS: &[Test] = tests! {
         bridge::ports_form_one_lan,
         bridge::frames_cross_intact,
         bridge::unknown_stations_are_flooded_and_known_ones_are_not,
+        helpers::ftp_through_masquerade,
+        helpers::a_server_behind_the_syn_proxy,
         workers::one_worker,
         workers::two_workers,
         workers::four_workers,
