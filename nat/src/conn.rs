@@ -156,7 +156,11 @@ pub(crate) enum Proto {
     /// Nothing.
     Plain,
     /// When the connection was made.
-    Udp { start: Instant },
+    Udp {
+        start: Instant,
+        /// Under which rules its destination was decided ([`crate::Conntrack::rules_changed`]).
+        rules: u32,
+    },
     /// States and windows.
     Tcp(TcpTrack),
 }

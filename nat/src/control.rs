@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_packet::{Instant, protocol};
+use tidegate_packet::{Addr, Instant, protocol};
 
 use crate::Tuple;
 use crate::conn::{Connection, Counters, Direction, Proto, Status};
@@ -10,7 +10,7 @@ use crate::event::{Changes, EventKind};
 use crate::slots::conn_of;
 use crate::table::Conntrack;
 use crate::tcp::{TcpState, TcpTrack};
-use crate::tracked::ConnId;
+use crate::tracked::{ConnId, Entry, Role, Tracked};
 
 /// What may be set of a connection. What is absent stays.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +73,31 @@ pub enum Refused {
 }
 
 impl Conntrack {
+    /// The nat table may say something else from now on: see [`Conntrack::second_look`].
+    pub fn rules_changed(&mut self) {
+        self.rules = self.rules.wrapping_add(1);
+    }
+
+    /// Once after each change of rules: where the packets of a UDP flow in its original direction
+    /// go now, with which port. The kernel keeps a flow as it was until nothing passes for a while,
+    /// which for a flow that is kept alive is never.
+    #[inline]
+    pub fn second_look(&mut self, tracked: &Tracked) -> Option<(Addr, u16)> {
+        let Entry::Known(id) = tracked.entry else { return None };
+        if tracked.direction == Direction::Reply || tracked.role != Role::Member {
+            return None;
+        }
+        let current = self.rules;
+        let conn = conn_of(&mut self.slots, id)?;
+        let Proto::Udp { rules, .. } = &mut conn.proto else { return None };
+        if *rules == current {
+            return None;
+        }
+        *rules = current;
+        let reply = &conn.tuples[1];
+        Some((reply.src, reply.sport))
+    }
+
     /// Names the process whose doing the next changes are, until called again with `None`.
     pub fn set_author(&mut self, author: Option<u32>) {
         self.events.author = author;
@@ -168,7 +193,7 @@ impl Conntrack {
         }
         let proto = match (original.protocol, state) {
             (protocol::TCP, Some(state)) => Proto::Tcp(TcpTrack::by_hand(state)),
-            (protocol::UDP, _) => Proto::Udp { start: now },
+            (protocol::UDP, _) => Proto::Udp { start: now, rules: self.rules },
             _ => Proto::Plain,
         };
         let mut conn = Connection::new(original, reply, proto, false);

@@ -35,6 +35,8 @@ pub struct Conntrack {
     pub(crate) victim: u32,
     pub(crate) events: Events,
     pub(crate) stats: Stats,
+    /// How often the rules have changed.
+    pub(crate) rules: u32,
 }
 
 impl Conntrack {
@@ -53,6 +55,7 @@ impl Conntrack {
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
+            rules: 0,
         }
     }
 
@@ -207,7 +210,7 @@ impl Conntrack {
         let reply = tuple.inverse().ok_or(InvalidReason::IcmpNew)?;
         let proto = match packet.transport {
             Transport::Tcp { .. } => Proto::Tcp(tcp::TcpTrack::new(segment, settings)?),
-            Transport::Udp { .. } => Proto::Udp { start: now },
+            Transport::Udp { .. } => Proto::Udp { start: now, rules: self.rules },
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::may_start(packet)?;
                 Proto::Plain

@@ -285,6 +285,7 @@ impl Engine {
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
+        self.conntrack.rules_changed();
         self.follow_rules();
     }
 
@@ -296,6 +297,7 @@ impl Engine {
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
         let old = self.rules.follow(base, change, seen)?;
+        self.conntrack.rules_changed();
         self.follow_rules();
         Ok(old)
     }
