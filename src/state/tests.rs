@@ -16,7 +16,7 @@ fn moment(sim: &Sim, unix: u64) -> Moment {
 }
 
 fn parse(text: &str) -> Result<State, String> {
-    State::parse(&Source::new("state", text), &tidegate_filter::Sets::new())
+    State::parse(&Source::new("state", text), &Sets::new())
         .map_err(|report| report.render(Style::PLAIN))
 }
 
@@ -52,7 +52,7 @@ fn what_is_saved_comes_back() {
 }
 
 fn parse_rules(text: &str) -> Ruleset {
-    rules::parse(&Source::new("r", text), Family::V4, &tidegate_filter::Sets::new()).unwrap().0
+    rules::parse(&Source::new("r", text), Family::V4, &Sets::new()).unwrap().0
 }
 
 #[test]
@@ -124,7 +124,5 @@ fn files_are_written_whole_and_private() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     assert!(write(&folder.path().join("no/state"), "x").is_err());
-    assert!(
-        State::read(&folder.path().join("none"), &tidegate_filter::Sets::new()).unwrap().is_none()
-    );
+    assert!(State::read(&folder.path().join("none"), &Sets::new()).unwrap().is_none());
 }
