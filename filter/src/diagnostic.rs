@@ -100,6 +100,7 @@ pub(crate) enum Refusal {
     Policy,
     Loop,
     Invalid,
+    OutOfRange,
 }
 
 impl Refusal {
@@ -119,6 +120,7 @@ impl Refusal {
             Self::NoCounter => "Index of counter too big.",
             Self::Policy => "Bad policy name. Run `dmesg' for more information.",
             Self::Loop => "Too many levels of symbolic links.",
+            Self::OutOfRange => "Numerical result out of range.",
             Self::Invalid => "Invalid argument. Run `dmesg' for more information.",
         }
     }

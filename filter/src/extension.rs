@@ -115,6 +115,8 @@ pub(crate) struct Context<'a> {
     pub effects: &'a mut dyn Effects,
     /// The mark as targets on the way have left it.
     pub mark: u32,
+    /// Labels that matches on the way have given to the connection.
+    pub labels: u128,
     /// Random numbers drawn so far.
     pub draws: u64,
     /// Set by a match that found the packet unfit to be looked at: it is dropped at once.

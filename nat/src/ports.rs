@@ -3,10 +3,10 @@
 use tidegate_packet::jhash::jhash2;
 use tidegate_packet::{Addr, Instant, Prefix};
 
-use crate::conn::{Connection, Status};
+use crate::conn::{Connection, Direction, Status};
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
-use crate::tracked::{Entry, Tracked};
+use crate::tracked::{ConnId, Entry, Tracked};
 use crate::{Manip, Tuple};
 
 /// The addresses and ports a translation may choose from.
@@ -58,11 +58,13 @@ impl Conntrack {
         // What the packet will look like so far: earlier manipulations included.
         let Some(current) = conn.tuples[1].inverse() else { return Ok(()) };
         let range = range.map_or_else(Range::default, |r| r.without_netmap(&current, manip));
-        let mut choice = Choice { table: self, conn, manip, range: &range, now, random };
+        let zones = conn.zones();
+        let mut choice = Choice { table: self, conn, zones, manip, range: &range, now, random };
         let chosen = choice.choose(&current);
         let Some(reply) = chosen.inverse() else { return Ok(()) };
         // A clash of the destination may still be mended by another source port.
-        if manip == Manip::Source && self.lookup(&reply, now).is_some() {
+        let taken = self.lookup_in(&reply, zones, Direction::Reply, now).is_some();
+        if manip == Manip::Source && taken {
             return Err(Exhausted);
         }
         if chosen != current {
@@ -113,6 +115,7 @@ impl Range {
 struct Choice<'a> {
     table: &'a mut Conntrack,
     conn: &'a Connection,
+    zones: [u16; 2],
     manip: Manip,
     range: &'a Range,
     now: Instant,
@@ -156,16 +159,20 @@ impl Choice<'_> {
 
     /// Whether answers to this tuple would belong to another connection.
     fn is_taken(&mut self, tuple: &Tuple) -> bool {
-        let taken =
-            tuple.inverse().is_some_and(|reply| self.table.lookup(&reply, self.now).is_some());
+        let reply = tuple.inverse();
+        let taken = reply.is_some_and(|reply| self.occupant(&reply).is_some());
         self.table.stats.found += u64::from(taken);
         taken
+    }
+
+    fn occupant(&mut self, reply: &Tuple) -> Option<(ConnId, Direction)> {
+        self.table.lookup_in(reply, self.zones, Direction::Reply, self.now)
     }
 
     /// The newest translation of the same original source that the range allows
     /// (`find_appropriate_src`): endpoint-independent mapping (RFC 4787 REQ-1) as far as it goes.
     fn existing_mapping(&self, current: &Tuple) -> Option<Tuple> {
-        self.table.same_source(current).find_map(|conn| {
+        self.table.same_source(current).filter(|c| c.zones()[0] == self.zones[0]).find_map(|conn| {
             let reply = &conn.tuples[1];
             // For ICMP the identifier stands at the same place in both directions.
             let sport = if current.is_icmp() { reply.sport } else { reply.dport };
@@ -228,9 +235,9 @@ impl Choice<'_> {
     /// (TIME_WAIT or CLOSE), if its sequence numbers are beyond that one's.
     fn evict(&mut self, tuple: &Tuple) -> bool {
         let Some(reply) = tuple.inverse() else { return false };
-        let Some((id, direction)) = self.table.lookup(&reply, self.now) else { return true };
+        let Some((id, direction)) = self.occupant(&reply) else { return true };
         let (Some(mine), Some(old)) = (self.conn.tcp(), self.table.get(id)) else { return false };
-        let gives_way = direction == crate::Direction::Reply
+        let gives_way = direction == Direction::Reply
             && old.status.has(Status::SNAT)
             && mine.state() == TcpState::SynSent
             && old.tcp().is_some_and(|tcp| tcp.is_over() && mine.is_beyond(tcp));

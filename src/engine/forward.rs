@@ -52,11 +52,18 @@ impl Engine {
     }
 
     /// INPUT: for the gateway itself.
-    fn deliver(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
+    fn deliver(&mut self, packet: Packet<'_>) -> Result<Fate, Drop> {
+        self.with_room(packet, Self::deliver_in_place)
+    }
+
+    fn deliver_in_place(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
         self.rules(TableName::Mangle, Hook::Input, &mut packet, None)?;
         self.rules(TableName::Filter, Hook::Input, &mut packet, None)?;
         self.rules(TableName::Security, Hook::Input, &mut packet, None)?;
         self.translate(Hook::Input, &mut packet, None)?;
+        if self.shake(&mut packet)? {
+            return Ok(Fate::Consumed);
+        }
         self.confirm(&mut packet)?;
         self.host(packet)
     }
@@ -75,10 +82,17 @@ impl Engine {
     }
 
     /// POSTROUTING: the last look, the source translation, and out.
-    fn leave(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    fn leave(&mut self, packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+        self.with_room(packet, |engine, packet| engine.leave_in_place(packet, hop))
+    }
+
+    fn leave_in_place(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
         self.rules(TableName::Mangle, Hook::Postrouting, &mut packet, out)?;
         self.translate(Hook::Postrouting, &mut packet, out)?;
+        if self.shake(&mut packet)? {
+            return Ok(Fate::Consumed);
+        }
         self.confirm(&mut packet)?;
         if hop.egress == LOOPBACK {
             self.loop_back(&packet, LOOPBACK);
@@ -92,7 +106,7 @@ impl Engine {
     }
 
     /// OUTPUT: a packet of the gateway's own, routed to `hop`.
-    fn send(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    pub(crate) fn send(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
         let before = (packet.parsed.src, packet.parsed.dst, packet.mark);
         self.rules(TableName::Raw, Hook::Output, &mut packet, out)?;
@@ -164,6 +178,8 @@ pub(crate) enum Own {
         /// And its mark.
         mark: u32,
     },
+    /// A SYN in a client's name, to the server.
+    Syn(Vec<u8>),
     /// A copy that TEE has made: through OUTPUT, untracked, to a next hop that is settled.
     Copied(Copy),
 }
@@ -209,6 +225,10 @@ impl Engine {
                 Own::Looped { input, frame: looped, tracked, mark } => {
                     frame = looped;
                     self.come_in_again(&mut frame, input, tracked, mark)
+                }
+                Own::Syn(bytes) => {
+                    frame = OwnedFrame::new(&bytes);
+                    self.send_syn(&mut frame)
                 }
                 Own::Copied(copy) => {
                     frame = OwnedFrame::new(&copy.bytes);

@@ -26,6 +26,8 @@ mod route_in;
 mod rules;
 mod sanity;
 mod segment;
+mod synproxy;
+mod track;
 mod translate;
 
 pub use counters::{Counters, Drop, Traffic};
@@ -289,6 +291,7 @@ impl Engine {
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
+        self.conntrack.rules_changed();
         self.follow_rules();
     }
 
@@ -307,6 +310,7 @@ impl Engine {
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
         let old = self.rules.follow(base, change, seen)?;
+        self.conntrack.rules_changed();
         self.follow_rules();
         Ok(old)
     }
@@ -457,6 +461,11 @@ fn conntrack_settings(sysctls: &Sysctls) -> Settings {
     let tcp = base.tcp;
     Settings {
         max: sysctls.conntrack("max").and_then(|n| u32::try_from(n).ok()).unwrap_or(base.max),
+        expect_max: sysctls
+            .conntrack("expect_max")
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(base.expect_max),
+        ftp_loose: sysctls.ftp_loose(),
         checksum: flag("checksum", base.checksum),
         acct: flag("acct", base.acct),
         timestamp: flag("timestamp", base.timestamp),

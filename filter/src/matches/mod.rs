@@ -6,6 +6,7 @@ mod cgroup;
 mod cluster;
 mod comment;
 mod connbytes;
+mod connlabel;
 mod connlimit;
 mod connmark;
 mod conntrack;
@@ -64,6 +65,7 @@ static ALL: &[&MatchSpec] = &[
     &cluster::SPEC,
     &comment::SPEC,
     &connbytes::SPEC,
+    &connlabel::SPEC,
     &connlimit::SPEC,
     &connmark::SPEC,
     &conntrack::SPEC,

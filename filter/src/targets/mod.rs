@@ -19,6 +19,7 @@ mod redirect;
 mod reject;
 mod set;
 mod snat;
+mod synproxy;
 mod tcpmss;
 mod tcpoptstrip;
 mod tee;
@@ -54,6 +55,7 @@ static ALL: &[&TargetSpec] = &[
     &reject::V6,
     &set::SPEC,
     &snat::SPEC,
+    &synproxy::SPEC,
     &tcpmss::SPEC,
     &tcpoptstrip::SPEC,
     &tee::SPEC,
