@@ -57,7 +57,7 @@ fn put(bytes: &mut [u8], at: usize, new: u32, delta: &mut Delta) {
     let new = new.to_be_bytes();
     // Options needn't stand at even places; the sum of a word at an odd one is byte-swapped.
     let old: [u8; 4] = [place[0], place[1], place[2], place[3]];
-    if at % 2 == 0 {
+    if at.is_multiple_of(2) {
         delta.replace(&old, &new);
     } else {
         delta.replace(
