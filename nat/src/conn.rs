@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidegate_packet::Instant;
 
 use crate::extra::Extra;
+use crate::sctp::{SctpState, SctpTrack};
 use crate::tcp::{TcpState, TcpTrack};
 use crate::{Manip, Tuple};
 
@@ -142,6 +143,8 @@ pub(crate) enum Proto {
     Plain,
     /// When the connection was made.
     Udp { start: Instant },
+    /// States and tags.
+    Sctp(SctpTrack),
     /// States and windows.
     Tcp(TcpTrack),
 }
@@ -237,6 +240,14 @@ impl Connection {
         self.tcp().map(TcpTrack::state)
     }
 
+    /// The SCTP state, for SCTP.
+    pub fn sctp_state(&self) -> Option<SctpState> {
+        match &self.proto {
+            Proto::Sctp(track) => Some(track.state),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn tcp(&self) -> Option<&TcpTrack> {
         match &self.proto {
@@ -288,5 +299,6 @@ impl Connection {
             return true;
         }
         self.tcp().is_some_and(|tcp| tcp.state().is_closing())
+            || self.sctp_state().is_some_and(SctpState::is_closing)
     }
 }

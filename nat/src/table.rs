@@ -8,6 +8,7 @@ use crate::expect::Expectations;
 use crate::expiry::Wheel;
 use crate::extra::Template;
 use crate::hash::HashKey;
+use crate::sctp::SctpTrack;
 use crate::settings::Settings;
 use crate::slots::{Slot, conn_of};
 use crate::tcp::{self, TcpVerdict};
@@ -162,7 +163,7 @@ impl Conntrack {
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::packet(conn, settings, now);
             }
-            _ => generic::packet(conn, settings, now),
+            _ => generic::packet(conn, direction, segment, settings, now)?,
         }
         conn.count(direction, packet.len);
         if direction == Direction::Reply {
@@ -198,6 +199,7 @@ impl Conntrack {
                 icmp::may_start(packet)?;
                 Proto::Plain
             }
+            _ if packet.protocol == protocol::SCTP => Proto::Sctp(SctpTrack::new(segment)?),
             _ => Proto::Plain,
         };
         let mut conn = Box::new(Connection::new(tuple, reply, proto, settings.acct));
@@ -210,7 +212,7 @@ impl Conntrack {
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::packet(&mut conn, settings, now);
             }
-            _ => generic::packet(&mut conn, settings, now),
+            _ => generic::packet(&mut conn, direction, segment, settings, now)?,
         }
         conn.count(direction, packet.len);
         let mut tracked =
