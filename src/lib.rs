@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod conntrack;
 pub mod control;
 pub mod ctime;
 pub mod daemon;
@@ -11,9 +12,12 @@ pub mod engine;
 pub mod io;
 pub mod lab;
 pub mod link;
+pub mod log;
+pub mod notify;
 pub mod rules;
 pub mod rules_builtin;
 pub mod setup;
 pub mod sim;
+pub mod state;
 pub mod sysctl;
 pub mod worker;

@@ -429,6 +429,13 @@ pub fn carry_addresses(device: &str, interfaces: &Interfaces, config: &Config) -
             netlink.delete_address(link.index, stale.prefix)?;
         }
     }
+    // New devices have no IPv6 where a container's runtime has switched it off.
+    if wanted.iter().any(|p| !p.addr().is_v4()) {
+        let disabled = format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
+        if let Err(error) = std::fs::write(&disabled, "0") {
+            tracing::info!(%error, "the host device may have no IPv6: {disabled}");
+        }
+    }
     for prefix in wanted {
         exists_already(netlink.add_address(link.index, prefix))?;
     }

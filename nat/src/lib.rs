@@ -17,6 +17,8 @@
 #![forbid(unsafe_code)]
 
 pub mod conn;
+pub mod control;
+pub mod event;
 pub mod expect;
 mod expiry;
 mod extra;
@@ -34,6 +36,7 @@ mod sctp;
 mod seqadj;
 pub mod settings;
 mod slots;
+pub mod stats;
 pub mod synproxy;
 mod table;
 pub mod tcp;
@@ -44,6 +47,8 @@ pub mod tuple;
 mod udp;
 
 pub use conn::{Connection, Counters, Direction, Status};
+pub use control::{Create, Refused, Update};
+pub use event::{Changes, Event, EventKind};
 pub use expect::Expectation;
 pub use extra::Template;
 pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
@@ -52,6 +57,7 @@ pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};
 pub use sctp::SctpState;
 pub use settings::{Settings, TcpTimeouts};
+pub use stats::Stats;
 pub use table::Conntrack;
 pub use tcp::TcpState;
 pub use tracked::{ConfirmDrop, Confirmed, ConnId, InvalidReason, State, Tracked};

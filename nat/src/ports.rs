@@ -160,7 +160,9 @@ impl Choice<'_> {
     /// Whether answers to this tuple would belong to another connection.
     fn is_taken(&mut self, tuple: &Tuple) -> bool {
         let reply = tuple.inverse();
-        reply.is_some_and(|reply| self.occupant(&reply).is_some())
+        let taken = reply.is_some_and(|reply| self.occupant(&reply).is_some());
+        self.table.stats.found += u64::from(taken);
+        taken
     }
 
     fn occupant(&mut self, reply: &Tuple) -> Option<(ConnId, Direction)> {

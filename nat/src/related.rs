@@ -4,6 +4,7 @@
 use tidegate_packet::Instant;
 
 use crate::conn::Status;
+use crate::event::Changes;
 use crate::expect::{Expectation, Follow};
 use crate::extra::{Master, Template};
 use crate::helpers::Help;
@@ -78,7 +79,11 @@ impl Conntrack {
 
     /// Sets labels of the packet's connection (`connlabel --set`).
     pub fn set_labels(&mut self, tracked: &mut Tracked, labels: u128) {
+        let wanted = self.events.wanted();
         if let Some(conn) = self.view_mut(tracked) {
+            if wanted && conn.labels() | labels != conn.labels() {
+                conn.pending = conn.pending.with(Changes::LABEL);
+            }
             conn.make_extra().labels |= labels;
         }
     }

@@ -40,6 +40,10 @@ pub struct Settings {
     pub checksum: bool,
     /// `nf_conntrack_acct`: count packets and bytes of each connection.
     pub acct: bool,
+    /// `nf_conntrack_timestamp`: remember when each connection began.
+    pub timestamp: bool,
+    /// `nf_conntrack_events`: tell listeners what happens to connections.
+    pub events: bool,
     /// `nf_conntrack_generic_timeout`.
     pub generic: Duration,
     /// `nf_conntrack_icmp_timeout`.
@@ -107,6 +111,8 @@ impl Default for Settings {
             ftp_loose: false,
             checksum: true,
             acct: false,
+            timestamp: false,
+            events: true,
             generic: Duration::from_secs(600),
             icmp: Duration::from_secs(30),
             icmpv6: Duration::from_secs(30),

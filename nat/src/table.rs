@@ -4,6 +4,7 @@ use hashbrown::HashTable;
 use tidegate_packet::{Family, Instant, Parsed, Transport, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
+use crate::event::{Before, Changes, EventKind, Events};
 use crate::expect::Expectations;
 use crate::expiry::Wheel;
 use crate::extra::Template;
@@ -11,6 +12,7 @@ use crate::hash::HashKey;
 use crate::sctp::SctpTrack;
 use crate::settings::Settings;
 use crate::slots::{Slot, conn_of};
+use crate::stats::Stats;
 use crate::tcp::{self, TcpVerdict};
 use crate::tracked::{ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Role, State, Tracked};
 use crate::{Manip, Tuple, generic, icmp, icmp_error, udp};
@@ -32,6 +34,8 @@ pub struct Conntrack {
     pub(crate) draws: u64,
     /// Where the search for a victim goes on when the table is full.
     pub(crate) victim: u32,
+    pub(crate) events: Events,
+    pub(crate) stats: Stats,
 }
 
 impl Conntrack {
@@ -48,6 +52,8 @@ impl Conntrack {
             expectations: Expectations::default(),
             draws: 0,
             victim: 0,
+            events: Events::default(),
+            stats: Stats::default(),
         }
     }
 
@@ -80,7 +86,11 @@ impl Conntrack {
     ) -> Tracked {
         match self.try_track(template, packet, bytes, verify && self.settings.checksum, now) {
             Ok(tracked) => tracked,
-            Err(reason) => Tracked::invalid(reason),
+            Err(reason) => {
+                let icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
+                self.stats.count_invalid(reason, icmp);
+                Tracked::invalid(reason)
+            }
         }
     }
 
@@ -138,6 +148,7 @@ impl Conntrack {
             Direction::Original => State::New,
         };
         let armed = conn.deadline;
+        let before = self.events.wanted().then(|| Before::of(conn));
         let mut entry = Entry::Known(id);
         let mut over = false;
         match packet.transport {
@@ -168,6 +179,9 @@ impl Conntrack {
         conn.count(direction, packet.len);
         if direction == Direction::Reply {
             conn.status.set(Status::SEEN_REPLY);
+        }
+        if let Some(before) = before {
+            before.note(conn);
         }
         let deadline = conn.deadline;
         if over {
@@ -203,6 +217,7 @@ impl Conntrack {
             _ => Proto::Plain,
         };
         let mut conn = Box::new(Connection::new(tuple, reply, proto, settings.acct));
+        conn.extend(settings);
         let direction = Direction::Original;
         match packet.transport {
             Transport::Tcp { .. } => {
@@ -262,7 +277,11 @@ impl Conntrack {
 
     /// Sets the mark of the packet's connection (`CONNMARK`).
     pub fn set_mark(&mut self, tracked: &mut Tracked, mark: u32) {
+        let wanted = self.events.wanted();
         if let Some(conn) = self.view_mut(tracked) {
+            if wanted && conn.mark != mark {
+                conn.pending = conn.pending.with(Changes::MARK);
+            }
             conn.mark = mark;
         }
     }
@@ -321,6 +340,9 @@ impl Conntrack {
         tracked: &mut Tracked,
         now: Instant,
     ) -> Result<Confirmed, ConfirmDrop> {
+        if self.events.wanted() {
+            self.tell_changes(tracked);
+        }
         // netfilter confirms in the original direction only.
         if tracked.direction == Direction::Reply || tracked.role != Role::Member {
             return Ok(Confirmed::Nothing);
@@ -334,13 +356,18 @@ impl Conntrack {
         if self.lookup_in(&original, zones, Direction::Original, now).is_some()
             || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()
         {
+            self.stats.insert_failed += 1;
+            self.stats.drop += 1;
             return Err(ConfirmDrop::Clash);
         }
         let mut made_room = false;
         if self.settings.max != 0 && self.len() >= self.settings.max as usize {
             if !self.drop_early(now) {
+                self.stats.drop += 1;
+                self.stats.table_full += 1;
                 return Err(ConfirmDrop::TableFull);
             }
+            self.stats.early_drop += 1;
             made_room = true;
         }
         let Entry::Own(mut conn) = std::mem::replace(&mut tracked.entry, Entry::None) else {
@@ -348,7 +375,14 @@ impl Conntrack {
         };
         conn.status.set(Status::CONFIRMED);
         conn.deadline = now + (conn.deadline - Instant::ZERO);
+        conn.start(now);
         let id = self.insert(*conn);
+        if self.events.wanted()
+            && let Some(conn) = conn_of(&mut self.slots, id)
+        {
+            conn.pending = Changes::default();
+            self.events.push(EventKind::New, Changes::STATE, id, conn);
+        }
         tracked.entry = Entry::Known(id);
         Ok(if made_room { Confirmed::InsertedForAnother(id) } else { Confirmed::Inserted(id) })
     }
@@ -375,6 +409,11 @@ impl Conntrack {
     /// When [`Conntrack::expire`] should be called next; nothing can expire before.
     pub fn next_expiry(&self) -> Option<Instant> {
         [self.wheel.next(), self.expectations.next_expiry()].into_iter().flatten().min()
+    }
+
+    /// What has been counted.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// Connections in the table.

@@ -15,12 +15,16 @@ use std::process::ExitCode;
 use tidegate_packet::Family;
 
 mod check;
+mod conntrack;
 mod install_names;
+mod ipset;
 mod names;
 mod recent;
 mod reload;
+mod restore;
 mod rules;
 mod run;
+mod save;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -54,6 +58,17 @@ Examples:
     tidegate iptables -I FORWARD -s 192.168.0.66 -j DROP
     tidegate iptables-save -c
 
+  Change the sets that rules name, with the command line of ipset:
+    tidegate ipset add blocked 192.0.2.66
+
+  Keep all of it, and put it back:
+    tidegate save before.state
+    tidegate restore before.state
+
+  The connections that are tracked, with conntrack's command line:
+    tidegate conntrack -L -p tcp --dport 443
+    tidegate conntrack -E -o timestamp
+
 Exit status: 0 it was done, 1 it was not, 2 the command line is wrong.";
 
 /// A userspace router, NAT gateway and stateful firewall that runs iptables rules
@@ -75,6 +90,8 @@ enum Command {
     Rules(rules::RulesArgs),
     Status(status::StatusArgs),
     Reload(reload::ReloadArgs),
+    Save(save::SaveArgs),
+    Restore(restore::RestoreArgs),
     Recent(recent::RecentArgs),
     InstallNames(install_names::InstallNamesArgs),
     /// Show a gateway at work between hosts in network namespaces
@@ -106,6 +123,12 @@ fn dispatch(
     err: &mut dyn Write,
 ) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(rest) = conntrack::called(&args) {
+        return finish(conntrack::main(rest, out, err), out, err);
+    }
+    if let Some(rest) = ipset::called(&args) {
+        return finish(ipset::main(rest, out, err), out, err);
+    }
     if let Some((name, rest)) = names::called(&args) {
         return finish(names::main(name, rest, out, err), out, err);
     }
@@ -124,6 +147,8 @@ fn dispatch(
         Command::Rules(args) => rules::main(&args, out, err),
         Command::Status(args) => status::main(&args, out, err),
         Command::Reload(args) => reload::main(&args, out, err),
+        Command::Save(args) => save::main(&args, out, err),
+        Command::Restore(args) => restore::main(&args, out, err),
         Command::Recent(args) => recent::main(&args, out, err),
         Command::InstallNames(args) => install_names::main(&args, out, err),
         Command::Lab(args) => return crate::lab::cli::main(args),
@@ -150,9 +175,9 @@ fn finish(done: io::Result<u8>, out: &mut dyn Write, err: &mut dyn Write) -> Exi
 struct GatewayArgs {
     /// Read the configuration from this file (default: none, flags alone)
     ///
-    /// The flags are put over what the file says: --workers, --control, --rules and --rules6
-    /// replace its values, --lan and --uplink replace the addresses of interfaces that it names
-    /// and add others, --sysctl is read after its [sysctl].
+    /// The flags are put over what the file says: --workers, --control, --rules, --rules6 replace
+    /// its values, and so does --sets; --lan and --uplink replace the addresses of interfaces that it
+    /// names and add others, --sysctl is read after its [sysctl].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -184,6 +209,12 @@ struct GatewayArgs {
     #[arg(long, value_name = "FILE")]
     rules6: Option<PathBuf>,
 
+    /// Sets that rules name, as ipset save prints them (default: none)
+    ///
+    /// A reload makes those that aren't there yet; sets that are there stay as they are.
+    #[arg(long, value_name = "FILE")]
+    sets: Option<PathBuf>,
+
     /// Kernel parameters in the form of sysctl.d; repeatable, the last wins (default: none)
     ///
     /// Every parameter has the kernel's default, but that forwarding is on. Parameters that mean
@@ -201,13 +232,49 @@ struct GatewayArgs {
     /// the file's folder, those in flags from the current one. At most 107 bytes.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+
+    /// Where the lines of LOG and TRACE go: stderr, syslog[=SOCKET] or file=PATH (default: stderr)
+    ///
+    /// On standard error each has its level in front in the form of journald, `<4>`. To syslog they
+    /// go as the kernel's (facility kern) by the socket /dev/log. A file is continued, and opened
+    /// again on SIGHUP and `tidegate reload`.
+    #[arg(long, value_name = "WHERE")]
+    log: Option<String>,
+
+    /// Write packets that meet NFLOG to this pcapng file; repeatable with groups
+    ///
+    /// FILE alone is for all groups that have no file of their own. Packets of groups without a file
+    /// become log lines.
+    #[arg(long, value_name = "[GROUP=]FILE")]
+    nflog: Vec<String>,
+
+    /// Keep rules, counters, `recent` lists and sets in this file from one run to the next
+    ///
+    /// Read at the start and written at the end and every ten minutes. Rules from it are used as long
+    /// as the rules files are what they were when it was written.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
 }
 
 impl GatewayArgs {
     /// The configuration; in case of errors all of them.
     fn read(&self) -> Result<Loaded, Report> {
-        let Self { config, lan, uplink, rules, rules6, sysctl, workers, control } = self.clone();
-        let flags = Flags { lan, uplink, rules, rules6, sysctl, workers, control };
+        let Self {
+            config,
+            lan,
+            uplink,
+            rules,
+            rules6,
+            sets,
+            sysctl,
+            workers,
+            control,
+            log,
+            nflog,
+            state,
+        } = self.clone();
+        let flags =
+            Flags { lan, uplink, rules, rules6, sets, sysctl, workers, control, log, nflog, state };
         Config::load(config.as_deref(), &flags)
     }
 

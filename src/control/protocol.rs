@@ -1,5 +1,6 @@
 //! What goes over the control socket.
 
+use crate::conntrack::{Ask, Tell};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -40,6 +41,32 @@ pub enum Request {
         #[serde(default)]
         input: String,
     },
+    /// Everything that the gateway keeps from one run to the next.
+    Save {},
+    /// Puts saved rules in force: all of them or none.
+    Restore {
+        /// What to restore.
+        inputs: Vec<Restore>,
+        /// Chains that the texts name keep their rules.
+        #[serde(default)]
+        noflush: bool,
+        /// Counters go on from what the texts say.
+        #[serde(default)]
+        counters: bool,
+    },
+    /// Something about connections.
+    Conntrack {
+        /// What.
+        ask: Ask,
+    },
+    /// A run of `ipset`.
+    Ipset {
+        /// Its arguments.
+        args: Vec<String>,
+        /// What `restore` reads.
+        #[serde(default)]
+        input: String,
+    },
     /// The lists of `recent`.
     Recent {
         /// One list; all their names without it.
@@ -59,6 +86,19 @@ pub enum Program {
     Save,
     /// `iptables-restore` or `ip6tables-restore`.
     Restore,
+}
+
+/// A saved text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Its name, for errors.
+    pub name: String,
+    /// 4 or 6; means nothing for a saved state.
+    #[serde(with = "version")]
+    pub family: Family,
+    /// Rules as `iptables-save` prints them, or what [`Request::Save`] gives.
+    pub text: String,
 }
 
 /// What the gateway answers.
@@ -81,8 +121,14 @@ pub enum Reply {
     Reloaded(Vec<String>),
     /// For [`Request::Rules`]: `iptables-save -c` text.
     Rules(String),
-    /// For [`Request::Call`].
+    /// For [`Request::Call`] and [`Request::Ipset`].
     Ran(Ran),
+    /// For [`Request::Save`].
+    Saved(String),
+    /// For [`Request::Restore`]: warnings.
+    Restored(String),
+    /// For [`Request::Conntrack`].
+    Conntrack(Tell),
     /// For [`Request::Recent`]: what a list's file in `/proc/net/xt_recent` would hold, or names.
     Recent(String),
 }
@@ -115,6 +161,12 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// Packets dropped, by reason; reasons that never happened may be left out.
     pub drops: BTreeMap<String, u64>,
+    /// Log lines and packets of NFLOG that were written.
+    #[serde(default)]
+    pub logged: u64,
+    /// Those that were lost, since they came faster than they could be written.
+    #[serde(default)]
+    pub log_lost: u64,
 }
 
 /// How an interface is.

@@ -36,6 +36,7 @@ pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
 
+use crate::conntrack::Moment;
 use crate::io::Frame;
 use crate::sysctl::Sysctls;
 use policy::Policy;
@@ -153,6 +154,12 @@ impl Engine {
     pub fn set_time(&mut self, now: Instant, unix_nanos: u64) {
         self.now = now;
         self.unix_nanos = unix_nanos;
+        self.conntrack.set_event_time(now);
+    }
+
+    /// The time that it is for the engine.
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.now, unix_nanos: self.unix_nanos }
     }
 
     /// Takes in a frame that a port has received. Frames besides it that have to be sent are in
@@ -220,10 +227,11 @@ impl Engine {
         &mut self.outbox
     }
 
-    /// Whether [`Engine::take_log`] or [`Engine::take_dhcp`] has something.
+    /// Whether [`Engine::take_log`], [`Engine::take_dhcp`] or the connection table's events have
+    /// something.
     #[inline]
     pub fn has_news(&self) -> bool {
-        !self.log.is_empty() || !self.dhcp_frames.is_empty()
+        !self.log.is_empty() || !self.dhcp_frames.is_empty() || self.conntrack.has_events()
     }
 
     /// What rules have left for the log since the last call.
@@ -257,6 +265,18 @@ impl Engine {
         &self.conntrack
     }
 
+    /// The connection table, to change connections by hand.
+    pub fn conntrack_mut(&mut self) -> &mut Conntrack {
+        &mut self.conntrack
+    }
+
+    /// Whether somebody listens to what happens to connections. `nf_conntrack_events = 0` means that
+    /// nobody is told.
+    pub fn listen_to_connections(&mut self, wanted: bool) {
+        let wanted = wanted && self.conntrack.settings().events;
+        self.conntrack.listen(wanted, self.now);
+    }
+
     /// The rules in force.
     pub fn rules_in_force(&self) -> &RulesInForce {
         &self.rules
@@ -266,6 +286,13 @@ impl Engine {
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
         self.follow_rules();
+    }
+
+    /// Replaces rules by saved ones with their counters, and `recent` lists that no rule names any
+    /// more go.
+    pub fn restore_rules(&mut self, rulesets: [Option<Ruleset>; 2], edited: bool) {
+        self.rules.restore(rulesets, edited);
+        self.rebuild();
     }
 
     /// Puts a change of one family's rules in force, if `base` still is. Gives the old rules back.
@@ -429,6 +456,8 @@ fn conntrack_settings(sysctls: &Sysctls) -> Settings {
         ftp_loose: sysctls.ftp_loose(),
         checksum: flag("checksum", base.checksum),
         acct: flag("acct", base.acct),
+        timestamp: flag("timestamp", base.timestamp),
+        events: flag("events", base.events),
         generic: secs("generic_timeout", base.generic),
         icmp: secs("icmp_timeout", base.icmp),
         icmpv6: secs("icmpv6_timeout", base.icmpv6),

@@ -142,6 +142,7 @@ fn perform(args: &ShowArgs) -> Done {
             Engine::Tidegate { program: this_program()? }
         },
         devices: if args.tap { Devices::Tap } else { Devices::AfPacket },
+        host_device: false,
         directory: directory.path().to_owned(),
     };
     let show = if args.json { Show::Json } else { Show::Table };

@@ -112,7 +112,7 @@ fn start(plan: &Plan, program: &Path, namespace: &Netns) -> Result<Gateway> {
     let config = plan.directory.join("gateway.toml");
     let control = plan.directory.join("control.sock");
     let log_path = plan.directory.join("gateway.log");
-    let text = configuration(plan.devices, &control);
+    let text = configuration(plan, &control);
     fs::write(&config, text).doing(|| config.display().to_string())?;
     let log = File::create(&log_path).doing(|| log_path.display().to_string())?;
     let errors = log.try_clone().doing(|| log_path.display().to_string())?;
@@ -177,8 +177,8 @@ pub fn exit_with_parent() -> io::Result<()> {
 }
 
 /// The gateway's `gateway.toml`.
-fn configuration(devices: Devices, control: &Path) -> String {
-    let kind = match devices {
+fn configuration(plan: &Plan, control: &Path) -> String {
+    let kind = match plan.devices {
         Devices::AfPacket => "af-packet",
         Devices::Tap => "tap",
     };
@@ -199,6 +199,9 @@ fn configuration(devices: Devices, control: &Path) -> String {
         text += &format!("\n[[route]]\nto = \"{to}\"\nvia = \"{hop}\"\n");
     }
     text += "\n[rules]\nipv4 = \"iptables.rules\"\nipv6 = \"ip6tables.rules\"\n";
+    if plan.host_device {
+        text += "\n[host]\ndevice = \"tide0\"\n";
+    }
     text += "\n[sysctl]\n\"net.ipv4.conf.all.rp_filter\" = 1\n";
     text
 }
@@ -240,7 +243,9 @@ mod tests {
     #[test]
     fn the_configuration_is_toml_and_names_every_port() {
         for devices in [Devices::AfPacket, Devices::Tap] {
-            let text = configuration(devices, Path::new("/run/a \"b\"/control.sock"));
+            let engine = Engine::Tidegate { program: PathBuf::new() };
+            let plan = Plan { engine, devices, host_device: true, directory: PathBuf::new() };
+            let text = configuration(&plan, Path::new("/run/a \"b\"/control.sock"));
             let table: toml::Table = text.parse().expect(&text);
             assert_eq!(table["control"].as_str(), Some("/run/a \"b\"/control.sock"));
             let interfaces = table["interface"].as_array().expect("interfaces");
@@ -248,6 +253,7 @@ mod tests {
             for cable in &CABLES {
                 assert!(text.contains(&quoted(cable.port)), "{}: {text}", cable.port);
             }
+            assert_eq!(table["host"]["device"].as_str(), Some("tide0"));
             assert_eq!(table["rules"]["ipv4"].as_str(), Some("iptables.rules"));
         }
     }

@@ -36,6 +36,9 @@ pub struct Plan {
     pub engine: Engine,
     /// Through what; the kernel as a gateway has only veth.
     pub devices: Devices,
+    /// Whether the gateway's namespace carries its addresses, so that programs there are behind the
+    /// INPUT chain; otherwise the built-in host answers. With the kernel it is always so.
+    pub host_device: bool,
     /// Where configuration, rules, log and control socket of the gateway go.
     pub directory: PathBuf,
 }

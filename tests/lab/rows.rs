@@ -10,7 +10,7 @@ use super::Outcome;
 
 fn reference(directory: &Path) -> Plan {
     let (engine, devices) = (Engine::Kernel, Devices::AfPacket);
-    Plan { engine, devices, directory: directory.to_owned() }
+    Plan { engine, devices, host_device: false, directory: directory.to_owned() }
 }
 
 pub fn the_rows_are_the_kernels_behaviour() -> Outcome {
@@ -29,7 +29,8 @@ pub fn all_rows_hold_on_taps() -> Outcome {
 fn all_rows_hold_with_tidegate(devices: Devices) -> Outcome {
     let directory = tempfile::tempdir()?;
     let engine = Engine::Tidegate { program: env!("CARGO_BIN_EXE_tidegate").into() };
-    all_rows_hold(&Plan { engine, devices, directory: directory.path().to_owned() })
+    let directory = directory.path().to_owned();
+    all_rows_hold(&Plan { engine, devices, host_device: false, directory })
 }
 
 fn all_rows_hold(plan: &Plan) -> Outcome {

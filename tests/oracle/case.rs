@@ -6,6 +6,7 @@
 //! ```text
 //! rules4 page-gateway                 tests/corpus/rules/page-gateway.rules (or `rules4 <<` … `end`)
 //! rules6 none
+//! sets <<                             lines of `ipset restore`, up to `end`
 //! sysctl net.ipv4.conf.all.rp_filter=1
 //! mtu ppp0 1400
 //! route 172.16.0.0/12 via 10.3.0.9 dev eth1
@@ -55,6 +56,8 @@ pub struct Settings {
     pub rules4: String,
     /// The same for IPv6.
     pub rules6: String,
+    /// `ipset save` text, empty for none.
+    pub sets: String,
     /// Names and values, in order.
     pub sysctls: Vec<(String, String)>,
     /// Interface and MTU.
@@ -176,7 +179,9 @@ pub fn parse(file: &Path, text: &str, rules: &Path) -> Result<Vec<Case>, String>
         }
         let words: Vec<&str> = text.split_whitespace().collect();
         let settings = cases.last_mut().map_or(&mut shared, |c| &mut c.settings);
-        if matches!(words[0], "rules4" | "rules6") {
+        if words == ["sets", "<<"] {
+            settings.sets = inline(&mut lines);
+        } else if matches!(words[0], "rules4" | "rules6") {
             let found = match words.get(1) {
                 Some(&"<<") => inline(&mut lines),
                 Some(&"none") => String::new(),

@@ -139,3 +139,15 @@ pub fn counted(family: &str, saved: &str) -> Vec<String> {
     }
     lines
 }
+
+/// The entries of sets in their saved form. How many seconds they have left depends on how long a
+/// case takes, so only whether there is a limit is kept.
+pub fn entries(saved: &str) -> Vec<String> {
+    let entry = |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        let limit = words.windows(2).position(|pair| pair[0] == "timeout" && pair[1] != "0");
+        let kept = words.iter().enumerate().filter(|(n, _)| limit.is_none_or(|at| *n != at + 1));
+        kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+    };
+    saved.lines().filter(|line| line.starts_with("add ")).map(entry).collect()
+}

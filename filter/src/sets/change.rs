@@ -1,8 +1,10 @@
 //! `add`, `del` and `test`: the words behind an element, and what becomes of the set.
 
+use std::sync::OnceLock;
+
 use tidegate_packet::Instant;
 
-use super::content::{Found, Member, Refused};
+use super::content::{Found, Member, Refused, Scope};
 use super::element::{Entry, SkbInfo};
 use super::fault::{Fault, Result};
 use super::kind::{Kind, Part};
@@ -69,6 +71,7 @@ impl<'a> Extras<'a> {
         reader: &mut Reader<'a>,
     ) -> Result<()> {
         let add = act == Act::Add;
+        reader.once(option)?;
         match option {
             "nomatch" if kind.has_networks() && act != Act::Del => self.nomatch = true,
             "wildcard" if kind.has(Part::Iface) && add => self.wildcard = true,
@@ -76,7 +79,6 @@ impl<'a> Extras<'a> {
                 self.beside = Some((option == "before", reader.value(option)?));
             }
             "timeout" if add => {
-                reader.once(option)?;
                 self.timeout = Some(reader.number(option, 0..=MAX_TIMEOUT)? as u32);
             }
             "packets" if add => self.packets = Some(reader.number(option, 0..=u64::MAX)?),
@@ -125,7 +127,7 @@ impl<'a> Extras<'a> {
             bytes: self.bytes.unwrap_or(0).into(),
             nomatch: self.nomatch,
             wildcard: self.wildcard,
-            mac: None,
+            mac: OnceLock::new(),
             comment: self.comment.filter(|text| !text.is_empty()).map(Into::into),
             skb: self.skb.map(Box::new),
         })
@@ -178,7 +180,7 @@ impl Change<'_> {
         let written = element(word, body).map_err(|fault| fault.at(word))?;
         let extras = Extras::read(body.kind, Act::Add, extras)?;
         let mut entry = extras.entry(body, self.now).map_err(|fault| fault.at(word))?;
-        entry.mac = written.mac;
+        entry.mac = written.mac.map(Into::into).unwrap_or_default();
         let room = body.room();
         // The elements are read from the options, while the content changes.
         let mut content = std::mem::take(&mut body.content);
@@ -227,17 +229,19 @@ impl Change<'_> {
         }
         let written = element(word, &body).map_err(|fault| fault.at(word))?;
         let extras = Extras::read(body.kind, Act::Test, extras)?;
-        let element = written.single(&body).map_err(|fault| fault.at(word))?;
+        let Some(element) = written.single(&body).map_err(|fault| fault.at(word))? else {
+            return Ok((false, written.text(body.kind)));
+        };
         let content = &body.content;
         let bits = (element.addr.family().bits(), element.second.family().bits());
         // A host is looked for in networks, a network only as it is.
         let host = element.lengths() == bits;
-        let mac = |entry: &Entry| match (written.mac, entry.mac) {
-            (Some(asked), Some(known)) => asked == known,
+        let mac = |entry: &Entry| match (written.mac, entry.mac.get()) {
+            (Some(asked), Some(known)) => asked == *known,
             _ => true,
         };
         let found = if body.kind.has_networks() && host {
-            content.find(&element, true, self.now, &mut |_| true)
+            content.find(&element, Scope::of(body.kind), self.now, &mut |_| true)
         } else {
             match content.get(&element, self.now).filter(|entry| mac(entry)) {
                 None => Found::No,

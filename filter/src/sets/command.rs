@@ -404,6 +404,9 @@ fn execute(sets: &Sets, call: &Call, now: Instant, answer: &mut Answer) -> Resul
         }
         Command::Destroy => {
             let name = rest.first().map(checked_name).transpose()?;
+            if options.exist && name.is_some_and(|name| sets.get(name).is_none()) {
+                return Ok(());
+            }
             sets.destroy(name).map_err(|fault| rest.first().map_or(fault.clone(), |w| fault.at(w)))
         }
         Command::Flush => {

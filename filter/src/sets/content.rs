@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use tidegate_packet::Instant;
+use tidegate_packet::{Addr, Instant};
 
 use super::Reference;
 use super::element::{Element, Entry};
+use super::kind::{Kind, Part};
 
 /// Entries that have expired are swept out at most so often.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -19,7 +20,9 @@ pub(crate) struct Content {
     /// The lengths of the networks that there are, longest first, and how many of each: a look-up
     /// tries only those.
     lengths: Vec<((u8, u8), usize)>,
-    /// The same of beginnings of interfaces' names.
+    /// How many entries each network has, where entries name interfaces too.
+    networks: HashMap<(Addr, u8), usize, RandomState>,
+    /// How many beginnings of interfaces' names of each length there are.
     wildcards: Vec<(u8, usize)>,
     /// When the next sweep is worth it.
     sweep: Option<Instant>,
@@ -32,6 +35,28 @@ pub(crate) struct Content {
 pub(crate) struct Member {
     pub set: Reference,
     pub entry: Entry,
+}
+
+/// Where a look-up looks.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The element itself.
+    Element,
+    /// Networks around it, from the longest to the shortest.
+    Networks,
+    /// The longest network around it that is there at all, for whichever interface.
+    LongestNetwork,
+}
+
+impl Scope {
+    /// How sets of a kind are looked into.
+    pub fn of(kind: &Kind) -> Self {
+        match (kind.has_networks(), kind.has(Part::Iface)) {
+            (false, _) => Self::Element,
+            (true, false) => Self::Networks,
+            (true, true) => Self::LongestNetwork,
+        }
+    }
 }
 
 /// What a look-up found.
@@ -75,7 +100,7 @@ impl Content {
     pub fn find(
         &self,
         element: &Element,
-        networks: bool,
+        scope: Scope,
         now: Instant,
         accept: &mut dyn FnMut(&Entry) -> bool,
     ) -> Found {
@@ -86,11 +111,16 @@ impl Content {
             }
             Some(if entry.nomatch { Found::Exception } else { Found::Yes })
         };
-        if !networks {
+        if scope == Scope::Element {
             return check(element, false).unwrap_or(Found::No);
         }
         for (lengths, _) in &self.lengths {
             let element = element.within(*lengths);
+            if scope == Scope::LongestNetwork
+                && !self.networks.contains_key(&(element.addr, element.len))
+            {
+                continue;
+            }
             if let Some(found) = check(&element, false) {
                 return found;
             }
@@ -99,6 +129,10 @@ impl Content {
                 if let Some(found) = check(&shorter, true) {
                     return found;
                 }
+            }
+            // mtype_test_cidrs stops at the first network that is there.
+            if scope == Scope::LongestNetwork {
+                break;
             }
         }
         Found::No
@@ -163,36 +197,55 @@ impl Content {
         if entry.wildcard {
             count(&mut self.wildcards, element.iface.len());
         }
+        if element.iface.len() > 0 {
+            *self.networks.entry((element.addr, element.len)).or_default() += 1;
+        }
         self.entries.insert(element, entry);
     }
 
     fn remove(&mut self, element: &Element) -> Option<Entry> {
         let removed = self.entries.remove(element)?;
-        discount(&mut self.lengths, element.lengths());
-        if removed.wildcard {
-            discount(&mut self.wildcards, element.iface.len());
-        }
+        let Self { lengths, networks, wildcards, .. } = self;
+        forget(lengths, networks, wildcards, element, &removed);
         Some(removed)
     }
 
     /// Removes what has expired.
     pub fn sweep(&mut self, now: Instant) {
-        let Self { entries, lengths, wildcards, sweep, members } = self;
+        let Self { entries, lengths, networks, wildcards, sweep, members } = self;
         members.retain(|member| member.entry.is_alive(now));
         let mut next: Option<Instant> = None;
         entries.retain(|element, entry| {
             let alive = entry.is_alive(now);
             if !alive {
-                discount(lengths, element.lengths());
-                if entry.wildcard {
-                    discount(wildcards, element.iface.len());
-                }
+                forget(lengths, networks, wildcards, element, entry);
             } else if let Some(at) = entry.expires {
                 next = Some(next.map_or(at, |n| n.min(at)));
             }
             alive
         });
         *sweep = next.map(|at| at.max(now + SWEEP));
+    }
+}
+
+/// Takes an entry out of the counts.
+fn forget(
+    lengths: &mut Vec<((u8, u8), usize)>,
+    networks: &mut HashMap<(Addr, u8), usize, RandomState>,
+    wildcards: &mut Vec<(u8, usize)>,
+    element: &Element,
+    entry: &Entry,
+) {
+    discount(lengths, element.lengths());
+    if entry.wildcard {
+        discount(wildcards, element.iface.len());
+    }
+    let network = (element.addr, element.len);
+    if let Some(count) = networks.get_mut(&network) {
+        *count -= 1;
+        if *count == 0 {
+            networks.remove(&network);
+        }
     }
 }
 

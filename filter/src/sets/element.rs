@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_packet::{Addr, Family, Instant, MacAddr, protocol};
@@ -141,8 +142,8 @@ pub(crate) struct Entry {
     pub nomatch: bool,
     /// The interface's name is only the beginning of one.
     pub wildcard: bool,
-    /// What a bitmap of addresses knows of the station.
-    pub mac: Option<MacAddr>,
+    /// What a bitmap of addresses knows of the station; the first packet from it tells, if nobody has.
+    pub mac: OnceLock<MacAddr>,
     pub comment: Option<Box<str>>,
     pub skb: Option<Box<SkbInfo>>,
 }
@@ -154,6 +155,7 @@ impl Clone for Entry {
             bytes: self.bytes.load(Ordering::Relaxed).into(),
             comment: self.comment.clone(),
             skb: self.skb.clone(),
+            mac: self.mac.clone(),
             ..*self
         }
     }
@@ -191,10 +193,7 @@ pub(super) fn is_icmp(number: u8) -> bool {
 }
 
 fn protocol_text(number: u8) -> String {
-    match number {
-        protocol::ICMPV6 => "icmpv6".to_owned(),
-        _ => names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
-    }
+    names::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
 
 fn port_text(number: u8, port: u16) -> String {
@@ -253,13 +252,13 @@ pub(super) fn write_element(
     }
 }
 
-/// A word of an element in the order of `ipset -sorted`: what begins with hexadecimal digits by
-/// their value, and else the shorter first.
-type Cell = (u64, usize, String);
+/// A word of an element in the order of `ipset -sorted`: the shorter first, and then what begins
+/// with hexadecimal digits by their value.
+type Cell = (usize, u64, String);
 
 fn cell(text: String) -> Cell {
     let digits: String = text.chars().take_while(char::is_ascii_hexdigit).take(15).collect();
-    (u64::from_str_radix(&digits, 16).unwrap_or(u64::MAX), text.len(), text)
+    (text.len(), u64::from_str_radix(&digits, 16).unwrap_or(u64::MAX), text)
 }
 
 /// An element's place in a listing.
@@ -268,10 +267,7 @@ pub(super) fn order(element: &Element, wildcard: bool) -> impl Ord + use<> {
         *element;
     let protocol_cell = match protocol {
         0 => cell(String::new()),
-        number => {
-            let (value, len, text) = cell(protocol_text(number));
-            (len as u64, usize::try_from(value).unwrap_or(usize::MAX), text)
-        }
+        number => cell(protocol_text(number)),
     };
     let port_cell = match is_icmp(protocol) {
         true => cell(port_text(protocol, port)),

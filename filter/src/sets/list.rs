@@ -140,7 +140,7 @@ fn one(out: &mut String, set: &Set, mode: Mode, style: Style, now: Instant) {
         let mut text = String::new();
         for (element, entry) in entries {
             text.clear();
-            write_element(&mut text, body.kind, element, entry.mac);
+            write_element(&mut text, body.kind, element, entry.mac.get().copied());
             line(out, &text, entry);
         }
         out.push_str(if mode == Mode::Xml { "</members>\n" } else { "" });

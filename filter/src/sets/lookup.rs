@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tidegate_packet::{Family, Transport, protocol};
 
-use super::content::Found;
+use super::content::{Found, Scope};
 use super::element::{Element, Entry, Iface, SkbInfo, v4};
 use super::kind::Part;
 use super::{Body, Set};
@@ -203,9 +203,9 @@ impl Body {
         }
         let found = match self.element(query, question.sides) {
             Some(element) => {
-                let networks = self.kind.has_networks();
-                self.content.find(&element, networks, query.now, &mut |entry| {
-                    let accepted = self.is_of(entry, query, question.sides)
+                let scope = Scope::of(self.kind);
+                self.content.find(&element, scope, query.now, &mut |entry| {
+                    let accepted = self.is_of(entry, query, question.sides, dry)
                         && question.accepts(self, entry, query, dry);
                     if accepted && self.options.skbinfo {
                         *skb = Some(entry.skb.as_deref().copied().unwrap_or_default());
@@ -244,10 +244,17 @@ impl Body {
     }
 
     /// Whether an entry of a bitmap of stations is about the packet's.
-    fn is_of(&self, entry: &Entry, query: &Query<'_>, sides: Sides) -> bool {
-        let Some(known) = entry.mac else { return true };
-        let link = query.link.as_ref();
-        link.map(|link| if sides.source(1) { link.src } else { link.dst }) == Some(known)
+    fn is_of(&self, entry: &Entry, query: &Query<'_>, sides: Sides, dry: bool) -> bool {
+        if !self.kind.is_bitmap() || !self.kind.has(Part::Mac) {
+            return true;
+        }
+        let Some(link) = &query.link else { return false };
+        let mac = if sides.source(1) { link.src } else { link.dst };
+        match dry {
+            true => entry.mac.get().is_none_or(|known| *known == mac),
+            // Who is first with the address has it from now on (bitmap_ipmac_do_test, MAC_UNSET).
+            false => *entry.mac.get_or_init(|| mac) == mac,
+        }
     }
 
     /// What the set would hold of a packet.

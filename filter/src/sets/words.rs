@@ -225,8 +225,8 @@ pub(super) fn element(word: &Word, body: &Body) -> Result<Written> {
     };
     for (n, (part, text)) in kind.parts.iter().zip(parts).enumerate() {
         match part {
-            Part::Ip | Part::Net if n == 0 => written.first = addresses(text, *part, family, n)?,
-            Part::Ip | Part::Net => written.second = addresses(text, *part, family, n)?,
+            Part::Ip | Part::Net if n == 0 => written.first = addresses(text, kind, family, n)?,
+            Part::Ip | Part::Net => written.second = addresses(text, kind, family, n)?,
             Part::Port => {
                 let (number, low, high) = ports(text, family)?;
                 written.ports = (low, high);
@@ -269,7 +269,9 @@ fn split<'a>(text: &'a str, kind: &Kind) -> Result<Vec<&'a str>> {
     let optional = kind.is_bitmap() && kind.dimensions() == 2;
     let name = kind.name;
     let fault = match (kind.dimensions(), parts.len()) {
-        (wanted, found) if wanted == found => return Ok(parts),
+        (wanted, found) if wanted == found && !parts.contains(&"") => return Ok(parts),
+        (2, 2) => format!("Second element is missing from {text}."),
+        (3, 3) => format!("Third element is missing from {text}."),
         (2, 1) if optional => return Ok(parts),
         (1, _) => format!("Elem separator in {text}, but settype {name} supports none."),
         (_, 1) => format!("Second element is missing from {text}."),
@@ -281,8 +283,10 @@ fn split<'a>(text: &'a str, kind: &Kind) -> Result<Vec<&'a str>> {
 }
 
 /// Addresses of one part. Which forms it may have depends on the part and the family.
-fn addresses(text: &str, part: Part, family: Family, n: usize) -> Result<Span> {
-    let plain = part == Part::Ip && (n > 0 || family == Family::V6);
+fn addresses(text: &str, kind: &Kind, family: Family, n: usize) -> Result<Span> {
+    let part = kind.parts[n];
+    let station = kind.is_bitmap() && kind.has(Part::Mac);
+    let plain = part == Part::Ip && (n > 0 || family == Family::V6 || station);
     let host = format!("/{}", family.bits());
     if plain && text.contains(['/', '-']) && !text.ends_with(&host) {
         return Err(Fault::syntax(format!("plain IP address must be supplied: {text}")));
@@ -303,8 +307,8 @@ impl Written {
         }
     }
 
-    /// The one element that `test` asks for.
-    pub fn single(&self, body: &Body) -> Result<Element> {
+    /// The one element that `test` asks for; none if a bitmap has no place for it.
+    pub fn single(&self, body: &Body) -> Result<Option<Element>> {
         let kind = body.kind;
         if let Some(what) = self.is_range() {
             let family = kind.family_name(body.options.family);
@@ -319,8 +323,8 @@ impl Written {
             first.get_or_insert(element);
             Err(Fault::refused(""))
         })
-        .or_else(|fault| if first.is_some() { Ok(()) } else { Err(fault) })?;
-        first.ok_or_else(|| Fault::refused("Element is out of the range of the set"))
+        .or_else(|fault| if first.is_some() || kind.is_bitmap() { Ok(()) } else { Err(fault) })?;
+        Ok(first)
     }
 
     /// How many there are at most.
@@ -371,7 +375,10 @@ impl Written {
             Some(super::Mask::Len(len)) => 1u128 << u32::from(family.bits() - len).min(127),
             _ => 1,
         };
-        let mut at = body.cut(low).bits();
+        // What any bits are cut to isn't in order, so the addresses themselves are gone through.
+        let networks = matches!(body.options.mask, Some(super::Mask::Len(_)));
+        let mut at = if networks { body.cut(low).bits() } else { low.bits() };
+        let mut before = None;
         loop {
             let addr = body.cut(Addr::from_bits(at));
             if body.kind.is_hash() && addr.is_unspecified() {
@@ -379,8 +386,10 @@ impl Written {
                     "Null-valued element, cannot be stored in a hash type of set",
                 ));
             }
-            let element = Element { addr, len: family.bits(), ..self.rest };
-            self.each_port(body, element, act)?;
+            if before.replace(addr) != Some(addr) {
+                let element = Element { addr, len: family.bits(), ..self.rest };
+                self.each_port(body, element, act)?;
+            }
             at = match at.checked_add(step) {
                 Some(next) if next <= self.first.high.bits() => next,
                 _ => return Ok(()),

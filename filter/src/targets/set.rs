@@ -42,7 +42,11 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
         let (set, sides) = set_and_sides(given, &option.values)?;
         Ok(Some((set, Question::plain(given.family, sides))))
     };
-    let (add, delete, map) = (asked("add-set")?, asked("del-set")?, asked("map-set")?);
+    let (add, delete, mut map) = (asked("add-set")?, asked("del-set")?, asked("map-set")?);
+    if let Some((_, question)) = &mut map {
+        // A look-up as any other: it counts.
+        (question.count, question.count_members) = (true, true);
+    }
     let [map_mark, map_prio, map_queue] =
         ["map-mark", "map-prio", "map-queue"].map(|n| given.has(n));
     if add.is_none() && delete.is_none() && map.is_none() {

@@ -1,0 +1,77 @@
+//! Programs that people use, from Debian, between hosts with real kernels around a gateway with the
+//! rules of the page "Simple stateful firewall".
+//!
+//! Every test is made twice: with Tidegate as the gateway, and with the kernel's own netfilter in
+//! its place under the same rules. What is expected is the same, so it is the kernel's behaviour.
+//! What is missing (rights, a program) is said, and fails if `TIDEGATE_FORBID_SKIP` is set.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tidegate::lab::privilege;
+
+mod bulk;
+mod http;
+mod paths;
+mod scans;
+mod stage;
+
+use stage::{Outcome, Stage};
+
+struct Test {
+    name: &'static str,
+    /// The program that it is about.
+    program: &'static str,
+    run: fn(&Stage) -> Outcome,
+}
+
+const TESTS: &[Test] = &[
+    Test { name: "scans_of_the_gateway", program: "nmap", run: scans::of_the_gateway },
+    Test { name: "scans_of_what_is_forwarded", program: "nmap", run: scans::of_what_is_forwarded },
+    Test { name: "traceroute", program: "traceroute", run: paths::traceroute },
+    Test { name: "tracepath", program: "tracepath", run: paths::tracepath },
+    Test { name: "a_narrow_path", program: "ping", run: paths::a_narrow_path },
+    Test { name: "many_streams", program: "iperf3", run: bulk::many_streams },
+    Test { name: "curl", program: "curl", run: http::curl },
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Scanners and tracers mostly wait.
+    arguments.test_threads.get_or_insert(4);
+    let rights = privilege::acquire();
+    let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
+    let mut trials = Vec::new();
+    for test in TESTS {
+        for kernel in [false, true] {
+            let name = format!("{}::{}", if kernel { "kernel" } else { "tidegate" }, test.name);
+            let missing = match &rights {
+                Err(e) => Some(e.to_string()),
+                Ok(_) if !exists(test.program) => Some(format!("{} isn't here", test.program)),
+                Ok(_) if kernel && !exists("iptables-legacy-restore") => {
+                    Some("the reference needs iptables-legacy-restore".into())
+                }
+                Ok(_) => None,
+            };
+            if let Some(why) = missing.as_ref().filter(|_| !forbid && !arguments.list) {
+                eprintln!("SKIPPED: {name}: {why}");
+            }
+            let (run, skip) = (test.run, missing.is_some() && !forbid);
+            let trial = Trial::test(name, move || match missing {
+                Some(why) => Err(Failed::from(why)),
+                None => Stage::build(kernel)
+                    .and_then(|stage| run(&stage).map_err(|e| stage.explain(&*e)))
+                    .map_err(|e| Failed::from(e.to_string())),
+            });
+            trials.push(trial.with_ignored_flag(skip));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Whether a program can be started.
+fn exists(program: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--help").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok()
+}
