@@ -7,6 +7,7 @@ use tidegate_packet::Instant;
 
 use crate::event::Changes;
 use crate::extra::Extra;
+use crate::sctp::{SctpState, SctpTrack};
 use crate::settings::Settings;
 use crate::tcp::{TcpState, TcpTrack};
 use crate::{Manip, Tuple};
@@ -161,6 +162,8 @@ pub(crate) enum Proto {
         /// Under which rules its destination was decided ([`crate::Conntrack::rules_changed`]).
         rules: u32,
     },
+    /// States and tags.
+    Sctp(SctpTrack),
     /// States and windows.
     Tcp(TcpTrack),
 }
@@ -168,6 +171,8 @@ pub(crate) enum Proto {
 /// What few connections need.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rare {
+    /// Whether packets and bytes are counted.
+    pub(crate) counted: bool,
     pub(crate) accounting: [Counters; 2],
     /// Whether it is remembered when the connection began.
     pub(crate) stamped: bool,
@@ -186,8 +191,6 @@ pub struct Connection {
     pub(crate) status: Status,
     /// What has changed since the last event, while anybody listens.
     pub(crate) pending: Changes,
-    /// Packets and bytes are counted.
-    pub(crate) counted: bool,
     /// When it ends if no packet comes. Before [`Status::CONFIRMED`] it counts from zero, since
     /// the time begins when the first packet leaves.
     pub(crate) deadline: Instant,
@@ -206,12 +209,11 @@ impl Connection {
             tuples: [original, reply],
             status: Status::default(),
             pending: Changes::default(),
-            counted: acct,
             deadline: Instant::ZERO,
             mark: 0,
             masqueraded: NOT_MASQUERADED,
             same_source: [crate::slots::NONE; 2],
-            rare: acct.then(Box::default),
+            rare: acct.then(|| Box::new(Rare { counted: true, ..Rare::default() })),
             proto,
         }
     }
@@ -259,7 +261,7 @@ impl Connection {
 
     /// As [`Connection::accounting`]; `None` if nothing is counted.
     pub fn counted(&self) -> Option<[Counters; 2]> {
-        self.rare.as_ref().filter(|_| self.counted).map(|r| r.accounting)
+        self.rare.as_ref().filter(|r| r.counted).map(|r| r.accounting)
     }
 
     /// When it entered the table, if [`crate::Settings::timestamp`] was set then.
@@ -271,8 +273,7 @@ impl Connection {
     pub(crate) fn extend(&mut self, settings: &Settings) {
         if settings.acct || settings.timestamp {
             let rare = self.rare.get_or_insert_default();
-            rare.stamped = settings.timestamp;
-            self.counted = settings.acct;
+            (rare.counted, rare.stamped) = (settings.acct, settings.timestamp);
         }
     }
 
@@ -286,6 +287,14 @@ impl Connection {
     /// The TCP state, for TCP.
     pub fn tcp_state(&self) -> Option<TcpState> {
         self.tcp().map(TcpTrack::state)
+    }
+
+    /// The SCTP state, for SCTP.
+    pub fn sctp_state(&self) -> Option<SctpState> {
+        match &self.proto {
+            Proto::Sctp(track) => Some(track.state),
+            _ => None,
+        }
     }
 
     #[inline]
@@ -329,7 +338,7 @@ impl Connection {
 
     #[inline]
     pub(crate) fn count(&mut self, direction: Direction, bytes: u32) {
-        if let (true, Some(rare)) = (self.counted, &mut self.rare) {
+        if let Some(rare) = self.rare.as_mut().filter(|rare| rare.counted) {
             let counters = &mut rare.accounting[direction.index()];
             counters.packets += 1;
             counters.bytes += u64::from(bytes);
@@ -343,5 +352,6 @@ impl Connection {
             return true;
         }
         self.tcp().is_some_and(|tcp| tcp.state().is_closing())
+            || self.sctp_state().is_some_and(SctpState::is_closing)
     }
 }

@@ -1,12 +1,10 @@
-//! Protocols that are told apart by addresses, or by ports without states.
-//!
-//! SCTP is followed by its ports alone for now: an association is answered or it isn't; its
-//! chunks, states and verification tags aren't looked at.
+//! Protocols that are told apart by addresses, or by ports without states; and SCTP's checksum.
 
 use tidegate_packet::{Instant, protocol};
 
-use crate::conn::{Connection, Status};
+use crate::conn::{Connection, Direction, Status};
 use crate::rewrite::crc32c;
+use crate::sctp;
 use crate::settings::Settings;
 use crate::tracked::InvalidReason;
 
@@ -23,18 +21,24 @@ pub(crate) fn check_sctp(segment: &[u8], verify: bool) -> Result<(), InvalidReas
     Ok(())
 }
 
-/// Prolongs the connection; GRE and SCTP become assured when both sides have spoken.
-pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
+/// Prolongs the connection; GRE becomes assured when both sides have spoken.
+pub(crate) fn packet(
+    conn: &mut Connection,
+    direction: Direction,
+    segment: &[u8],
+    settings: &Settings,
+    now: Instant,
+) -> Result<(), InvalidReason> {
     let answered = conn.status.has(Status::SEEN_REPLY);
     let timeout = match (conn.tuples[0].protocol, answered) {
+        (protocol::SCTP, _) => return sctp::packet(conn, direction, segment, settings, now),
         (protocol::GRE, false) => settings.gre,
         (protocol::GRE, true) => settings.gre_stream,
-        (protocol::SCTP, false) => settings.sctp_closed,
-        (protocol::SCTP, true) => settings.sctp_established,
         _ => settings.generic,
     };
     conn.refresh(timeout, now);
-    if answered && matches!(conn.tuples[0].protocol, protocol::GRE | protocol::SCTP) {
+    if answered && conn.tuples[0].protocol == protocol::GRE {
         conn.status.set(Status::ASSURED);
     }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 use tidegate_packet::Instant;
 
 use crate::conn::Status;
+use crate::event::Changes;
 use crate::expect::{Expectation, Follow};
 use crate::extra::{Master, Template};
 use crate::helpers::Help;
@@ -82,7 +83,7 @@ impl Conntrack {
             let labels_before = conn.labels();
             conn.make_extra().labels |= labels;
             if conn.labels() != labels_before {
-                conn.pending = conn.pending.with(crate::Changes::LABEL);
+                conn.pending = conn.pending.with(Changes::LABEL);
             }
         }
     }

@@ -58,10 +58,22 @@ pub struct Settings {
     pub gre: Duration,
     /// `nf_conntrack_gre_timeout_stream`.
     pub gre_stream: Duration,
-    /// `nf_conntrack_sctp_timeout_closed`, here for every association without an answer.
+    /// `nf_conntrack_sctp_timeout_closed`.
     pub sctp_closed: Duration,
-    /// `nf_conntrack_sctp_timeout_established`, here for every answered association.
+    /// `nf_conntrack_sctp_timeout_cookie_wait`.
+    pub sctp_cookie_wait: Duration,
+    /// `nf_conntrack_sctp_timeout_cookie_echoed`.
+    pub sctp_cookie_echoed: Duration,
+    /// `nf_conntrack_sctp_timeout_established`.
     pub sctp_established: Duration,
+    /// `nf_conntrack_sctp_timeout_shutdown_sent`.
+    pub sctp_shutdown_sent: Duration,
+    /// `nf_conntrack_sctp_timeout_shutdown_recd`.
+    pub sctp_shutdown_recd: Duration,
+    /// `nf_conntrack_sctp_timeout_shutdown_ack_sent`.
+    pub sctp_shutdown_ack_sent: Duration,
+    /// `nf_conntrack_sctp_timeout_heartbeat_sent`.
+    pub sctp_heartbeat_sent: Duration,
     /// `nf_conntrack_tcp_timeout_*`.
     pub tcp: TcpTimeouts,
     /// `nf_conntrack_tcp_loose`: pick connections up in the middle.
@@ -109,7 +121,13 @@ impl Default for Settings {
             gre: Duration::from_secs(30),
             gre_stream: Duration::from_secs(180),
             sctp_closed: Duration::from_secs(10),
+            sctp_cookie_wait: Duration::from_secs(3),
+            sctp_cookie_echoed: Duration::from_secs(3),
             sctp_established: Duration::from_secs(210),
+            sctp_shutdown_sent: Duration::from_secs(3),
+            sctp_shutdown_recd: Duration::from_secs(3),
+            sctp_shutdown_ack_sent: Duration::from_secs(3),
+            sctp_heartbeat_sent: Duration::from_secs(30),
             tcp: TcpTimeouts::default(),
             tcp_loose: true,
             tcp_be_liberal: false,

@@ -9,6 +9,7 @@ use crate::expect::Expectations;
 use crate::expiry::Wheel;
 use crate::extra::Template;
 use crate::hash::HashKey;
+use crate::sctp::SctpTrack;
 use crate::settings::Settings;
 use crate::slots::{Slot, conn_of};
 use crate::stats::Stats;
@@ -180,7 +181,7 @@ impl Conntrack {
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::packet(conn, settings, now);
             }
-            _ => generic::packet(conn, settings, now),
+            _ => generic::packet(conn, direction, segment, settings, now)?,
         }
         conn.count(direction, packet.len);
         if direction == Direction::Reply {
@@ -219,6 +220,7 @@ impl Conntrack {
                 icmp::may_start(packet)?;
                 Proto::Plain
             }
+            _ if packet.protocol == protocol::SCTP => Proto::Sctp(SctpTrack::new(segment)?),
             _ => Proto::Plain,
         };
         let mut conn = Box::new(Connection::new(tuple, reply, proto, settings.acct));
@@ -232,7 +234,7 @@ impl Conntrack {
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::packet(&mut conn, settings, now);
             }
-            _ => generic::packet(&mut conn, settings, now),
+            _ => generic::packet(&mut conn, direction, segment, settings, now)?,
         }
         conn.count(direction, packet.len);
         let mut tracked =

@@ -47,6 +47,18 @@ pub enum InvalidReason {
     /// A reset below the window.
     #[error("TCP reset out of window")]
     TcpReset,
+    /// SCTP chunks that don't go together, or none at all.
+    #[error("SCTP chunks that don't go together")]
+    SctpChunks,
+    /// An SCTP packet that can't start an association.
+    #[error("SCTP packet without association")]
+    SctpNew,
+    /// A wrong verification tag.
+    #[error("wrong SCTP verification tag")]
+    SctpTag,
+    /// An SCTP chunk that makes no sense in this state.
+    #[error("SCTP chunk out of state")]
+    SctpState,
     /// An ICMP message that is neither a query that opens a connection nor the answer to one.
     #[error("ICMP message without connection")]
     IcmpNew,

@@ -58,8 +58,12 @@ fn packet(v4: bool, kind: u8, ports: (u16, u16), numbers: (u32, u16), body: &[u8
             let mut s = Vec::new();
             s.extend(ports.0.to_be_bytes());
             s.extend(ports.1.to_be_bytes());
+            // No tag yet, a checksum, and an INIT with its tag.
+            s.extend([0; 8]);
+            s.extend([1, 0]);
+            s.extend((20 + body.len() as u16).to_be_bytes());
             s.extend(numbers.0.to_be_bytes());
-            s.extend([0; 4]);
+            s.extend([0; 12]);
             s.extend(body);
             let crc = crc32c(&s);
             s[8..12].copy_from_slice(&crc.to_le_bytes());
@@ -131,6 +135,9 @@ fn answer(bytes: &[u8], body: &[u8]) -> Vec<u8> {
             let mut s = p.segment(bytes).to_vec();
             s[..2].copy_from_slice(&dport.to_be_bytes());
             s[2..4].copy_from_slice(&sport.to_be_bytes());
+            // An INIT ACK, with the tag that the INIT said.
+            s.copy_within(16..20, 4);
+            s[12] = 2;
             s[8..12].fill(0);
             let crc = crc32c(&s);
             s[8..12].copy_from_slice(&crc.to_le_bytes());

@@ -478,7 +478,13 @@ fn conntrack_settings(sysctls: &Sysctls) -> Settings {
         gre: secs("gre_timeout", base.gre),
         gre_stream: secs("gre_timeout_stream", base.gre_stream),
         sctp_closed: secs("sctp_timeout_closed", base.sctp_closed),
+        sctp_cookie_wait: secs("sctp_timeout_cookie_wait", base.sctp_cookie_wait),
+        sctp_cookie_echoed: secs("sctp_timeout_cookie_echoed", base.sctp_cookie_echoed),
         sctp_established: secs("sctp_timeout_established", base.sctp_established),
+        sctp_shutdown_sent: secs("sctp_timeout_shutdown_sent", base.sctp_shutdown_sent),
+        sctp_shutdown_recd: secs("sctp_timeout_shutdown_recd", base.sctp_shutdown_recd),
+        sctp_shutdown_ack_sent: secs("sctp_timeout_shutdown_ack_sent", base.sctp_shutdown_ack_sent),
+        sctp_heartbeat_sent: secs("sctp_timeout_heartbeat_sent", base.sctp_heartbeat_sent),
         tcp: tidegate_nat::TcpTimeouts {
             syn_sent: secs("tcp_timeout_syn_sent", tcp.syn_sent),
             syn_recv: secs("tcp_timeout_syn_recv", tcp.syn_recv),

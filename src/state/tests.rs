@@ -16,11 +16,7 @@ fn moment(sim: &Sim, unix: u64) -> Moment {
 }
 
 fn parse(text: &str) -> Result<State, String> {
-<<<<<<< HEAD
     State::parse(&Source::new("state", text), &Sets::new(), Instant::ZERO)
-=======
-    State::parse(&Source::new("state", text), &Sets::new())
->>>>>>> conntrack
         .map_err(|report| report.render(Style::PLAIN))
 }
 
@@ -128,7 +124,6 @@ fn files_are_written_whole_and_private() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     assert!(write(&folder.path().join("no/state"), "x").is_err());
-<<<<<<< HEAD
     assert!(
         State::read(&folder.path().join("none"), &Sets::new(), Instant::ZERO).unwrap().is_none()
     );
@@ -152,7 +147,4 @@ fn sets_come_back_before_the_rules_that_name_them() {
     assert!(again.save(now).contains("add bad 10.9.0.0/16 timeout 50"), "{}", again.save(now));
     let error = parse(&text.replace("add bad 10.9", "add bad 10.x.9")).expect_err("no address");
     assert!(error.contains("state:4:9"), "{error}");
-=======
-    assert!(State::read(&folder.path().join("none"), &Sets::new()).unwrap().is_none());
->>>>>>> conntrack
 }

@@ -111,7 +111,6 @@ const ARP: &str = "the gateway answers ARP for its own addresses on the interfac
 const NO_MULTICAST: &str = "multicast isn't routed";
 const NO_RA: &str = "the gateway takes no address or route from router advertisements";
 const SIZING: &str = "the gateway sizes its own tables";
-const NO_SCTP: &str = "SCTP connections are either closed or established here";
 
 /// All parameters; of several rows that match a key the first counts.
 pub static PARAMETERS: &[Parameter] = &[
@@ -278,7 +277,12 @@ pub static PARAMETERS: &[Parameter] = &[
     timeout("net/netfilter/nf_conntrack_gre_timeout_stream", 180),
     timeout("net/netfilter/nf_conntrack_sctp_timeout_closed", 10),
     timeout("net/netfilter/nf_conntrack_sctp_timeout_established", 210),
-    any("net/netfilter/nf_conntrack_sctp_*", NO_SCTP),
+    timeout("net/netfilter/nf_conntrack_sctp_timeout_cookie_wait", 3),
+    timeout("net/netfilter/nf_conntrack_sctp_timeout_cookie_echoed", 3),
+    timeout("net/netfilter/nf_conntrack_sctp_timeout_shutdown_sent", 3),
+    timeout("net/netfilter/nf_conntrack_sctp_timeout_shutdown_recd", 3),
+    timeout("net/netfilter/nf_conntrack_sctp_timeout_shutdown_ack_sent", 3),
+    timeout("net/netfilter/nf_conntrack_sctp_timeout_heartbeat_sent", 30),
     any("net/netfilter/nf_conntrack_dccp_*", "DCCP is followed with the generic time-out"),
     flag("net/netfilter/nf_conntrack_acct", 0, Honoured),
     flag("net/netfilter/nf_conntrack_timestamp", 0, Honoured),
