@@ -62,4 +62,18 @@ pub struct NatRange {
     pub random_fully: bool,
     /// `--persistent`: a client keeps its address.
     pub persistent: bool,
+    /// `--mapping endpoint-independent`, an option of Tidegate's: one outside port for each inside
+    /// one; and `--filtering`, who may come in by it.
+    pub mapping: Option<Filtering>,
+}
+
+/// Whose packets an endpoint-independent mapping lets in (RFC 4787 section 5).
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Filtering {
+    /// Anybody's.
+    EndpointIndependent,
+    /// Those of addresses that the inside has sent to.
+    AddressDependent,
+    /// Those of addresses and ports that the inside has sent to.
+    AddressAndPortDependent,
 }

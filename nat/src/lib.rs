@@ -16,6 +16,7 @@
 //! it is shared. Time and randomness are arguments.
 #![forbid(unsafe_code)]
 
+mod choice;
 pub mod conn;
 mod expiry;
 pub mod fragment;
@@ -23,6 +24,7 @@ mod generic;
 mod hash;
 mod icmp;
 mod icmp_error;
+mod mapping;
 mod ports;
 pub mod refragment;
 mod rewrite;
@@ -36,8 +38,10 @@ mod translate;
 pub mod tuple;
 mod udp;
 
+pub use choice::MappingRule;
 pub use conn::{Connection, Counters, Direction, Status};
 pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
+pub use mapping::Filtering;
 pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};
 pub use settings::{Settings, TcpTimeouts};
