@@ -1,6 +1,8 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
 use crate::config::{Config, PortKind};
+use crate::conntrack::gateway::{self, Peer};
+use crate::conntrack::{Ask, Hub, Moment, Tell};
 use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Status};
 use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
@@ -23,8 +25,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tidegate_filter::SaveStyle;
 use tidegate_filter::live::{self, Answer, Call, Present};
+use tidegate_filter::{SaveStyle, Sets};
 use tidegate_packet::{Addr, Family, Instant, Prefix};
 
 /// Why a gateway ended, or never began.
@@ -71,7 +73,9 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
 
 /// Runs a gateway until SIGTERM or SIGINT.
 pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
-    let Rulesets { v4, v6, warnings } = rules::load(&config).map_err(DaemonError::Rules)?;
+    let clock = Clock::start();
+    let sets = rules::sets(&config, clock.now()).map_err(DaemonError::Rules)?;
+    let Rulesets { v4, v6, warnings } = rules::load(&config, &sets).map_err(DaemonError::Rules)?;
     let report = Report { diagnostics: warnings };
     say(&report.render(Style::of_stderr()));
     setup::check_rights()?;
@@ -88,12 +92,12 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     if let Some(refused) = gateway.held.kernel_not_held() {
         tracing::info!("the kernel handles what we take as well, which costs speed: {refused}");
     }
-    let clock = Clock::start();
     let mut engine = gateway.engine;
     engine.set_time(clock.now(), unix_nanos());
     if gateway.config != config {
         // The built-in rules name networks, which are known only now.
-        let Rulesets { v4, v6, .. } = rules::load(&gateway.config).map_err(DaemonError::Rules)?;
+        let Rulesets { v4, v6, .. } =
+            rules::load(&gateway.config, &sets).map_err(DaemonError::Rules)?;
         engine.replace_rules(v4, v6);
     }
     let engine = Arc::new(Mutex::new(engine));
@@ -105,14 +109,17 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         })
     });
     let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
+    let hub = Arc::new(Hub::default());
     let mut manager = Manager {
         dhcp: HashMap::new(),
         written: config,
         config: gateway.config,
+        sets: sets.clone(),
         engine: engine.clone(),
         clock,
         reload,
-        news,
+        news: news.clone(),
+        hub: hub.clone(),
         waker: workers.threads.first().map(|thread| thread.waker.clone()),
         held: gateway.held,
         missing: HashMap::new(),
@@ -124,12 +131,15 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let uplinks = manager.config.uplinks().map(|i| i.name.clone()).collect();
     let handler = Control {
         engine,
+        sets,
         wake: Mutex::new(wake),
         writer: Mutex::new(()),
         workers: workers.threads.len(),
         uplinks,
         started: clock.now(),
         clock,
+        news,
+        hub,
     };
     let result =
         reserved.open(Arc::new(handler)).map_err(control_error(&path)).and_then(|socket| {
@@ -233,11 +243,15 @@ struct Manager {
     written: Config,
     /// With what was found on interfaces filled in.
     config: Config,
+    /// The sets that rules of both families name.
+    sets: Sets,
     engine: Arc<Mutex<Engine>>,
     clock: Clock,
     reload: Reload,
     dhcp: HashMap<InterfaceId, (DhcpClient, Option<Lease>)>,
     news: Arc<News>,
+    /// Who listens to what happens to connections.
+    hub: Arc<Hub>,
     /// Of the worker that sends what the manager leaves in the engine.
     waker: Option<Arc<Waker>>,
     held: Held,
@@ -292,14 +306,17 @@ impl Manager {
         }
     }
 
-    /// Takes rules and kernel parameters from the configuration as it is now. Interfaces, routes
-    /// and workers stay as they were.
+    /// Takes rules and kernel parameters from the configuration as it is now, and sets that aren't
+    /// there yet. Interfaces, routes and workers stay as they were.
     fn reload(&mut self) -> Result<Vec<Diagnostic>, Report> {
         let fresh = (self.reload)()?;
         let mut config = self.config.clone();
         config.rules = fresh.rules.clone();
         config.sysctls = fresh.sysctls.clone();
-        let mut rulesets = rules::load(&config)?;
+        let fresh_sets = rules::sets(&config, self.clock.now())?;
+        let added = self.sets.add_missing(&fresh_sets);
+        let loaded = rules::load(&config, &self.sets);
+        let mut rulesets = loaded.inspect_err(|_| self.sets.withdraw(&added))?;
         if (Config {
             rules: self.written.rules.clone(),
             sysctls: self.written.sysctls.clone(),
@@ -315,19 +332,26 @@ impl Manager {
         self.config = config;
         let mut engine = lock(&self.engine);
         engine.replace_sysctls(self.config.sysctls.clone());
+        engine.listen_to_connections(!self.hub.is_empty());
         engine.replace_rules(rulesets.v4, rulesets.v6);
         drop(engine);
         tracing::info!("rules reloaded");
         Ok(rulesets.warnings)
     }
 
-    /// Log lines and DHCP answers that the workers have left.
+    /// Log lines, DHCP answers and connections' events that the workers have left.
     fn take_news(&mut self) {
-        let (lines, frames) = {
+        let (log, frames, (events, lost)) = {
             let mut engine = lock(&self.engine);
-            (engine.take_log(), engine.take_dhcp())
+            let events = engine.conntrack_mut().take_events();
+            if !events.0.is_empty() && self.hub.is_empty() {
+                engine.listen_to_connections(false);
+            }
+            (engine.take_log(), engine.take_dhcp(), events)
         };
-        for line in lines {
+        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
+        self.hub.publish(&events, lost, moment);
+        for line in log.lines {
             print_log(&line);
         }
         let now = self.clock.now();
@@ -510,6 +534,7 @@ fn say(text: &str) {
 /// Answers the control socket.
 struct Control {
     engine: Arc<Mutex<Engine>>,
+    sets: Sets,
     wake: Mutex<Sender<Wake>>,
     /// Held while a call changes rules.
     writer: Mutex<()>,
@@ -517,6 +542,9 @@ struct Control {
     uplinks: Vec<String>,
     started: Instant,
     clock: Clock,
+    news: Arc<News>,
+    /// Who listens to what happens to connections.
+    hub: Arc<Hub>,
 }
 
 impl Handler for Control {
@@ -571,6 +599,21 @@ impl Handler for Control {
                 return Ran { status, out, err };
             }
         }
+    }
+
+    fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell {
+        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
+        let tell = gateway::answer(&self.engine, &self.hub, peer, ask, moment);
+        // What was done by hand is an event, too.
+        if lock(&self.engine).has_news() {
+            self.news.announce();
+        }
+        tell
+    }
+
+    fn ipset(&self, args: &[String], input: &str) -> Ran {
+        let answer = self.sets.call(args, input, self.clock.now());
+        Ran { status: answer.status, out: answer.out, err: answer.err }
     }
 
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod conntrack;
 pub mod control;
 pub mod ctime;
 pub mod daemon;

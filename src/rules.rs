@@ -3,9 +3,10 @@
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Report, Severity, Source};
 use crate::rules_builtin::{self, Topology};
+use std::path::Path;
 use std::sync::Arc;
-use tidegate_filter::{self as filter, Ruleset};
-use tidegate_packet::Family;
+use tidegate_filter::{self as filter, Ruleset, Sets};
+use tidegate_packet::{Family, Instant};
 
 /// Both families' rules, and what in them will do nothing.
 #[derive(Debug)]
@@ -18,11 +19,29 @@ pub struct Rulesets {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Loads the rules that a configuration names, or the built-in ones. The report of a failure
-/// holds all errors of both files.
-pub fn load(config: &Config) -> Result<Rulesets, Report> {
+/// Loads the sets that a configuration names, aside from those in force.
+pub fn sets(config: &Config, now: Instant) -> Result<Sets, Report> {
+    match &config.rules.sets {
+        Some(path) => read_sets(path, now),
+        None => Ok(Sets::new()),
+    }
+}
+
+/// Loads sets from a file.
+pub fn read_sets(path: &Path, now: Instant) -> Result<Sets, Report> {
+    let source = Source::read(path).map_err(|error| Report::from(*error))?;
+    let sets = Sets::new();
+    let errors = sets.restore(&source.text, now).err().unwrap_or_default();
+    let diagnostics: Vec<_> =
+        errors.into_iter().map(|d| diagnostic(&source, d, Severity::Error)).collect();
+    if diagnostics.is_empty() { Ok(sets) } else { Err(Report { diagnostics }) }
+}
+
+/// Loads the rules that a configuration names, or the built-in ones; they may name these sets. The
+/// report of a failure holds all errors of both files.
+pub fn load(config: &Config, sets: &Sets) -> Result<Rulesets, Report> {
     let mut report = Report::default();
-    let mut family = |family| match load_family(config, family) {
+    let mut family = |family| match load_family(config, family, sets) {
         Ok((ruleset, warnings)) => {
             report.diagnostics.extend(warnings);
             Some(ruleset)
@@ -38,7 +57,11 @@ pub fn load(config: &Config) -> Result<Rulesets, Report> {
     }
 }
 
-fn load_family(config: &Config, family: Family) -> Result<(Ruleset, Vec<Diagnostic>), Report> {
+fn load_family(
+    config: &Config,
+    family: Family,
+    sets: &Sets,
+) -> Result<(Ruleset, Vec<Diagnostic>), Report> {
     let source = match config.rules_file(family) {
         Some(path) => Source::read(path).map_err(|error| Report::from(*error))?,
         None => {
@@ -46,16 +69,20 @@ fn load_family(config: &Config, family: Family) -> Result<(Ruleset, Vec<Diagnost
             Source::new("built-in rules", text)
         }
     };
-    parse(&source, family)
+    parse(&source, family, sets)
 }
 
-/// Loads one text.
-pub fn parse(source: &Arc<Source>, family: Family) -> Result<(Ruleset, Vec<Diagnostic>), Report> {
+/// Loads one text; its rules may name these sets.
+pub fn parse(
+    source: &Arc<Source>,
+    family: Family,
+    sets: &Sets,
+) -> Result<(Ruleset, Vec<Diagnostic>), Report> {
     let text = filter::Source { name: &source.name, text: &source.text };
     let convert = |list: Vec<filter::Diagnostic>, severity| {
         list.into_iter().map(|d| diagnostic(source, d, severity)).collect()
     };
-    match filter::load(text, family) {
+    match filter::load_with(text, family, sets) {
         Ok(loaded) => Ok((loaded.ruleset, convert(loaded.warnings, Severity::Warning))),
         Err(errors) => Err(Report { diagnostics: convert(errors, Severity::Error) }),
     }

@@ -99,6 +99,11 @@ pub struct Sim {
 impl Sim {
     /// Builds one; its clock stands at one hour, on 2026-01-01 UTC.
     pub fn new(config: &SimConfig) -> Result<Self, SimError> {
+        Self::with_sets(config, &filter::Sets::new())
+    }
+
+    /// The same with sets that its rules may name.
+    pub fn with_sets(config: &SimConfig, sets: &filter::Sets) -> Result<Self, SimError> {
         let mut interfaces = Interfaces::new();
         for wanted in &config.interfaces {
             let mut interface = Interface::new(&wanted.name, wanted.mac, wanted.mtu);
@@ -116,8 +121,8 @@ impl Sim {
         let sysctls = sysctls(&config.sysctls)?;
         let mut engine = Engine::new(Setup {
             routes,
-            rules_v4: load(&config.rules_v4, Family::V4)?,
-            rules_v6: load(&config.rules_v6, Family::V6)?,
+            rules_v4: load(&config.rules_v4, Family::V4, sets)?,
+            rules_v6: load(&config.rules_v6, Family::V6, sets)?,
             sysctls,
             host_port: None,
             seed: [7; 32],
@@ -194,11 +199,11 @@ impl Sim {
     }
 }
 
-fn load(text: &str, family: Family) -> Result<filter::Ruleset, SimError> {
+fn load(text: &str, family: Family, sets: &filter::Sets) -> Result<filter::Ruleset, SimError> {
     if text.is_empty() {
-        return Ok(filter::Ruleset::empty(family, &filter::Sets::new()));
+        return Ok(filter::Ruleset::empty(family, sets));
     }
-    filter::load(filter::Source { name: "rules", text }, family)
+    filter::load_with(filter::Source { name: "rules", text }, family, sets)
         .map(|loaded| loaded.ruleset)
         .map_err(|errors| SimError::Rules { family, errors })
 }

@@ -102,7 +102,8 @@ impl News {
         self.announced.store(false, Ordering::Release);
     }
 
-    fn announce(&self) {
+    /// There is something for the manager to look at.
+    pub fn announce(&self) {
         if !self.announced.swap(true, Ordering::AcqRel) {
             (self.tell)();
         }

@@ -34,6 +34,8 @@ pub struct NflogRecord<'a> {
     pub prefix: &'a str,
     /// How many bytes of the packet the listener wants (`--nflog-size`); absent: all it asks for.
     pub size: Option<u32>,
+    /// How many packets may wait for the listener at most (`--nflog-threshold`); zero: its own choice.
+    pub threshold: u16,
     /// The packet.
     pub query: &'a Query<'a>,
     /// The packet's mark as it is now.

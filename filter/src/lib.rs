@@ -28,7 +28,7 @@ mod print;
 pub mod query;
 mod ruleset;
 mod services;
-mod sets;
+pub mod sets;
 mod targets;
 mod validate;
 mod values;

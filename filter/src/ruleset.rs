@@ -136,9 +136,10 @@ impl Ruleset {
     }
 
     /// Whether a rule makes the kernel track connections of this family (and so reassemble
-    /// fragments): any rule in the nat table, or one that looks at connections.
+    /// fragments): one that translates or that looks at connections. A nat table without such a
+    /// rule doesn't, and no packet passes its chains then (nf_nat_inet_fn wants a connection).
     pub fn uses_conntrack(&self) -> bool {
-        self.tables.iter().any(|table| table.name == TableName::Nat || table.uses_conntrack)
+        self.tables.iter().any(|table| table.uses_conntrack)
     }
 
     /// Counters for this ruleset, starting from what the file said.

@@ -425,7 +425,7 @@ impl Draftbook {
                 for draft in drafts {
                     let at = chain.rules.iter().position(|r| r.same(&draft)).ok_or_else(|| {
                         Problem::new(ast.span.clone(), format!("{} has no such rule", name.text))
-                            .refused(Refusal::NoRule)
+                            .refused(draft.absent())
                     })?;
                     if matches!(place, Place::Delete) {
                         chain.rules.remove(at);

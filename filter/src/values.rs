@@ -158,6 +158,16 @@ impl Word {
         Ok(Network { family, addr: Addr::from_bits(addr.bits() & mask), mask })
     }
 
+    /// The same as the `conntrack` match takes it: the address keeps the bits outside of its mask
+    /// (it is printed so), and a mask with holes counts as a full one (xtopt_parse_hostmask).
+    pub fn unmasked_network(&self, family: Family) -> Outcome<Network> {
+        let masked = self.network(family)?;
+        let full = self.text.split('/').next().unwrap_or_default();
+        let addr = self.part(full).network(family).map_or(masked.addr, |n| n.addr);
+        let mask = if masked.prefix_len().is_some() { masked.mask } else { u128::MAX };
+        Ok(Network { family, addr, mask })
+    }
+
     /// A mask: a prefix length or an address.
     pub fn mask(&self, family: Family) -> Outcome<u128> {
         let bits = u64::from(family.bits());
@@ -230,10 +240,10 @@ impl Network {
     }
 
     /// The address as its family writes it, IPv4-mapped ones in an IPv6 rule included.
-    pub fn shown(&self) -> IpAddr {
+    pub fn shown(&self) -> String {
         match self.family {
-            Family::V4 => self.addr.to_ip(),
-            Family::V6 => IpAddr::V6(self.addr.octets().into()),
+            Family::V6 if self.addr.is_v4() => IpAddr::V6(self.addr.octets().into()).to_string(),
+            _ => self.addr.to_string(),
         }
     }
 

@@ -206,3 +206,87 @@ fn connlimit_counts_open_connections() {
     let lines = "-A FORWARD -m connlimit --connlimit-above 1 -j DROP";
     assert_eq!(over_time(lines, &times), [false; 4]);
 }
+
+/// What a rule remembers stays when rules around it change by command, and starts anew when the same
+/// text is restored or loaded again.
+#[test]
+fn memory_of_a_rule_outlives_changes_around_it() {
+    // Each spares two packets of 29 bytes.
+    let remembering = [
+        "-m quota --quota 60 -j ACCEPT",
+        "-m limit --limit 1/hour --limit-burst 2 -j ACCEPT",
+        "-m connlimit --connlimit-upto 2 -j ACCEPT",
+        "-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 2 --hashlimit-name x -j ACCEPT",
+    ];
+    for rule in remembering {
+        let text = filter(&format!("-A FORWARD {rule}\n-A FORWARD -j DROP"));
+        let mut now = rules(&text);
+        let memory = Memory::new();
+        let sent = std::cell::Cell::new(0);
+        let spared = |rules: &Ruleset| {
+            memory.adopt(&[rules]);
+            let mut counters = rules.zero_counters();
+            sent.set(sent.get() + 1);
+            let bytes = udp(A, B, sent.get(), 2);
+            let packet = Parsed::parse(&bytes).unwrap();
+            let query = query(&packet, &bytes);
+            let (table, hook) = (TableName::Filter, Hook::Forward);
+            let verdict =
+                evaluate(rules, table, hook, &query, &mut counters, &memory, &mut NoEffects);
+            verdict == Verdict::Accept
+        };
+        let run = |rules: &Ruleset, program, line: &str, input: &str| {
+            let args: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            let call = live::Call {
+                program,
+                family: tidegate_packet::Family::V4,
+                args: &args,
+                input,
+                stamp: "",
+            };
+            let counters = rules.zero_counters();
+            let answer = live::run(call, live::Present { ruleset: rules, counters: &counters });
+            answer.change.expect(&answer.err).ruleset
+        };
+        assert!(spared(&now), "{rule}");
+        for change in ["-A FORWARD -p tcp", "-I FORWARD -p tcp -j DROP", "-D FORWARD 1", "-Z"] {
+            now = run(&now, live::Program::Iptables, change, "");
+        }
+        let added = "*filter\n-A INPUT -j DROP\nCOMMIT\n";
+        now = run(&now, live::Program::Restore, "--noflush", added);
+        assert!(spared(&now), "{rule}");
+        assert!(!spared(&now), "{rule}: the change has made it forget");
+        now = run(&now, live::Program::Restore, "", &text);
+        let anew = !rule.contains("hashlimit");
+        assert_eq!(spared(&now), anew, "{rule}: restored");
+        if anew {
+            assert!(spared(&now) && !spared(&now), "{rule}: restored");
+        }
+        now = rules(&text);
+        assert_eq!(spared(&now), anew, "{rule}: loaded");
+    }
+}
+
+#[test]
+fn statistic_counts_on_through_changes_around_it() {
+    let text = filter("-A FORWARD -m statistic --mode nth --every 3 --packet 2 -j DROP");
+    let a = udp(A, B, 1, 2);
+    let packet = Parsed::parse(&a).unwrap();
+    let hit = |rules: &Ruleset| {
+        let (table, hook) = (TableName::Filter, Hook::Forward);
+        let (mut counters, query) = (rules.zero_counters(), query(&packet, &a));
+        evaluate(rules, table, hook, &query, &mut counters, &Memory::new(), &mut NoEffects)
+            == Verdict::Drop
+    };
+    let first = rules(&text);
+    assert!(!hit(&first) && !hit(&first));
+    let args = ["-A", "INPUT", "-p", "tcp"].map(str::to_owned);
+    let family = packet.family;
+    let call =
+        live::Call { program: live::Program::Iptables, family, args: &args, input: "", stamp: "" };
+    let counters = first.zero_counters();
+    let answer = live::run(call, live::Present { ruleset: &first, counters: &counters });
+    assert!(hit(&answer.change.expect("a rule is added").ruleset), "the third packet");
+    let anew = rules(&text);
+    assert!(!hit(&anew) && !hit(&anew) && hit(&anew));
+}

@@ -199,6 +199,34 @@ fn security_associations() {
 }
 
 #[test]
+fn routing_headers() {
+    // Type 0 by way of two addresses, the first of which it has been at.
+    let mut header = vec![17, 4, 0, 1, 0, 0, 0, 0];
+    let hops = ["fe80::1", "fe80::2"].map(|hop| hop.parse::<std::net::Ipv6Addr>().unwrap());
+    header.extend(hops.iter().flat_map(std::net::Ipv6Addr::octets));
+    header.extend([0, 1, 0, 2, 0, 8, 0, 0]);
+    let mut packet = other(A6, B6, 43, &header);
+    packet[6] = 43;
+    for (rule, want) in [
+        ("-m rt", true),
+        ("-m rt --rt-type 0", true),
+        ("-m rt ! --rt-type 0", false),
+        ("-m rt --rt-segsleft 1:2 --rt-len 40", true),
+        ("-m rt ! --rt-segsleft 1", false),
+        ("-m rt --rt-segsleft 9:0", false),
+        ("-m rt --rt-len 32", false),
+        ("-m rt --rt-type 0 --rt-0-res", true),
+        ("-m rt --rt-type 0 --rt-0-addrs fe80::1,fe80::2", true),
+        ("-m rt --rt-type 0 --rt-0-addrs fe80::1", false),
+        ("-m rt --rt-type 0 --rt-0-addrs fe80::2 --rt-0-not-strict", true),
+        ("-m rt --rt-type 0 --rt-0-addrs fe80::2,fe80::1 --rt-0-not-strict", false),
+    ] {
+        assert_eq!(takes(rule, &packet), want, "{rule}");
+    }
+    assert!(!takes("-m rt", &udp(A6, B6, 1, 2)));
+}
+
+#[test]
 fn ipv6_headers() {
     let mut fragment = other(A6, B6, 44, &[17, 0, 0, 1, 0, 0, 0, 7, 0, 1, 0, 2, 0, 9, 0, 0, 1]);
     fragment[6] = 44;

@@ -165,7 +165,8 @@ fn a_set_of_the_other_family_is_warned_about() {
 fn what_is_saved_restores_the_same() {
     let first = sets(SETS).save(Instant::from_secs(1));
     assert!(first.contains(
-        "create nets hash:net family inet hashsize 1024 maxelem 65536 timeout 0 counters\n"
+        "create nets hash:net family inet hashsize 1024 maxelem 65536 timeout 0 counters bucketsize \
+         12 initval 0x"
     ));
     assert!(first.contains("add nets 10.0.0.0/24 timeout 0 nomatch packets 0 bytes 0\n"));
     assert!(first.contains("add nets 10.0.0.3 timeout 29 packets 5 bytes 500\n"));
@@ -183,22 +184,98 @@ fn what_is_saved_restores_the_same() {
 #[test]
 fn wrong_lines_are_told() {
     for (text, message) in [
-        ("create x hash:foo\n", "unknown set type `hash:foo`"),
-        ("create x hash:ip\ncreate x hash:ip\n", "there is a set `x` already"),
-        ("add x 1.2.3.4\n", "there is no set `x`"),
-        ("create x hash:ip\nadd x 1.2.3\nadd x 1.2.3.4.5\n", "`1.2.3.4.5` is no IPv4 address"),
-        ("create x hash:ip\nadd x 1.2.3.4\nadd x 1.2.3.4\n", "it is there already"),
+        ("create x hash:foo\n", "typename 'hash:foo' is unknown"),
+        (
+            "create x hash:ip\ncreate x hash:ip\n",
+            "Set cannot be created: set with the same name already exists",
+        ),
+        ("add x 1.2.3.4\n", "The set with the given name does not exist"),
+        (
+            "create x hash:ip\nadd x 1.2.3.4\nadd x 1.2.3.4.5\n",
+            "cannot parse 1.2.3.4.5: resolving to IPv4 address failed",
+        ),
+        (
+            "create x hash:ip\nadd x 1.2.3.4\nadd x 1.2.3.4\n",
+            "Element cannot be added to the set: it's already added",
+        ),
         (
             "create x hash:ip maxelem 2\nadd x 1.2.3.0/24\n",
-            "more addresses than set `x` has room for",
+            "Hash is full, cannot add more elements",
         ),
-        ("create x bitmap:ip\n", "a bitmap needs a range"),
-        ("create x hash:ip,port\nadd x 1.2.3.4\n", "expected 2 parts"),
-        ("create x hash:ip\nadd x 1.2.3.4 timeout 5\n", "`timeout` doesn't go with set `x`"),
-        ("create x hash:ip skbinfo\n", "`skbinfo` is not supported for hash:ip"),
-        ("rename x y\n", "unknown command `rename`"),
+        ("create x bitmap:ip\n", "Mandatory option `range' is missing"),
+        ("create x hash:ip,port\nadd x 1.2.3.4\n", "Second element is missing from 1.2.3.4."),
+        (
+            "create x hash:ip\nadd x 1.2.3.4 timeout 5\n",
+            "Timeout cannot be used: set was created without timeout support",
+        ),
+        ("create x hash:net netmask 24\n", "Unknown argument: `netmask'"),
+        ("list\n", "`list` has no place in a file of sets"),
     ] {
         let errors = Sets::new().restore(text, Instant::ZERO).unwrap_err();
         assert_eq!(errors[0].message, message, "{text}");
     }
+}
+
+/// Blocklists are filled aside, exchanged with what rules name, and thrown away.
+#[test]
+fn rules_follow_the_name_of_an_exchanged_set() {
+    let sets = sets("create live hash:ip\nadd live 192.0.2.77\n");
+    let rules = rules_with(&filter("-A FORWARD -m set --match-set live src -j DROP"), &sets);
+    let web = tcp(A, B, 1, 2, 2);
+    let mut list = "create tmp hash:ip maxelem 100000\n".to_owned();
+    for n in 0..50_000u32 {
+        list += &format!("add tmp 10.{}.{}.{}\n", n >> 16, n >> 8 & 255, n & 255);
+    }
+    let call = |line: &str, input: &str| {
+        let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        sets.call(&args, input, Instant::ZERO)
+    };
+    let done = call("restore", &list);
+    assert_eq!((done.status, done.err.as_str()), (0, ""));
+    assert_eq!(run(&rules, &[(1, &web)]), [false]);
+    assert_eq!(call("swap tmp live", "").status, 0);
+    assert_eq!(run(&rules, &[(1, &web)]), [true]);
+    assert_eq!(call("destroy tmp", "").status, 0);
+    let listed = call("list -t live", "").out;
+    assert!(listed.contains("References: 1\nNumber of entries: 50000\n"), "{listed}");
+    let busy = call("destroy live", "");
+    let words = "ipset v7.17: Set cannot be destroyed: it is in use by a kernel component\n";
+    assert_eq!((busy.status, busy.err.as_str()), (1, words));
+    assert_eq!(call("rename live other", "").status, 1);
+    drop(rules);
+    assert_eq!(call("rename live other", "").status, 0);
+    assert_eq!(call("destroy other", "").status, 0);
+}
+
+/// A reload makes what isn't there, and takes it back when the rules turn out to be wrong.
+#[test]
+fn missing_sets_are_added_and_withdrawn() {
+    let own = sets("create a hash:ip\nadd a 192.0.2.1\n");
+    let fresh = sets(
+        "create a hash:ip\nadd a 192.0.2.2\ncreate b hash:ip\nadd b 192.0.2.3\ncreate l list:set\nadd l a\nadd l b\n",
+    );
+    let added = own.add_missing(&fresh);
+    assert_eq!(added, ["b", "l"]);
+    let rules = rules_with(&filter("-A FORWARD -m set --match-set l src -j DROP"), &own);
+    let packets = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|from| udp(from, B, 1, 2));
+    assert_eq!(packets.each_ref().map(|p| run(&rules, &[(1, p)])[0]), [true, false, true]);
+    drop(rules);
+    own.withdraw(&added);
+    assert_eq!(own.names(), ["a"]);
+}
+
+/// What has expired makes room, and isn't listed.
+#[test]
+fn expired_entries_make_room() {
+    let sets =
+        sets("create s hash:ip timeout 5 maxelem 2\nadd s 10.0.0.1\nadd s 10.0.0.2 timeout 0\n");
+    let at = |secs, line: &str| {
+        let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        sets.call(&args, "", Instant::from_secs(secs))
+    };
+    assert_eq!(at(1, "add s 10.0.0.3").status, 1);
+    assert_eq!(at(6, "test s 10.0.0.1").status, 1);
+    assert!(at(6, "list s").out.ends_with("Number of entries: 1\nMembers:\n10.0.0.2 timeout 0\n"));
+    assert_eq!(at(6, "add s 10.0.0.3").status, 0);
+    assert_eq!(at(6, "del s 10.0.0.1").status, 1);
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tidegate_packet::Instant;
 
+use crate::event::Changes;
+use crate::settings::Settings;
 use crate::tcp::{TcpState, TcpTrack};
 use crate::{Manip, Tuple};
 
@@ -56,6 +58,8 @@ impl Status {
     pub const DNAT_DONE: Self = Self(1 << 8);
     /// No longer in the table; only a packet on its way still holds it.
     pub const DYING: Self = Self(1 << 9);
+    /// Packets don't prolong it.
+    pub const FIXED_TIMEOUT: Self = Self(1 << 10);
 
     /// Whether all of `other`'s bits are set.
     #[inline]
@@ -77,6 +81,16 @@ impl Status {
     /// Both sets of bits.
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// The set with these bits.
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// These bits without `other`'s.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     pub(crate) fn set(&mut self, other: Self) {
@@ -102,7 +116,7 @@ impl Status {
 
 impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [(Status, &str); 9] = [
+        const NAMES: [(Status, &str); 10] = [
             (Status::EXPECTED, "EXPECTED"),
             (Status::SEEN_REPLY, "SEEN_REPLY"),
             (Status::ASSURED, "ASSURED"),
@@ -112,6 +126,7 @@ impl fmt::Debug for Status {
             (Status::SNAT_DONE, "SNAT_DONE"),
             (Status::DNAT_DONE, "DNAT_DONE"),
             (Status::DYING, "DYING"),
+            (Status::FIXED_TIMEOUT, "FIXED_TIMEOUT"),
         ];
         f.debug_set()
             .entries(NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name))
@@ -142,7 +157,12 @@ pub(crate) enum Proto {
 /// What few connections need.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rare {
+    /// Whether packets and bytes are counted.
+    pub(crate) counted: bool,
     pub(crate) accounting: [Counters; 2],
+    /// Whether it is remembered when the connection began.
+    pub(crate) stamped: bool,
+    pub(crate) started: Option<Instant>,
 }
 
 /// No interface has this number.
@@ -154,6 +174,8 @@ pub struct Connection {
     /// Original, then reply.
     pub(crate) tuples: [Tuple; 2],
     pub(crate) status: Status,
+    /// What has changed since the last event, while anybody listens.
+    pub(crate) pending: Changes,
     /// When it ends if no packet comes. Before [`Status::CONFIRMED`] it counts from zero, since
     /// the time begins when the first packet leaves.
     pub(crate) deadline: Instant,
@@ -173,12 +195,13 @@ impl Connection {
         Self {
             tuples: [original, reply],
             status: Status::default(),
+            pending: Changes::default(),
             deadline: Instant::ZERO,
             mark: 0,
             masqueraded: NOT_MASQUERADED,
             same_source: [crate::slots::NONE; 2],
             mappings: [crate::mapping::NONE; 2],
-            rare: acct.then(Box::default),
+            rare: acct.then(|| Box::new(Rare { counted: true, ..Rare::default() })),
             proto,
         }
     }
@@ -224,6 +247,31 @@ impl Connection {
         self.rare.as_ref().map(|r| r.accounting).unwrap_or_default()
     }
 
+    /// As [`Connection::accounting`]; `None` if nothing is counted.
+    pub fn counted(&self) -> Option<[Counters; 2]> {
+        self.rare.as_ref().filter(|r| r.counted).map(|r| r.accounting)
+    }
+
+    /// When it entered the table, if [`crate::Settings::timestamp`] was set then.
+    pub fn started(&self) -> Option<Instant> {
+        self.rare.as_ref().and_then(|r| r.started)
+    }
+
+    /// Makes room for what the settings want to be kept of a new connection.
+    pub(crate) fn extend(&mut self, settings: &Settings) {
+        if settings.acct || settings.timestamp {
+            let rare = self.rare.get_or_insert_default();
+            (rare.counted, rare.stamped) = (settings.acct, settings.timestamp);
+        }
+    }
+
+    /// It enters the table.
+    pub(crate) fn start(&mut self, now: Instant) {
+        if let Some(rare) = self.rare.as_mut().filter(|rare| rare.stamped) {
+            rare.started = Some(now);
+        }
+    }
+
     /// The TCP state, for TCP.
     pub fn tcp_state(&self) -> Option<TcpState> {
         self.tcp().map(TcpTrack::state)
@@ -260,13 +308,17 @@ impl Connection {
     /// and begins to run later.
     #[inline]
     pub(crate) fn refresh(&mut self, timeout: Duration, now: Instant) {
+        // `nf_ct_refresh`: the time that was set by hand stays.
+        if self.status.has(Status::FIXED_TIMEOUT) {
+            return;
+        }
         let from = if self.status.has(Status::CONFIRMED) { now } else { Instant::ZERO };
         self.deadline = from + timeout;
     }
 
     #[inline]
     pub(crate) fn count(&mut self, direction: Direction, bytes: u32) {
-        if let Some(rare) = &mut self.rare {
+        if let Some(rare) = self.rare.as_mut().filter(|rare| rare.counted) {
             let counters = &mut rare.accounting[direction.index()];
             counters.packets += 1;
             counters.bytes += u64::from(bytes);

@@ -1,9 +1,10 @@
 //! ICMP errors: which connection they are about, and where their quote lies.
 
 use tidegate_packet::checksum::Field;
-use tidegate_packet::{Addr, Instant, Parsed, ipv6, protocol};
+use tidegate_packet::{Addr, Instant, Parsed, Transport, icmpv6, ipv6, protocol};
 
 use crate::Tuple;
+use crate::icmp::REDIRECT_LEN;
 use crate::rewrite::Place;
 use crate::table::Conntrack;
 use crate::tracked::{Entry, InvalidReason, Role, State, Tracked};
@@ -38,7 +39,12 @@ pub(crate) fn track(
 /// a later fragment. Its version, length, TTL and checksums are nobody's business (routers on the
 /// way have changed them).
 pub(crate) fn quote(packet: &Parsed, bytes: &[u8]) -> Option<Place> {
-    let ip = usize::from(packet.l4) + ERROR_HEADER_LEN;
+    let header = match packet.transport {
+        // The packet is in an option with a header of eight bytes.
+        Transport::Icmpv6 { kind: icmpv6::REDIRECT, .. } => REDIRECT_LEN + 8,
+        _ => ERROR_HEADER_LEN,
+    };
+    let ip = usize::from(packet.l4) + header;
     let end = packet.len as usize;
     let inner = bytes.get(ip..end)?;
     let (header_len, protocol) = if packet.src.is_v4() {

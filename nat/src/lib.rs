@@ -18,6 +18,8 @@
 
 mod choice;
 pub mod conn;
+pub mod control;
+pub mod event;
 mod expiry;
 pub mod fragment;
 mod generic;
@@ -30,6 +32,7 @@ pub mod refragment;
 mod rewrite;
 pub mod settings;
 mod slots;
+pub mod stats;
 mod table;
 pub mod tcp;
 mod tcp_window;
@@ -40,11 +43,14 @@ mod udp;
 
 pub use choice::MappingRule;
 pub use conn::{Connection, Counters, Direction, Status};
+pub use control::{Create, Refused, Update};
+pub use event::{Changes, Event, EventKind};
 pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
 pub use mapping::Filtering;
 pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};
 pub use settings::{Settings, TcpTimeouts};
+pub use stats::Stats;
 pub use table::Conntrack;
 pub use tcp::TcpState;
 pub use tracked::{ConfirmDrop, Confirmed, ConnId, InvalidReason, State, Tracked};

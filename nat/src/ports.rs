@@ -66,10 +66,10 @@ impl Conntrack {
         let chosen = choice.choose(&current).ok_or(Exhausted)?;
         let Some(reply) = chosen.inverse() else { return Ok(()) };
         // A clash of the destination may still be mended by another source port.
-        if manip == Manip::Source && choice.is_taken(&chosen) {
+        let (reserved, mapping) = (choice.is_reserved(&chosen), choice.mapping);
+        if manip == Manip::Source && (reserved || self.lookup(&reply, now).is_some()) {
             return Err(Exhausted);
         }
-        let mapping = choice.mapping;
         if manip == Manip::Source {
             conn.mappings[0] = mapping;
         }
@@ -180,7 +180,10 @@ impl Choice<'_> {
         if self.manip == Manip::Source && self.is_reserved(tuple) {
             return true;
         }
-        tuple.inverse().is_some_and(|reply| self.table.lookup(&reply, self.now).is_some())
+        let taken =
+            tuple.inverse().is_some_and(|reply| self.table.lookup(&reply, self.now).is_some());
+        self.table.stats.found += u64::from(taken);
+        taken
     }
 
     /// The newest translation of the same original source that the range allows

@@ -36,6 +36,10 @@ pub struct Settings {
     pub checksum: bool,
     /// `nf_conntrack_acct`: count packets and bytes of each connection.
     pub acct: bool,
+    /// `nf_conntrack_timestamp`: remember when each connection began.
+    pub timestamp: bool,
+    /// `nf_conntrack_events`: tell listeners what happens to connections.
+    pub events: bool,
     /// `nf_conntrack_generic_timeout`.
     pub generic: Duration,
     /// `nf_conntrack_icmp_timeout`.
@@ -89,6 +93,8 @@ impl Default for Settings {
             max: 262_144,
             checksum: true,
             acct: false,
+            timestamp: false,
+            events: true,
             generic: Duration::from_secs(600),
             icmp: Duration::from_secs(30),
             icmpv6: Duration::from_secs(30),

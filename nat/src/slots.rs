@@ -8,6 +8,7 @@ use tidegate_packet::Instant;
 
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Status};
+use crate::event::{Changes, EventKind};
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
 
@@ -120,6 +121,7 @@ impl Conntrack {
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Connection> {
         let place = self.slots.get_mut(slot as usize)?;
         let conn = place.conn.take()?;
+        let place_generation = place.generation;
         place.generation = place.generation.wrapping_add(1);
         self.wheel.disarm(slot);
         for (direction, tuple) in conn.tuples.iter().enumerate() {
@@ -133,6 +135,8 @@ impl Conntrack {
         }
         self.release_mappings(&conn);
         self.free.push(slot);
+        let id = ConnId { slot, generation: place_generation };
+        self.events.push(EventKind::Destroy, Changes::default(), id, &conn);
         Some(conn)
     }
 

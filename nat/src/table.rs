@@ -4,11 +4,13 @@ use hashbrown::HashTable;
 use tidegate_packet::{Family, Instant, Parsed, Transport, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
+use crate::event::{Before, Changes, EventKind, Events};
 use crate::expiry::Wheel;
 use crate::hash::HashKey;
 use crate::mapping::Mappings;
 use crate::settings::Settings;
 use crate::slots::{Slot, conn_of};
+use crate::stats::Stats;
 use crate::tcp::{self, TcpVerdict};
 use crate::tracked::{ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Role, State, Tracked};
 use crate::{Manip, Tuple, generic, icmp, icmp_error, udp};
@@ -28,6 +30,8 @@ pub struct Conntrack {
     pub(crate) wheel: Wheel,
     /// Where the search for a victim goes on when the table is full.
     pub(crate) victim: u32,
+    pub(crate) events: Events,
+    pub(crate) stats: Stats,
 }
 
 impl Conntrack {
@@ -44,6 +48,8 @@ impl Conntrack {
             sources: HashTable::new(),
             wheel: Wheel::new(),
             victim: 0,
+            events: Events::default(),
+            stats: Stats::default(),
         }
     }
 
@@ -64,7 +70,11 @@ impl Conntrack {
     pub fn track(&mut self, packet: &Parsed, bytes: &[u8], verify: bool, now: Instant) -> Tracked {
         match self.try_track(packet, bytes, verify && self.settings.checksum, now) {
             Ok(tracked) => tracked,
-            Err(reason) => Tracked::invalid(reason),
+            Err(reason) => {
+                let icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
+                self.stats.count_invalid(reason, icmp);
+                Tracked::invalid(reason)
+            }
         }
     }
 
@@ -120,6 +130,7 @@ impl Conntrack {
             Direction::Original => State::New,
         };
         let armed = conn.deadline;
+        let before = self.events.wanted().then(|| Before::of(conn));
         let mut entry = Entry::Known(id);
         let mut over = false;
         match packet.transport {
@@ -150,6 +161,9 @@ impl Conntrack {
         conn.count(direction, packet.len);
         if direction == Direction::Reply {
             conn.status.set(Status::SEEN_REPLY);
+        }
+        if let Some(before) = before {
+            before.note(conn);
         }
         let deadline = conn.deadline;
         if over {
@@ -183,6 +197,7 @@ impl Conntrack {
             _ => Proto::Plain,
         };
         let mut conn = Box::new(Connection::new(tuple, reply, proto, settings.acct));
+        conn.extend(settings);
         let direction = Direction::Original;
         match packet.transport {
             Transport::Tcp { .. } => {
@@ -239,7 +254,11 @@ impl Conntrack {
 
     /// Sets the mark of the packet's connection (`CONNMARK`).
     pub fn set_mark(&mut self, tracked: &mut Tracked, mark: u32) {
+        let wanted = self.events.wanted();
         if let Some(conn) = self.view_mut(tracked) {
+            if wanted && conn.mark != mark {
+                conn.pending = conn.pending.with(Changes::MARK);
+            }
             conn.mark = mark;
         }
     }
@@ -298,6 +317,9 @@ impl Conntrack {
         tracked: &mut Tracked,
         now: Instant,
     ) -> Result<Confirmed, ConfirmDrop> {
+        if self.events.wanted() {
+            self.tell_changes(tracked);
+        }
         // netfilter confirms in the original direction only.
         if tracked.direction == Direction::Reply || tracked.role != Role::Member {
             return Ok(Confirmed::Nothing);
@@ -309,13 +331,18 @@ impl Conntrack {
         let tuples = conn.tuples;
         // Both tuples must be free, also as the other direction of somebody else's.
         if tuples.iter().any(|t| self.lookup(t, now).is_some()) {
+            self.stats.insert_failed += 1;
+            self.stats.drop += 1;
             return Err(ConfirmDrop::Clash);
         }
         let mut made_room = false;
         if self.settings.max != 0 && self.len() >= self.settings.max as usize {
             if !self.drop_early(now) {
+                self.stats.drop += 1;
+                self.stats.table_full += 1;
                 return Err(ConfirmDrop::TableFull);
             }
+            self.stats.early_drop += 1;
             made_room = true;
         }
         let Entry::Own(mut conn) = std::mem::replace(&mut tracked.entry, Entry::None) else {
@@ -323,7 +350,14 @@ impl Conntrack {
         };
         conn.status.set(Status::CONFIRMED);
         conn.deadline = now + (conn.deadline - Instant::ZERO);
+        conn.start(now);
         let id = self.insert(*conn);
+        if self.events.wanted()
+            && let Some(conn) = conn_of(&mut self.slots, id)
+        {
+            conn.pending = Changes::default();
+            self.events.push(EventKind::New, Changes::STATE, id, conn);
+        }
         tracked.entry = Entry::Known(id);
         Ok(if made_room { Confirmed::InsertedForAnother(id) } else { Confirmed::Inserted(id) })
     }
@@ -351,6 +385,11 @@ impl Conntrack {
     pub fn next_expiry(&self) -> Option<Instant> {
         let (connections, mappings) = (self.wheel.next(), self.mappings.next_expiry());
         connections.into_iter().chain(mappings).min()
+    }
+
+    /// What has been counted.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// Connections in the table.

@@ -56,6 +56,24 @@ impl TcpState {
         }
     }
 
+    /// The state that listings print so.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::None,
+            Self::SynSent,
+            Self::SynRecv,
+            Self::Established,
+            Self::FinWait,
+            Self::CloseWait,
+            Self::LastAck,
+            Self::TimeWait,
+            Self::Close,
+            Self::SynSent2,
+        ]
+        .into_iter()
+        .find(|state| state.name() == name)
+    }
+
     /// From the first FIN or a reset on: may go early when the table is full, and resets are no
     /// longer judged.
     pub(crate) const fn is_closing(self) -> bool {
@@ -215,6 +233,33 @@ impl TcpTrack {
                 peer.max_window = 0;
             }
         }
+    }
+
+    /// Of a connection that was put into the table by hand: windows begin with its next segments.
+    pub(crate) fn by_hand(state: TcpState) -> Self {
+        let last = Last {
+            seq: 0,
+            ack: 0,
+            end: 0,
+            window: 0,
+            direction: Direction::Original,
+            kind: Kind::Bare,
+            scale: 0,
+            flags: 0,
+        };
+        Self {
+            peers: [Peer::unseen(), Peer::unseen()],
+            last,
+            state,
+            retransmissions: 0,
+            simultaneous: false,
+            challenge: false,
+        }
+    }
+
+    /// Sets the state by hand.
+    pub(crate) fn set_state(&mut self, state: TcpState) {
+        self.state = state;
     }
 
     /// For a connection's first segment: a SYN, or with `tcp_loose` an ACK out of the middle.

@@ -74,6 +74,14 @@ pub struct ConnId {
     pub(crate) generation: u32,
 }
 
+impl ConnId {
+    /// A number for listings. Two connections of one table have different ones unless it has more
+    /// than a million places.
+    pub const fn number(self) -> u32 {
+        self.slot ^ (self.generation << 20)
+    }
+}
+
 /// What stays with a packet: its state, its direction, its connection.
 #[derive(Clone, Debug)]
 pub struct Tracked {

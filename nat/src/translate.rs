@@ -5,7 +5,7 @@
 //! packets at POSTROUTING is undone at the destination of the replies at PREROUTING.
 
 use tidegate_packet::checksum::{self, Field};
-use tidegate_packet::{Parsed, Transport, icmp, protocol};
+use tidegate_packet::{Parsed, Transport, icmp, icmpv6, protocol};
 
 use crate::conn::{Connection, Direction, Status};
 use crate::icmp_error;
@@ -87,7 +87,11 @@ fn changes(conn: &Connection, direction: Direction, manip: Manip) -> bool {
 }
 
 fn is_redirect(packet: &Parsed) -> bool {
-    matches!(packet.transport, Transport::Icmp { kind: icmp::REDIRECT, .. })
+    matches!(
+        packet.transport,
+        Transport::Icmp { kind: icmp::REDIRECT, .. }
+            | Transport::Icmpv6 { kind: icmpv6::REDIRECT, .. }
+    )
 }
 
 fn place_of(packet: &Parsed, bytes: &[u8], field: Field) -> Place {

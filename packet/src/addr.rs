@@ -180,7 +180,14 @@ impl FromStr for Addr {
 
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_ip().fmt(f)
+        // inet_ntop writes IPv4-compatible addresses (RFC 4291 section 2.5.5.1) with dots.
+        match self.bits() {
+            bits if bits >> 32 == 0 && bits >> 16 != 0 => {
+                let [.., a, b, c, d] = bits.to_be_bytes();
+                f.pad(&format!("::{a}.{b}.{c}.{d}"))
+            }
+            _ => self.to_ip().fmt(f),
+        }
     }
 }
 

@@ -55,7 +55,8 @@ pub const fn is_query(kind: u8) -> bool {
     matches!(kind, ECHO_REQUEST | NODE_INFO_QUERY)
 }
 
-/// Types that conntrack leaves alone (`UNTRACKED`): neighbour discovery, router discovery, MLD.
+/// Types that conntrack leaves alone (`UNTRACKED`): neighbour discovery but for redirects, router
+/// discovery, MLD.
 pub const fn is_untracked(kind: u8) -> bool {
     matches!(
         kind,
@@ -66,7 +67,6 @@ pub const fn is_untracked(kind: u8) -> bool {
             | ROUTER_ADVERTISEMENT
             | NEIGHBOUR_SOLICITATION
             | NEIGHBOUR_ADVERTISEMENT
-            | REDIRECT
             | MLD2_REPORT
     )
 }

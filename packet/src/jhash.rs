@@ -41,5 +41,5 @@ pub fn jhash2(mut words: &[u32], seed: u32) -> u32 {
 
 /// A hash brought below `end`, evenly (`reciprocal_scale`).
 pub fn scale(hash: u32, end: u32) -> u32 {
-    (u64::from(hash) * u64::from(end) >> 32) as u32
+    ((u64::from(hash) * u64::from(end)) >> 32) as u32
 }

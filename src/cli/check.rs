@@ -8,12 +8,14 @@ use clap::Args;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tidegate_filter::{SaveStyle, guess_family};
+use tidegate_filter::{SaveStyle, Sets, guess_family};
+use tidegate_packet::Instant;
 
 const EXAMPLES: &str = "\
 Examples:
   tidegate check iptables.rules ip6tables.rules
   iptables-save | tidegate check -4 -
+  tidegate check --sets ipset.save iptables.rules
 
 The family is that of -4 or -6; otherwise it is told by the file's name (ip6tables.rules, rules.v6),
 by the comment that ip6tables-save writes, or by the addresses and protocols in the text, and is
@@ -33,6 +35,10 @@ pub(super) struct CheckArgs {
     #[arg(short, long)]
     quiet: bool,
 
+    /// Sets that the rules name, as ipset save prints them
+    #[arg(long, value_name = "FILE")]
+    sets: Option<PathBuf>,
+
     /// Rules as iptables-save or ip6tables-save print them; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
@@ -42,6 +48,15 @@ pub(super) fn main(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -
     let style = Style::of_stderr();
     let stamp = ctime::now();
     let mut status = DONE;
+    let sets = match args.sets.as_deref().map(|path| rules::read_sets(path, Instant::ZERO)) {
+        None => Sets::new(),
+        Some(Ok(sets)) => sets,
+        // Rules that name what is missing would only make more errors of one.
+        Some(Err(report)) => {
+            err.write_all(report.render(style).as_bytes())?;
+            return Ok(FAILED);
+        }
+    };
     for path in &args.files {
         let source = match read(path) {
             Ok(source) => source,
@@ -53,7 +68,7 @@ pub(super) fn main(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -
         };
         let family =
             args.family.family().unwrap_or_else(|| guess_family(&source.name, &source.text));
-        match rules::parse(&source, family) {
+        match rules::parse(&source, family, &sets) {
             Ok((ruleset, warnings)) => {
                 for warning in warnings {
                     err.write_all(warning.render(style).as_bytes())?;

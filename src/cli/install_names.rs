@@ -1,7 +1,8 @@
 //! `tidegate install-names`: links by which scripts find the programs that they know.
 
-use super::names::NAMES;
+use super::conntrack;
 use super::{DONE, FAILED};
+use super::{ipset, names};
 use clap::Args;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ Examples:
 The links speak to the gateway whose control socket TIDEGATE_CONTROL names (default:
 /run/tidegate/control.sock).";
 
-/// Make links named iptables, ip6tables, and their -save and -restore
+/// Make links named iptables, ip6tables, their -save and -restore, ipset and conntrack
 ///
 /// Called by such a name, this program is that program for the running gateway, with the same
 /// command line, output and exit status. A file of that name that is no link to this program is
@@ -47,8 +48,9 @@ fn install(args: &InstallNamesArgs, out: &mut dyn Write) -> Result<(), String> {
     let shown = folder.display();
     std::fs::create_dir_all(folder).map_err(|e| format!("{shown}: {e}"))?;
     let mut missing = Vec::new();
-    for name in NAMES {
-        let path = folder.join(name.text);
+    let others = [ipset::NAME, conntrack::NAME];
+    for name in names::NAMES.iter().map(|name| name.text).chain(others) {
+        let path = folder.join(name);
         match std::fs::symlink_metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(path),
             Err(error) => return Err(format!("{}: {error}", path.display())),
@@ -73,7 +75,7 @@ mod tests {
         let args = InstallNamesArgs { folder: folder.path().join("sbin") };
         let mut out = Vec::new();
         install(&args, &mut out).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 6);
+        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 7);
         let link = args.folder.join("ip6tables-save");
         assert_eq!(std::fs::read_link(&link).unwrap(), std::env::current_exe().unwrap());
         let mut out = Vec::new();

@@ -15,7 +15,9 @@ use std::process::ExitCode;
 use tidegate_packet::Family;
 
 mod check;
+mod conntrack;
 mod install_names;
+mod ipset;
 mod names;
 mod recent;
 mod reload;
@@ -53,6 +55,13 @@ Examples:
   ip6tables-save and ip6tables-restore have the originals' command lines:
     tidegate iptables -I FORWARD -s 192.168.0.66 -j DROP
     tidegate iptables-save -c
+
+  Change the sets that rules name, with the command line of ipset:
+    tidegate ipset add blocked 192.0.2.66
+
+  The connections that are tracked, with conntrack's command line:
+    tidegate conntrack -L -p tcp --dport 443
+    tidegate conntrack -E -o timestamp
 
 Exit status: 0 it was done, 1 it was not, 2 the command line is wrong.";
 
@@ -97,6 +106,12 @@ fn dispatch(
     err: &mut dyn Write,
 ) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(rest) = conntrack::called(&args) {
+        return finish(conntrack::main(rest, out, err), out, err);
+    }
+    if let Some(rest) = ipset::called(&args) {
+        return finish(ipset::main(rest, out, err), out, err);
+    }
     if let Some((name, rest)) = names::called(&args) {
         return finish(names::main(name, rest, out, err), out, err);
     }
@@ -141,9 +156,9 @@ fn finish(done: io::Result<u8>, out: &mut dyn Write, err: &mut dyn Write) -> Exi
 struct GatewayArgs {
     /// Read the configuration from this file (default: none, flags alone)
     ///
-    /// The flags are put over what the file says: --workers, --control, --rules and --rules6
-    /// replace its values, --lan and --uplink replace the addresses of interfaces that it names
-    /// and add others, --sysctl is read after its [sysctl].
+    /// The flags are put over what the file says: --workers, --control, --rules, --rules6 replace
+    /// its values, and so does --sets; --lan and --uplink replace the addresses of interfaces that it
+    /// names and add others, --sysctl is read after its [sysctl].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -175,6 +190,12 @@ struct GatewayArgs {
     #[arg(long, value_name = "FILE")]
     rules6: Option<PathBuf>,
 
+    /// Sets that rules name, as ipset save prints them (default: none)
+    ///
+    /// A reload makes those that aren't there yet; sets that are there stay as they are.
+    #[arg(long, value_name = "FILE")]
+    sets: Option<PathBuf>,
+
     /// Kernel parameters in the form of sysctl.d; repeatable, the last wins (default: none)
     ///
     /// Every parameter has the kernel's default, but that forwarding is on. Parameters that mean
@@ -197,8 +218,9 @@ struct GatewayArgs {
 impl GatewayArgs {
     /// The configuration; in case of errors all of them.
     fn read(&self) -> Result<Loaded, Report> {
-        let Self { config, lan, uplink, rules, rules6, sysctl, workers, control } = self.clone();
-        let flags = Flags { lan, uplink, rules, rules6, sysctl, workers, control };
+        let Self { config, lan, uplink, rules, rules6, sets, sysctl, workers, control } =
+            self.clone();
+        let flags = Flags { lan, uplink, rules, rules6, sets, sysctl, workers, control };
         Config::load(config.as_deref(), &flags)
     }
 

@@ -87,7 +87,8 @@ pub(super) fn main(
                 return Ok(OTHER);
             }
         };
-        ask(name, args, text)
+        let Name { family, program, text: own } = name;
+        ask(own, NO_TABLES, Request::Call { program, family, args, input: text })
     };
     match output.filter(|_| ran.status == 0) {
         Some(path) => {
@@ -129,16 +130,16 @@ fn offline(name: Name, program: live::Program, args: &[String]) -> Ran {
     Ran { status: answer.status, out: answer.out, err: answer.err }
 }
 
-fn ask(name: Name, args: Vec<String>, input: String) -> Ran {
+/// Asks the gateway for a run of the program of that name. `absent` is the status if there is none.
+pub(super) fn ask(name: &str, absent: u8, request: Request) -> Ran {
     let path = std::env::var_os(CONTROL).map_or_else(|| DEFAULT_CONTROL.into(), PathBuf::from);
-    let Name { family, program, text } = name;
     let began = Instant::now();
     loop {
-        let request = Request::Call { program, family, args: args.clone(), input: input.clone() };
-        let (status, why) = match Client::connect(&path).and_then(|mut c| c.ask(request)) {
+        let asked = Client::connect(&path).and_then(|mut c| c.ask(request.clone()));
+        let (status, why) = match asked {
             Ok(Reply::Ran(ran)) => return ran,
             Ok(_) => (OTHER, "the gateway answered something else".to_owned()),
-            Err(error @ ClientError::Absent { .. }) => (NO_TABLES, error.to_string()),
+            Err(error @ ClientError::Absent { .. }) => (absent, error.to_string()),
             Err(ClientError::Refused(why)) if why == crate::control::server::TOO_MANY => {
                 if began.elapsed() < PATIENCE {
                     std::thread::sleep(Duration::from_millis(20));
@@ -148,7 +149,7 @@ fn ask(name: Name, args: Vec<String>, input: String) -> Ran {
             }
             Err(error) => (OTHER, error.to_string()),
         };
-        return Ran { status, out: String::new(), err: format!("{text}: {why}\n") };
+        return Ran { status, out: String::new(), err: format!("{name}: {why}\n") };
     }
 }
 

@@ -1,6 +1,8 @@
 //! Command lines, and what comes of them.
 
 use super::*;
+use crate::conntrack::gateway::Peer;
+use crate::conntrack::{Ask, Fault, Tell};
 use crate::control::{Handler, InterfaceStatus, Program, Ran, Reserved, Status};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +35,9 @@ fn the_command_line_is_well_formed() {
 fn help_names_every_option_with_its_default() {
     let (status, out, _) = tidegate(&["run", "--help"]);
     assert_eq!(status, DONE);
-    for option in ["config", "lan", "uplink", "rules", "rules6", "sysctl", "workers", "control"] {
+    for option in
+        ["config", "lan", "uplink", "rules", "rules6", "sets", "sysctl", "workers", "control"]
+    {
         let at = out.find(&format!("      --{option} ")).expect(option);
         let end = out[at + 8..].find("      --").map_or(out.len(), |n| at + 8 + n);
         let said = &out[at..end];
@@ -170,6 +174,17 @@ impl Handler for Gateway {
     fn call(&self, program: Program, _: Family, args: &[String], input: &str) -> Ran {
         let out = format!("{program:?} {args:?} {input}\n");
         Ran { status: 4, out, err: "busy\n".into() }
+    }
+
+    fn conntrack(&self, ask: Ask, _: &mut Peer) -> Tell {
+        match ask {
+            Ask::Count => Tell::Count(7),
+            _ => Tell::Fault(Fault::Unsupported),
+        }
+    }
+
+    fn ipset(&self, args: &[String], input: &str) -> Ran {
+        Ran { status: 1, out: format!("{args:?} {input}\n"), err: "no set\n".into() }
     }
 
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {

@@ -15,7 +15,7 @@ const TOP: &[&str] = &["workers", "control", "interface", "route", "rules", "sys
 const INTERFACE: &[&str] =
     &["name", "kind", "address", "mac", "mtu", "ports", "port_kind", "metric"];
 const ROUTE: &[&str] = &["to", "via", "dev", "metric", "kind"];
-const RULES: &[&str] = &["ipv4", "ipv6"];
+const RULES: &[&str] = &["ipv4", "ipv6", "sets"];
 const HOST: &[&str] = &["device"];
 
 const PORT_KINDS: [(&str, PortKind); 2] =
@@ -49,6 +49,7 @@ pub(super) fn read(source: &Arc<Source>, folder: &Path, report: &mut Report) -> 
         };
         draft.rules.ipv4 = file("ipv4", report);
         draft.rules.ipv6 = file("ipv6", report);
+        draft.rules.sets = file("sets", report);
         table.finish("[rules]", RULES, report);
     }
     if let Some(table) = top.table("sysctl", report) {

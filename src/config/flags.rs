@@ -28,6 +28,8 @@ pub struct Flags {
     pub rules: Option<PathBuf>,
     /// `--rules6`.
     pub rules6: Option<PathBuf>,
+    /// `--sets`.
+    pub sets: Option<PathBuf>,
     /// `--sysctl`.
     pub sysctl: Vec<PathBuf>,
     /// `--workers`.
@@ -49,7 +51,7 @@ struct Spec {
 
 /// Puts the flags over what the file says.
 pub(super) fn apply(flags: &Flags, draft: &mut Draft, report: &mut Report) {
-    let Flags { lan, uplink, rules, rules6, sysctl, workers, control } = flags;
+    let Flags { lan, uplink, rules, rules6, sets, sysctl, workers, control } = flags;
     let source = command_line(flags);
     let mut line = Lines { source: &source, offset: 0 };
     for text in lan {
@@ -79,6 +81,7 @@ pub(super) fn apply(flags: &Flags, draft: &mut Draft, report: &mut Report) {
     }
     draft.rules.ipv4 = rules.clone().or(draft.rules.ipv4.take());
     draft.rules.ipv6 = rules6.clone().or(draft.rules.ipv6.take());
+    draft.rules.sets = sets.clone().or(draft.rules.sets.take());
     for path in sysctl {
         let place = line.next("--sysctl ", &path.display().to_string());
         match Source::read(path) {
@@ -91,7 +94,7 @@ pub(super) fn apply(flags: &Flags, draft: &mut Draft, report: &mut Report) {
 
 /// The flags as a text, one a line, for carets to point into.
 fn command_line(flags: &Flags) -> Arc<Source> {
-    let Flags { lan, uplink, rules: _, rules6: _, sysctl, workers, control } = flags;
+    let Flags { lan, uplink, rules: _, rules6: _, sets: _, sysctl, workers, control } = flags;
     let mut text = String::new();
     let mut add = |flag: &str, value: &str| text.push_str(&format!("{flag}{value}\n"));
     lan.iter().for_each(|v| add("--lan ", v));

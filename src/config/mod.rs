@@ -5,7 +5,7 @@
 //! the draft into a [`Config`] or into a list of everything that is wrong with it; a [`Config`]
 //! has no places any more and no contradictions. Flags win over the file:
 //!
-//! - `--workers`, `--control`, `--rules`, `--rules6` replace the file's value.
+//! - `--workers`, `--control`, `--rules`, `--rules6`, `--sets` replace the file's value.
 //! - `--lan NAME=…` and `--uplink NAME=…` replace the addresses of the file's interface of that
 //!   name and keep its kind, ports, MAC address and MTU; an unknown name adds an interface.
 //! - `--uplink NAME=…,via=A` replaces the file's default routes of A's family.
@@ -168,6 +168,8 @@ pub struct Rules {
     pub ipv4: Option<PathBuf>,
     /// `ip6tables-save` text.
     pub ipv6: Option<PathBuf>,
+    /// `ipset save` text; absent: no sets at the start.
+    pub sets: Option<PathBuf>,
 }
 
 /// The device that joins the gateway to the namespace's own kernel.

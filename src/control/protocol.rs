@@ -1,5 +1,6 @@
 //! What goes over the control socket.
 
+use crate::conntrack::{Ask, Tell};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -34,6 +35,19 @@ pub enum Request {
         /// 4 or 6.
         #[serde(with = "version")]
         family: Family,
+        /// Its arguments.
+        args: Vec<String>,
+        /// What `restore` reads.
+        #[serde(default)]
+        input: String,
+    },
+    /// Something about connections.
+    Conntrack {
+        /// What.
+        ask: Ask,
+    },
+    /// A run of `ipset`.
+    Ipset {
         /// Its arguments.
         args: Vec<String>,
         /// What `restore` reads.
@@ -81,8 +95,10 @@ pub enum Reply {
     Reloaded(Vec<String>),
     /// For [`Request::Rules`]: `iptables-save -c` text.
     Rules(String),
-    /// For [`Request::Call`].
+    /// For [`Request::Call`] and [`Request::Ipset`].
     Ran(Ran),
+    /// For [`Request::Conntrack`].
+    Conntrack(Tell),
     /// For [`Request::Recent`]: what a list's file in `/proc/net/xt_recent` would hold, or names.
     Recent(String),
 }

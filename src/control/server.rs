@@ -3,6 +3,8 @@
 //! then does the file appear, complete and with its mode. Dropping the [`Server`] removes it.
 
 use super::protocol::{LINE_MAX, Lines, PATIENCE, Program, Ran, Reply, Request, Response, Status};
+use crate::conntrack::gateway::Peer;
+use crate::conntrack::{Ask, Tell};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -41,6 +43,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A run of one of iptables' programs. Runs that change rules come one after the other.
     fn call(&self, program: Program, family: Family, args: &[String], input: &str) -> Ran;
+
+    /// Something about connections, for a client that may be listening to them.
+    fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell;
+
+    /// A run of `ipset`.
+    fn ipset(&self, args: &[String], input: &str) -> Ran;
 
     /// The names of the `recent` lists, or the list of that name, or what is written to it.
     fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String>;
@@ -226,6 +234,9 @@ fn converse(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut lines = Lines::new(LINE_MAX);
+    let pid = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
+    let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+    let mut peer = Peer { pid, listening: None };
     loop {
         let waiting = Instant::now();
         let mut begun = None;
@@ -252,11 +263,11 @@ fn converse(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
                 return Err(error);
             }
         };
-        send(stream, &answer(&line, handler))?;
+        send(stream, &answer(&line, handler, &mut peer))?;
     }
 }
 
-fn answer(line: &[u8], handler: &dyn Handler) -> Response {
+fn answer(line: &[u8], handler: &dyn Handler, peer: &mut Peer) -> Response {
     let request = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => return Response::Error(format!("this is no request: {error}")),
@@ -271,6 +282,8 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Response {
         Request::Call { program, family, args, input } => {
             Response::Ok(Reply::Ran(handler.call(program, family, &args, &input)))
         }
+        Request::Conntrack { ask } => Response::Ok(Reply::Conntrack(handler.conntrack(ask, peer))),
+        Request::Ipset { args, input } => Response::Ok(Reply::Ran(handler.ipset(&args, &input))),
         Request::Recent { name, write } => {
             match handler.recent(name.as_deref(), write.as_deref()) {
                 Ok(text) => Response::Ok(Reply::Recent(text)),
@@ -308,6 +321,13 @@ mod tests {
             let out = format!("{program:?} {family:?} {args:?} {input}");
             Ran { status: 2, out, err: "no".into() }
         }
+        fn conntrack(&self, _ask: Ask, peer: &mut Peer) -> Tell {
+            Tell::Count(peer.pid.map_or(0, u64::from))
+        }
+        fn ipset(&self, _: &[String], _: &str) -> Ran {
+            Ran::default()
+        }
+
         fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
             write.map_or(Ok(format!("{name:?}\n")), |write| Err(write.to_owned()))
         }

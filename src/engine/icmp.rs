@@ -350,11 +350,12 @@ fn error_v6(parsed: &Parsed, bytes: &[u8], src: Addr, message: Message) -> Vec<u
 }
 
 /// Never an error about an error, nor about a later fragment (RFC 1122 section 3.2.2, RFC 4443
-/// section 2.4 e). IPv4 types that nobody knows count as errors.
+/// section 2.4 e). IPv4 types that nobody knows or that were never in use (icmp_pointers) count as
+/// errors.
 fn may_be_answered(parsed: &Parsed) -> bool {
     match parsed.transport {
         Transport::LaterFragment => parsed.family == Family::V6 && parsed.protocol != 58,
-        Transport::Icmp { kind, .. } => kind <= icmp::MAX_KNOWN && !icmp::is_error(kind),
+        Transport::Icmp { kind, .. } => kind <= icmp::MAX_KNOWN && !icmp::is_error(kind) && !matches!(kind, 1 | 2 | 6 | 7 | 9 | 10),
         Transport::Icmpv6 { kind, .. } => !icmpv6::is_error(kind),
         Transport::Malformed => !matches!(parsed.protocol, protocol::ICMPV6 | protocol::ICMP),
         _ => true,

@@ -180,6 +180,12 @@ impl Interfaces {
         self.ports[usize::from(port.0)].0
     }
 
+    /// The name of a bridge's port; an interface that is its own only port isn't one.
+    pub fn bridge_port_name(&self, port: PortId) -> Option<&str> {
+        let (id, name) = &self.ports[usize::from(port.0)];
+        (self.get(*id).kind == Kind::Bridge).then_some(name.as_str())
+    }
+
     /// A port's own name.
     pub fn port_name(&self, port: PortId) -> &str {
         &self.ports[usize::from(port.0)].1

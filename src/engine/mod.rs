@@ -34,6 +34,7 @@ pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
 
+use crate::conntrack::Moment;
 use crate::io::Frame;
 use crate::sysctl::Sysctls;
 use policy::Policy;
@@ -103,7 +104,9 @@ pub struct Engine {
     copies: Vec<rules::Copy>,
     /// Frames to send besides the one at hand.
     outbox: Vec<(PortId, OwnedFrame)>,
-    log: Vec<log::Line>,
+    log: log::Waiting,
+    /// The groups of NFLOG whose packets are kept for a listener.
+    listened: log::Groups,
     now: Instant,
     unix_nanos: u64,
 }
@@ -137,7 +140,8 @@ impl Engine {
             own: VecDeque::new(),
             copies: Vec::new(),
             outbox: Vec::new(),
-            log: Vec::new(),
+            log: log::Waiting::default(),
+            listened: log::Groups::default(),
             now: Instant::ZERO,
             unix_nanos: 0,
         }
@@ -148,6 +152,12 @@ impl Engine {
     pub fn set_time(&mut self, now: Instant, unix_nanos: u64) {
         self.now = now;
         self.unix_nanos = unix_nanos;
+        self.conntrack.set_event_time(now);
+    }
+
+    /// The time that it is for the engine.
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.now, unix_nanos: self.unix_nanos }
     }
 
     /// Takes in a frame that a port has received. Frames besides it that have to be sent are in
@@ -215,15 +225,22 @@ impl Engine {
         &mut self.outbox
     }
 
-    /// Whether [`Engine::take_log`] or [`Engine::take_dhcp`] has something.
+    /// Whether [`Engine::take_log`], [`Engine::take_dhcp`] or the connection table's events have
+    /// something.
     #[inline]
     pub fn has_news(&self) -> bool {
-        !self.log.is_empty() || !self.dhcp_frames.is_empty()
+        !self.log.is_empty() || !self.dhcp_frames.is_empty() || self.conntrack.has_events()
     }
 
-    /// Lines that LOG rules have made since the last call.
-    pub fn take_log(&mut self) -> Vec<log::Line> {
+    /// What rules have left for the log since the last call.
+    pub fn take_log(&mut self) -> log::Waiting {
         std::mem::take(&mut self.log)
+    }
+
+    /// Says which groups of NFLOG have a listener: their packets are kept for
+    /// [`Engine::take_log`], those of others become lines.
+    pub fn listen(&mut self, groups: log::Groups) {
+        self.listened = groups;
     }
 
     /// The counters.
@@ -244,6 +261,18 @@ impl Engine {
     /// The connection table.
     pub fn conntrack(&self) -> &Conntrack {
         &self.conntrack
+    }
+
+    /// The connection table, to change connections by hand.
+    pub fn conntrack_mut(&mut self) -> &mut Conntrack {
+        &mut self.conntrack
+    }
+
+    /// Whether somebody listens to what happens to connections. `nf_conntrack_events = 0` means that
+    /// nobody is told.
+    pub fn listen_to_connections(&mut self, wanted: bool) {
+        let wanted = wanted && self.conntrack.settings().events;
+        self.conntrack.listen(wanted, self.now);
     }
 
     /// The rules in force.
@@ -413,6 +442,8 @@ fn conntrack_settings(sysctls: &Sysctls) -> Settings {
         max: sysctls.conntrack("max").and_then(|n| u32::try_from(n).ok()).unwrap_or(base.max),
         checksum: flag("checksum", base.checksum),
         acct: flag("acct", base.acct),
+        timestamp: flag("timestamp", base.timestamp),
+        events: flag("events", base.events),
         generic: secs("generic_timeout", base.generic),
         icmp: secs("icmp_timeout", base.icmp),
         icmpv6: secs("icmpv6_timeout", base.icmpv6),

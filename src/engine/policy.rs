@@ -96,7 +96,7 @@ impl Policy {
     /// Reads the rules alone again.
     pub fn follow_rules(&mut self, rulesets: [&Ruleset; 2]) {
         self.translates = rulesets.map(has_nat_table);
-        self.tracks = [0, 1].map(|n| self.translates[n] || rulesets[n].uses_conntrack());
+        self.tracks = rulesets.map(Ruleset::uses_conntrack);
     }
 
     /// An interface's settings.

@@ -49,11 +49,22 @@ impl Engine {
         // A counter is enough: who asks for random bits mixes it.
         self.walks = self.walks.wrapping_add(0xd1b5_4a32_d192_ed03);
         let random = self.walks;
-        let Self { rules, conntrack, interfaces, routes, log, copies, now, unix_nanos, .. } = self;
+        let Self {
+            rules,
+            conntrack,
+            interfaces,
+            routes,
+            log,
+            listened,
+            copies,
+            now,
+            unix_nanos,
+            ..
+        } = self;
         let RulesInForce { rulesets, counters, memory, .. } = rules;
         let family = packet.parsed.family as usize;
         let mut walk = rulesets[family].walk(table, hook);
-        let mut reports = Reports { log, copies, mark: None, copied: packet.copied };
+        let mut reports = Reports { log, listened, copies, mark: None, copied: packet.copied };
         let verdict = loop {
             let connection = connection_view(conntrack, packet.tracked.as_ref(), *now);
             let view = View { interfaces, routes, conntrack, now: *now };
@@ -62,7 +73,7 @@ impl Engine {
                 bytes: packet.bytes(),
                 input: packet.input.map(|id| interfaces.get(id).name.as_str()),
                 output: output.map(|id| interfaces.get(id).name.as_str()),
-                port: packet.port.map(|port| interfaces.port_name(port)),
+                port: packet.port.and_then(|port| interfaces.bridge_port_name(port)),
                 link: packet.link,
                 state: state_of(packet.tracked.as_ref()),
                 connection: connection.as_ref(),
@@ -234,7 +245,8 @@ impl RulesInForce {
 
 /// Collects what targets tell.
 struct Reports<'a> {
-    log: &'a mut Vec<log::Line>,
+    log: &'a mut log::Waiting,
+    listened: &'a log::Groups,
     copies: &'a mut Vec<Copy>,
     mark: Option<u32>,
     /// The packet is itself a copy.
@@ -254,30 +266,25 @@ pub(crate) struct Copy {
     pub arriving: bool,
 }
 
-impl Reports<'_> {
-    /// A flood of packets must not become a flood of memory; the sink limits the rate besides.
-    fn push(&mut self, line: impl FnOnce() -> log::Line) {
-        if self.log.len() < log::MAX_WAITING {
-            self.log.push(line());
-        }
-    }
-}
-
 impl filter::Effects for Reports<'_> {
     fn log(&mut self, record: LogRecord<'_>) {
-        self.push(|| log::Line::of(&record));
+        self.log.line(|| log::Line::of(&record));
     }
 
     fn nflog(&mut self, record: filter::NflogRecord<'_>) {
-        self.push(|| log::Line::of_nflog(&record));
+        if self.listened.has(record.group) {
+            self.log.packet(&record);
+        } else {
+            self.log.line(|| log::Line::of_nflog(&record));
+        }
     }
 
     fn audit(&mut self, record: filter::AuditRecord<'_>) {
-        self.push(|| log::Line::of_audit(&record));
+        self.log.line(|| log::Line::of_audit(&record));
     }
 
     fn trace(&mut self, record: filter::TraceRecord<'_>) {
-        self.push(|| log::Line::of_trace(&record));
+        self.log.line(|| log::Line::of_trace(&record));
     }
 
     fn tee(&mut self, query: &Query<'_>, gateway: Addr, interface: Option<&str>) {

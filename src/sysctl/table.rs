@@ -112,7 +112,6 @@ const NO_MULTICAST: &str = "multicast isn't routed";
 const NO_RA: &str = "the gateway takes no address or route from router advertisements";
 const SIZING: &str = "the gateway sizes its own tables";
 const NO_SCTP: &str = "SCTP connections are either closed or established here";
-const NO_EVENTS: &str = "the gateway raises no conntrack events";
 
 /// All parameters; of several rows that match a key the first counts.
 pub static PARAMETERS: &[Parameter] = &[
@@ -281,8 +280,10 @@ pub static PARAMETERS: &[Parameter] = &[
     any("net/netfilter/nf_conntrack_sctp_*", NO_SCTP),
     any("net/netfilter/nf_conntrack_dccp_*", "DCCP is followed with the generic time-out"),
     flag("net/netfilter/nf_conntrack_acct", 0, Honoured),
-    any("net/netfilter/nf_conntrack_timestamp", NO_EVENTS),
-    any("net/netfilter/nf_conntrack_events*", NO_EVENTS),
+    flag("net/netfilter/nf_conntrack_timestamp", 0, Honoured),
+    // 2, the kernel's default, tells those that listen, as 1 does.
+    number("net/netfilter/nf_conntrack_events", 0, 2, 2, "", Honoured),
+    any("net/netfilter/nf_conntrack_events_retry_timeout", "events are never sent again"),
     any("net/netfilter/nf_conntrack_helper", "helpers are attached by rules only"),
     any("net/netfilter/nf_conntrack_count", "it can only be read"),
     any("net/netfilter/nf_conntrack_buckets", SIZING),

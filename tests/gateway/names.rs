@@ -130,7 +130,7 @@ fn changes(names: &Names, client: &tidegate::lab::netns::Netns) -> Outcome {
     assert!(listed.contains("    1    60 REJECT     6    --  *      *"), "{listed}");
     names.done("iptables -D FORWARD 1", "")?;
     let (status, _, err) = names.call(check, "")?;
-    let want = "iptables: Bad rule (does a matching rule exist in that chain?).\n";
+    let want = "iptables: No chain/target/match by that name.\n";
     assert_eq!((status, err.as_str()), (1, want));
     assert_eq!(knock(client, "203.0.113.2:7")?, "reply from 203.0.113.2");
     // Whole tables, and what a failure leaves.

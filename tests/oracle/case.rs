@@ -6,6 +6,7 @@
 //! ```text
 //! rules4 page-gateway                 tests/corpus/rules/page-gateway.rules (or `rules4 <<` … `end`)
 //! rules6 none
+//! sets <<                             lines of `ipset restore`, up to `end`
 //! sysctl net.ipv4.conf.all.rp_filter=1
 //! mtu ppp0 1400
 //! route 172.16.0.0/12 via 10.3.0.9 dev eth1
@@ -14,6 +15,7 @@
 //! address eth0 172.20.0.1/24          a further address of the gateway
 //! compare arp ndp                     those frames are looked at too, else they are noise
 //! differs WHY                         Tidegate does otherwise for now; an error once it doesn't
+//! lenient                             a step that refers to a packet that didn't come is left out
 //!
 //! == refused: a closed port is answered with a reset
 //! eth0: ip 192.168.0.2 > 192.168.0.1 | tcp 1025 > 81 S seq 1000
@@ -53,6 +55,8 @@ pub struct Settings {
     pub rules4: String,
     /// The same for IPv6.
     pub rules6: String,
+    /// `ipset save` text, empty for none.
+    pub sets: String,
     /// Names and values, in order.
     pub sysctls: Vec<(String, String)>,
     /// Interface and MTU.
@@ -69,8 +73,12 @@ pub struct Settings {
     pub compare_arp: bool,
     /// Neighbour discovery is part of the comparison.
     pub compare_ndp: bool,
+    /// What the names of the interfaces end in.
+    pub tag: String,
     /// Why Tidegate does otherwise for now; an error as soon as it doesn't.
     pub differs: Option<String>,
+    /// A step that refers to a packet that didn't come is left out.
+    pub lenient: bool,
 }
 
 /// One line that does something.
@@ -168,7 +176,9 @@ pub fn parse(file: &Path, text: &str, rules: &Path) -> Result<Vec<Case>, String>
         }
         let words: Vec<&str> = text.split_whitespace().collect();
         let settings = cases.last_mut().map_or(&mut shared, |c| &mut c.settings);
-        if matches!(words[0], "rules4" | "rules6") {
+        if words == ["sets", "<<"] {
+            settings.sets = inline(&mut lines);
+        } else if matches!(words[0], "rules4" | "rules6") {
             let found = match words.get(1) {
                 Some(&"<<") => inline(&mut lines),
                 Some(&"none") => String::new(),
@@ -220,6 +230,7 @@ fn setting(settings: &mut Settings, words: &[&str]) -> Result<bool, String> {
         }
         ["route", to, "dev", dev] => settings.routes.push(((*to).into(), None, (*dev).into())),
         ["differs", why @ ..] => settings.differs = Some(why.join(" ")),
+        ["lenient"] => settings.lenient = true,
         ["noroute"] => settings.no_default_route = true,
         ["unresolved", host] => settings.unresolved.push((*host).to_owned()),
         ["address", interface, prefix] => {

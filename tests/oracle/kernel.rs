@@ -6,7 +6,7 @@
 //! descriptors by then. So nothing has to be waited for, and nothing is lost or late.
 
 use crate::case::{Case, Settings};
-use crate::side::{Side, Transcript, counted, play};
+use crate::side::{Side, Transcript, counted, entries, play};
 use crate::topology::Topology;
 use nix::sched::{CloneFlags, unshare};
 use smoltcp::phy::{Device, Medium, RxToken, TunTapInterface, TxToken};
@@ -43,6 +43,8 @@ const QUIET: &[(&str, &str)] = &[
 pub struct Kernel {
     taps: Vec<(String, TunTapInterface)>,
     lock: tempfile::NamedTempFile,
+    /// Whether the case has made some.
+    sets: bool,
 }
 
 /// Whether this machine can play cases in the kernel, else why not.
@@ -114,7 +116,11 @@ impl Kernel {
         feed("ip", &["-batch", "-"], &addressing(topology), &[])?;
         settled(topology)?;
         let lock = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
-        let kernel = Self { taps, lock };
+        let sets = !settings.sets.is_empty();
+        if sets {
+            feed("ipset", &["restore"], &settings.sets, &[])?;
+        }
+        let kernel = Self { taps, lock, sets };
         kernel.restore("iptables-legacy-restore", &settings.rules4)?;
         kernel.restore("ip6tables-legacy-restore", &settings.rules6)?;
         Ok(kernel)
@@ -172,13 +178,28 @@ impl Side for Kernel {
         for (program, family) in [("iptables-legacy-save", "v4"), ("ip6tables-legacy-save", "v6")] {
             lines.extend(counted(family, &self.lines_of(program, &["-c"])?.join("\n")));
         }
+        if self.sets {
+            lines.extend(entries(&self.lines_of("ipset", &["save", "-sorted"])?.join("\n")));
+        }
         Some(lines)
     }
 
     fn connections(&mut self) -> Option<Vec<String>> {
         let mut lines = Vec::new();
-        for family in ["ipv4", "ipv6"] {
-            lines.extend(self.lines_of("conntrack", &["-L", "-f", family])?);
+        for form in ["extended", "xml", "save"] {
+            lines.extend(self.lines_of("conntrack", &["-L", "-o", form])?);
+        }
+        // What stands around the entries in XML.
+        lines.retain(|line| {
+            !line.starts_with("<?xml") && !matches!(line.as_str(), "<conntrack>" | "</conntrack>")
+        });
+        for line in &mut lines {
+            // A number that each side draws for itself.
+            if let Some((head, rest)) = line.clone().split_once("<id>")
+                && let Some((_, tail)) = rest.split_once("</id>")
+            {
+                *line = format!("{head}<id>0</id>{tail}");
+            }
         }
         lines.sort();
         Some(lines)

@@ -9,6 +9,8 @@
 //! - `TIDEGATE_BLESS=1` records what the kernel does.
 //! - `TIDEGATE_ORACLE=golden` doesn't ask the kernel; `=self` plays each case in the kernel twice
 //!   and compares these, which shows that a case is fit to be one.
+//! - `TIDEGATE_RANDOM=SECONDS` tries random cases instead, from `TIDEGATE_RANDOM_SEED` on
+//!   (`scripts/oracle`; see `random/mod.rs`).
 //! - `TIDEGATE_FORBID_SKIP=1` makes it an error if the kernel can't be asked.
 
 mod case;
@@ -18,6 +20,8 @@ mod frame;
 mod golden;
 mod harness;
 mod kernel;
+mod log;
+mod random;
 mod side;
 mod tidegate;
 mod topology;
@@ -28,6 +32,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use side::Transcript;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Whom Tidegate is compared with.
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -73,13 +78,46 @@ fn main() -> ExitCode {
             }
         },
     };
+    if let Ok(seconds) = std::env::var("TIDEGATE_RANDOM") {
+        let first = std::env::var("TIDEGATE_RANDOM_SEED").ok().and_then(|s| s.parse().ok());
+        let (Ok(seconds), Oracle::Kernel) = (seconds.parse(), oracle) else {
+            eprintln!("random cases need the kernel, and TIDEGATE_RANDOM a number of seconds");
+            return ExitCode::FAILURE;
+        };
+        return random::search(first.unwrap_or(0), Duration::from_secs(seconds));
+    }
+    let (logged, logging) = match (log::cases(), oracle == Oracle::Golden) {
+        (Err(why), _) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+        (Ok(cases), true) => (cases, None),
+        (Ok(cases), false) => match log::Logging::begin() {
+            Ok(logging) => (cases, Some(logging)),
+            // A container may have iptables and still not be let at the kernel's log.
+            Err(why) => {
+                eprintln!("\n*** SKIPPED: the comparison with the kernel's log ({why})");
+                eprintln!("*** lines are held against recorded ones instead\n");
+                (cases, None)
+            }
+        },
+    };
+    let asked = logging.is_some();
     let mut trials = harness::trials();
+    trials.extend(logged.into_iter().map(|case| {
+        Trial::test(case.name.clone(), move || log::run(&case, asked).map_err(Failed::from))
+    }));
+    if oracle == Oracle::Kernel {
+        trials.extend(random::trials());
+    }
     trials.extend(cases.into_iter().map(|case| {
         let kind = if case.settings.differs.is_some() { "differs" } else { "" };
         let name = case.name.clone();
         Trial::test(name, move || run(&case, oracle).map_err(Failed::from)).with_kind(kind)
     }));
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(logging);
+    conclusion.exit_code()
 }
 
 /// Plays one case on both sides and compares.

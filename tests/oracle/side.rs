@@ -67,7 +67,11 @@ pub fn play(case: &Case, topology: &Topology, side: &mut dyn Side) -> Result<Tra
         match &step.action {
             Action::Inject { times, interface, layers } => {
                 for repetition in 0..*times {
-                    let frame = context.frame(interface, layers, repetition).map_err(fail)?;
+                    let frame = match context.frame(interface, layers, repetition) {
+                        Ok(frame) => frame,
+                        Err(_) if case.settings.lenient => break,
+                        Err(why) => return Err(fail(why)),
+                    };
                     side.inject(interface, &frame).map_err(fail)?;
                     played.injected.push(frame);
                     played.emitted.extend(side.collect().map_err(fail)?);
@@ -134,4 +138,16 @@ pub fn counted(family: &str, saved: &str) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The entries of sets in their saved form. How many seconds they have left depends on how long a
+/// case takes, so only whether there is a limit is kept.
+pub fn entries(saved: &str) -> Vec<String> {
+    let entry = |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        let limit = words.windows(2).position(|pair| pair[0] == "timeout" && pair[1] != "0");
+        let kept = words.iter().enumerate().filter(|(n, _)| limit.is_none_or(|at| *n != at + 1));
+        kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+    };
+    saved.lines().filter(|line| line.starts_with("add ")).map(entry).collect()
 }

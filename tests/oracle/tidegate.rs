@@ -2,22 +2,43 @@
 
 use crate::case::Case;
 use crate::kernel::BASE;
-use crate::side::{Side, Transcript, counted, play};
+use crate::side::{Side, Transcript, counted, entries, play};
 use crate::topology::Topology;
 use std::time::Duration;
+use tidegate::conntrack::text::Show;
+use tidegate::conntrack::{Entry, gateway, save, text, xml};
+use tidegate::engine::log::Line;
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
-use tidegate_filter::SaveStyle;
-use tidegate_packet::Family;
+use tidegate_filter::{SaveStyle, Sets};
+use tidegate_packet::{Family, Instant};
 
-struct Tidegate(Sim);
+/// Where a simulated gateway's clock begins.
+const START: Instant = Instant::from_secs(3600);
+
+struct Tidegate(Sim, Sets);
 
 /// Plays a case on Tidegate.
 pub fn transcript(case: &Case) -> Result<Transcript, String> {
-    let topology = Topology::new(&case.settings);
-    let mut side = Tidegate(Sim::new(&config(case, &topology)?).map_err(|e| e.to_string())?);
-    let mut transcript = play(case, &topology, &mut side)?;
+    let (mut side, mut transcript) = played(case)?;
     transcript.counters = side.counters();
+    transcript.connections = side.connections();
     Ok(transcript)
+}
+
+/// Plays a case on Tidegate; the lines that its rules have logged.
+pub fn lines(case: &Case) -> Result<Vec<Line>, String> {
+    let (mut side, _) = played(case)?;
+    Ok(side.0.engine_mut().take_log().lines)
+}
+
+fn played(case: &Case) -> Result<(Tidegate, Transcript), String> {
+    let topology = Topology::new(&case.settings);
+    let sets = Sets::new();
+    sets.restore(&case.settings.sets, START).map_err(|errors| format!("sets: {errors:?}"))?;
+    let sim = Sim::with_sets(&config(case, &topology)?, &sets).map_err(|e| e.to_string())?;
+    let mut side = Tidegate(sim, sets);
+    let transcript = play(case, &topology, &mut side)?;
+    Ok((side, transcript))
 }
 
 fn config(case: &Case, topology: &Topology) -> Result<SimConfig, String> {
@@ -69,6 +90,24 @@ impl Side for Tidegate {
         let saved = |family| rules.of(family).save(Some(rules.counters(family)), style);
         let mut lines = counted("v4", &saved(Family::V4));
         lines.extend(counted("v6", &saved(Family::V6)));
+        lines.extend(entries(&self.1.save(self.0.now())));
+        Some(lines)
+    }
+
+    fn connections(&mut self) -> Option<Vec<String>> {
+        let engine = self.0.engine();
+        let now = engine.moment().unix_nanos;
+        let label = |bit: u8| bit.to_string();
+        let mut lines = Vec::new();
+        for entry in gateway::entries(engine) {
+            let shown = Show { extended: true, ..Show::default() };
+            lines.push(text::line(&entry, None, shown, now, &label));
+            // Numbers that each side draws for itself.
+            let entry = Entry { id: 0, ..entry };
+            lines.push(xml::line(&entry, None, Show::default(), now, &label));
+            lines.push(save::line(&entry, None));
+        }
+        lines.sort();
         Some(lines)
     }
 }

@@ -98,6 +98,12 @@ impl Topology {
             via: via.clone(),
             dev: dev.clone(),
         }));
+        for interface in &mut interfaces {
+            interface.name.push_str(&settings.tag);
+        }
+        for route in &mut routes {
+            route.dev.push_str(&settings.tag);
+        }
         let neighbours = neighbours(&interfaces, &settings.unresolved);
         Self { interfaces, routes, neighbours }
     }

@@ -83,7 +83,7 @@ fn ssh_attempts_are_limited() {
     // The built-in host has no SSH server, so what is accepted is reset.
     let answers: Vec<_> = (0..5).map(|_| scanner.syn(22)).collect();
     assert_eq!(answers, [Reset, Reset, Reset, Silence, Silence]);
-    assert_eq!(scanner.sim.engine_mut().take_log().len(), 2, "both were logged");
+    assert_eq!(scanner.sim.engine_mut().take_log().lines.len(), 2, "both were logged");
     scanner.wait(11);
     assert_eq!(scanner.syn(22), Reset, "a fourth in half an hour");
     scanner.wait(11);

@@ -19,7 +19,17 @@ use tidegate_packet::Family;
 pub(super) const NO_INTERVAL: &str = "Ignoring deprecated --wait-interval option.\n";
 
 pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed> {
-    let CommandLine { switches, list, item } = command::call(words(call.args), call.family)?;
+    let line = command::call(words(call.args), call.family)?;
+    let deprecated = line.switches.wait_interval;
+    let mut done = act(call, present, line).unwrap_or_else(|failed| failed.answer(call));
+    if deprecated {
+        done.err.insert_str(0, NO_INTERVAL);
+    }
+    Ok(done)
+}
+
+fn act(call: Call<'_>, present: Present<'_>, line: CommandLine) -> Result<Answer, Failed> {
+    let CommandLine { switches, list, item } = line;
     if switches.version {
         return Ok(call.version());
     }
@@ -30,9 +40,6 @@ pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed
     let name = switches.table.as_ref().map_or("filter", |word| word.text.as_str());
     let name = table(name).ok_or_else(|| Failed::NoTable(name.to_owned()))?;
     let mut answer = Answer::default();
-    if switches.wait_interval {
-        answer.err.push_str(NO_INTERVAL);
-    }
     if let Some(list) = &list {
         list::list(&mut answer.out, list, &switches, present, name)?;
     }

@@ -294,7 +294,7 @@ fn address(address: Address, form: Form) -> String {
     let network = address.network;
     match network.prefix_len() {
         Some(0) if !form.numeric => "anywhere".to_owned(),
-        Some(len) if len == network.family.bits() => network.shown().to_string(),
+        Some(len) if len == network.family.bits() => network.shown(),
         _ => network.to_string(),
     }
 }

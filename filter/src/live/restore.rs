@@ -42,6 +42,8 @@ pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed
     let mut problems = Vec::new();
     let mut books: Vec<Draftbook> = Vec::new();
     let mut out = String::new();
+    // Where nothing is flushed the original says nothing of the rest either.
+    let verbose = options.verbose && !options.noflush;
     for section in &ast.tables {
         // A table may come twice; the second time it is as the first has left it.
         let mut book = match books.iter().position(|book| book.name() == section.name) {
@@ -51,9 +53,9 @@ pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed
         if options.noflush {
             book = book.redeclares();
         } else {
-            clear(&mut book, options.verbose.then_some(&mut out));
+            clear(&mut book, verbose.then_some(&mut out));
         }
-        fill(&mut book, section, &mut problems, options.verbose.then_some(&mut out));
+        fill(&mut book, section, &mut problems, verbose.then_some(&mut out));
         books.push(book);
     }
     if !problems.is_empty() {

@@ -54,16 +54,15 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 impl Cluster {
-    /// The kernel hashes addresses as they lie in memory; here as on a little-endian machine.
+    /// The kernel hashes addresses as they lie in memory, here as on a little-endian machine, and of an
+    /// IPv6 address only the first 32 bits (its count of words is divided by their size).
     fn node(&self, source: Addr) -> u32 {
-        let word = |b: &[u8; 4]| u32::from_le_bytes(*b);
-        let hash = if source.is_v4() {
-            jhash2(&[word(&source.v4_bytes())], self.seed)
-        } else {
-            let octets = source.octets();
-            let (words, _) = octets.as_chunks::<4>();
-            jhash2(&words.iter().map(word).collect::<Vec<_>>(), self.seed)
+        let octets = source.octets();
+        let word = match source.is_v4() {
+            true => source.v4_bytes(),
+            false => [octets[0], octets[1], octets[2], octets[3]],
         };
+        let hash = jhash2(&[u32::from_le_bytes(word)], self.seed);
         scale(hash, self.nodes)
     }
 }

@@ -38,6 +38,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     if from > to {
         return Err(word.wrong(format!("range `{}` runs backwards", word.text)));
     }
+    // Negation swaps the ends in the kernel's structure, which changes nothing where they are equal.
+    let inverted = inverted && from != to;
     let one_of = |name: &str, known: [&'static str; 3]| {
         let (word, _) = given.required(name)?;
         known.into_iter().find(|known| *known == word.text).ok_or_else(|| {
@@ -84,7 +86,8 @@ impl Match for ConnBytes {
 
     fn save(&self, out: &mut String) {
         match self.to {
-            u64::MAX => save_option(out, "connbytes", self.inverted, self.from),
+            // libxt_connbytes takes an upper end of zero for none.
+            0 | u64::MAX => save_option(out, "connbytes", self.inverted, self.from),
             to => save_option(out, "connbytes", self.inverted, format_args!("{}:{to}", self.from)),
         }
         save_option(out, "connbytes-mode", false, self.mode);

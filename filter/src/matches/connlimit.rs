@@ -1,11 +1,13 @@
 //! `-m connlimit`: how many connections a client or network has open.
 //!
 //! A rule counts the connections whose packets have met it (nf_conncount); those that are over or no
-//! longer in the table are forgotten when the next packet of the same client comes.
+//! longer in the table are forgotten when they would make a client exceed its limit, and a few clients
+//! are looked through with every new connection. What is counted belongs to the rule: it stays when
+//! rules around it change, and a rule that is loaded anew starts from nothing.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
-
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_packet::{Addr, Family, Transport};
@@ -33,8 +35,82 @@ struct ConnLimit {
     upto: bool,
     mask: u128,
     destination: bool,
-    /// The connections that have met the rule, by masked address.
-    seen: Mutex<HashMap<Addr, Vec<Flow>>>,
+    seen: Mutex<Seen>,
+}
+
+/// Connections that one rule remembers; as many as a kernel with much memory tracks in all.
+const MAX_SEEN: usize = 262_144;
+/// Clients looked through with every new connection, as the kernel does.
+const SWEPT: usize = 8;
+
+/// The connections that have met the rule, by masked address.
+#[derive(Debug, Default)]
+struct Seen {
+    clients: HashMap<Addr, Vec<Flow>>,
+    /// Every client once, those looked through longest ago in front.
+    order: VecDeque<Addr>,
+    /// Of all clients.
+    connections: usize,
+}
+
+impl Seen {
+    /// How many connections the client has with this one.
+    fn count(&self, client: Addr, flow: &Flow, open: impl Fn(&Flow) -> bool) -> usize {
+        let Some(flows) = self.clients.get(&client) else { return 1 };
+        let others = flows.iter().filter(|other| *other != flow && open(other)).count();
+        others + 1
+    }
+
+    /// Counts the connection and gives the client's, where those beyond `limit` are sure to be open.
+    /// `None` if there is no room.
+    fn add(
+        &mut self,
+        client: Addr,
+        flow: Flow,
+        limit: usize,
+        max: usize,
+        open: impl Fn(&Flow) -> bool,
+    ) -> Option<usize> {
+        if let Some(flows) = self.clients.get_mut(&client) {
+            if flows.contains(&flow) {
+                return Some(flows.len());
+            }
+            if flows.len() >= limit {
+                let before = flows.len();
+                flows.retain(&open);
+                self.connections -= before - flows.len();
+            }
+        }
+        for _ in 0..SWEPT.min(self.order.len()) {
+            self.sweep(&open);
+        }
+        if self.connections >= max {
+            return None;
+        }
+        let flows = match self.clients.entry(client) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                self.order.push_back(client);
+                new.insert(Vec::new())
+            }
+        };
+        flows.push(flow);
+        self.connections += 1;
+        Some(flows.len())
+    }
+
+    /// Forgets what is over of the client at the front.
+    fn sweep(&mut self, open: impl Fn(&Flow) -> bool) {
+        let Some(client) = self.order.pop_front() else { return };
+        let Some(flows) = self.clients.get_mut(&client) else { return };
+        let before = flows.len();
+        flows.retain(open);
+        self.connections -= before - flows.len();
+        match flows.is_empty() {
+            true => drop(self.clients.remove(&client)),
+            false => self.order.push_back(client),
+        }
+    }
 }
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
@@ -99,16 +175,20 @@ impl Match for ConnLimit {
         };
         let addr = if self.destination { query.packet.dst } else { query.packet.src };
         let key = Addr::from_bits(addr.bits() & self.mask);
+        let open = |flow: &Flow| query.gateway.flow(flow) == FlowState::Open;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_client = seen.entry(key).or_default();
-        if !of_client.contains(&flow) {
-            of_client.retain(|flow| query.gateway.flow(flow) == FlowState::Open);
-            of_client.push(flow);
-        }
-        let count = of_client.len() as u64;
-        if context.dry {
-            of_client.pop();
-        }
+        let count = match context.dry {
+            true => seen.count(key, &flow, open),
+            false => match seen.add(key, flow, self.limit as usize, MAX_SEEN, open) {
+                Some(count) => count,
+                // The kernel drops what it finds no memory to count.
+                None => {
+                    context.hotdrop = true;
+                    return false;
+                }
+            },
+        };
+        let count = count as u64;
         (count > u64::from(self.limit)) != self.upto
     }
 
@@ -128,5 +208,57 @@ impl Match for ConnLimit {
 
     fn uses_conntrack(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(client: u32, sport: u16) -> (Addr, Flow) {
+        let src = Addr::from_v4_bytes(client.to_be_bytes());
+        (src, Flow { src, dst: src, sport, dport: 80, protocol: 6 })
+    }
+
+    fn add(seen: &mut Seen, (client, flow): (Addr, Flow), open: bool) -> Option<usize> {
+        seen.add(client, flow, 2, 100, |_| open)
+    }
+
+    #[test]
+    fn a_full_table_refuses_until_connections_are_over() {
+        let mut seen = Seen::default();
+        for client in 0..100 {
+            assert_eq!(add(&mut seen, flow(client, 1), true), Some(1));
+        }
+        assert_eq!(add(&mut seen, flow(100, 1), true), None);
+        assert_eq!(add(&mut seen, flow(5, 2), true), None);
+        // Those that are known are still told.
+        assert_eq!(add(&mut seen, flow(5, 1), true), Some(1));
+        assert_eq!(add(&mut seen, flow(100, 1), false), Some(1));
+        assert_eq!(seen.connections, 100 - SWEPT + 1);
+    }
+
+    #[test]
+    fn what_is_over_goes_though_its_client_never_comes_back() {
+        let mut seen = Seen::default();
+        for client in 0..10_000 {
+            assert_eq!(add(&mut seen, flow(client, 1), false), Some(1));
+            assert!(seen.clients.len() <= SWEPT && seen.order.len() == seen.clients.len());
+        }
+        let known: usize = seen.clients.values().map(Vec::len).sum();
+        assert_eq!(seen.connections, known);
+    }
+
+    #[test]
+    fn only_open_connections_exceed_a_limit() {
+        let mut seen = Seen::default();
+        for sport in 1..=3 {
+            assert_eq!(add(&mut seen, flow(1, sport), true), Some(sport.into()));
+        }
+        assert_eq!(add(&mut seen, flow(1, 4), false), Some(1));
+        let (client, other) = flow(1, 5);
+        assert_eq!(seen.count(client, &other, |_| true), 2);
+        assert_eq!(seen.count(client, &other, |_| false), 1);
+        assert_eq!(seen.connections, 1, "a question counts nothing");
     }
 }

@@ -122,7 +122,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     given.not_empty()?;
     let mut addresses = [None; 4];
     for (place, name) in addresses.iter_mut().zip(ADDRESSES) {
-        *place = ask(given, name, |word| word.network(given.family))?;
+        *place = ask(given, name, |word| word.unmasked_network(given.family))?;
     }
     let mut ports = [None; 4];
     for (place, name) in ports.iter_mut().zip(PORTS) {
@@ -150,10 +150,12 @@ fn ask<T>(given: &Given<'_>, name: &str, read: impl Fn(&Word) -> Outcome<T>) -> 
 }
 
 fn status(word: &Word) -> Outcome<Statuses> {
-    if word.text.eq_ignore_ascii_case("NONE") {
-        return Ok(Statuses(0));
+    // NONE is the name of no bit, so beside others it means nothing.
+    let mut sum = 0;
+    for part in word.list().iter().filter(|part| !part.text.eq_ignore_ascii_case("NONE")) {
+        sum |= bits(part, &STATUSES, "status")?;
     }
-    bits(word, &STATUSES, "status").map(Statuses)
+    Ok(Statuses(sum))
 }
 
 fn expire(word: &Word) -> Outcome<(u32, u32)> {

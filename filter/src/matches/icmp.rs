@@ -130,18 +130,6 @@ fn build(given: &Given<'_>, option: &str, names: &[Name]) -> Outcome<Box<dyn Mat
     Ok(Box::new(Icmp { family: given.family, kind, code, inverted }))
 }
 
-/// Type and code by name or number, for elements of sets.
-pub(crate) fn kind_and_code(word: &Word, v6: bool) -> Outcome<(u8, Option<u8>)> {
-    read(word, if v6 { NAMES_V6 } else { NAMES_V4 })
-}
-
-/// The name of a type and code, as sets are listed with.
-pub(crate) fn name(kind: u8, code: u8, v6: bool) -> Option<&'static str> {
-    let names = if v6 { NAMES_V6 } else { NAMES_V4 };
-    let found = names.iter().find(|(_, k, c)| *k == kind && c.unwrap_or(0) == code);
-    found.map(|(name, ..)| *name)
-}
-
 /// A name, an unambiguous beginning of one, or `type[/code]`.
 fn read(word: &Word, names: &[Name]) -> Outcome<(u8, Option<u8>)> {
     let starts = |name: &str| {

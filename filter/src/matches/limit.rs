@@ -1,4 +1,7 @@
 //! `-m limit`: a token bucket per rule.
+//!
+//! The bucket belongs to the rule, as what is left of a [`super::quota`] does: full when the rule is
+//! loaded, kept when rules around it change.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Mutex, PoisonError};

@@ -52,7 +52,14 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     let mut places = 0;
     for part in word.list() {
         places += if part.text.contains(':') { 2 } else { 1 };
-        ranges.push(part.port_range(given.protocol)?);
+        let range = part.port_range(given.protocol)?;
+        if range.0 == range.1 && part.text.contains(':') {
+            return Err(part
+                .wrong(format!("port range `{}` holds a single port", part.text))
+                .words("invalid portrange specified")
+                .help(format!("iptables takes {} for that and no range", range.0)));
+        }
+        ranges.push(range);
     }
     if places > PLACES {
         return Err(word

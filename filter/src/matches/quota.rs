@@ -1,7 +1,11 @@
 //! `-m quota`: so many bytes, and no more.
+//!
+//! What is left belongs to the rule: it stays when rules around it change by command, and starts anew
+//! when the rule itself is loaded again, be it the same text by iptables-restore or a reload. (A kernel
+//! under iptables-legacy starts all of a table's rules anew with every change of the table, since the
+//! command replaces the whole; no rule means that.)
 
 use std::fmt::Write as _;
-
 use std::sync::{Mutex, PoisonError};
 
 use crate::diagnostic::Outcome;

@@ -73,7 +73,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
                 .words(format!("`--rt-type 0' required before `--{name}'")));
         }
     }
-    if this.loose && !place("rt-0-addrs").is_some_and(|at| Some(at) < place("rt-0-not-strict")) {
+    let listed = place("rt-0-addrs").is_some_and(|at| Some(at) < place("rt-0-not-strict"));
+    if this.loose && !listed {
         return Err(given
             .wrong("--rt-0-addrs has to stand before --rt-0-not-strict")
             .words("`--rt-0-addr ...' required before `--rt-0-not-strict'"));

@@ -1,11 +1,10 @@
 //! `-m set`: whether a packet is in a set.
 
-use std::sync::Arc;
-
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
-use crate::sets::{CounterTest, Question, Set, Sides};
+use crate::query::Query;
+use crate::sets::{CounterTest, MAX_SIDES, Question, Reference, Sides};
 use crate::values::{list_saved, save_name, save_option};
 
 pub(crate) static SPEC: MatchSpec = MatchSpec {
@@ -24,15 +23,11 @@ pub(crate) static SPEC: MatchSpec = MatchSpec {
     ..Spec::new("set", build)
 };
 
-/// `IPSET_DIM_MAX`.
-const MAX_SIDES: usize = 6;
-
 #[derive(Debug)]
 struct InSet {
-    set: Arc<Set>,
+    set: Reference,
     inverted: bool,
     question: Question,
-    skip_subcounters: bool,
 }
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
@@ -60,39 +55,51 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
         sides,
         return_nomatch: given.has("return-nomatch"),
         count: !negated("update-counters"),
+        count_members: !negated("update-subcounters"),
         packets,
         bytes,
     };
-    let skip_subcounters = negated("update-subcounters");
-    Ok(Box::new(InSet { set, inverted: option.inverted, question, skip_subcounters }))
+    Ok(Box::new(InSet { set, inverted: option.inverted, question }))
 }
 
 /// A set's name and what of the packet to look up in it.
-pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word]) -> Outcome<(Arc<Set>, Sides)> {
+pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word]) -> Outcome<(Reference, Sides)> {
     let [name, list] = words else {
         return Err(given.wrong("a set and src or dst must be given"));
     };
-    let Some(set) = given.sets.get(&name.text) else {
+    let Some(set) = given.sets.hold(&name.text) else {
         return Err(name
             .wrong(format!("there is no set `{}`", name.text))
+            .words(format!("Set {} doesn't exist.\n", name.text))
             .help("sets are made before the rules that name them"));
     };
-    let mut sides = Vec::new();
+    let mut sides = Sides::default();
     for part in list.list() {
-        sides.push(match part.text.as_str() {
+        let source = match part.text.as_str() {
             "src" => true,
             "dst" => false,
-            _ => return Err(part.wrong("expected src or dst")),
-        });
-    }
-    if sides.len() > MAX_SIDES {
-        return Err(list.wrong(format!("at most {MAX_SIDES} of src and dst")));
+            _ => {
+                return Err(part
+                    .wrong("expected src or dst")
+                    .words("You must spefify (the comma separated list of) 'src' or 'dst'."));
+            }
+        };
+        if !sides.push(source) {
+            return Err(list
+                .wrong(format!("at most {MAX_SIDES} of src and dst"))
+                .words(format!("Can't be more src/dst options than {MAX_SIDES}.")));
+        }
     }
     if set.never_matches(given.family, sides.len()) {
         given
             .warn(format!("set `{}` is of another family or needs more of src and dst", name.text));
     }
-    Ok((set, Sides(sides)))
+    Ok((set, sides))
+}
+
+/// A packet with the mark that targets on its way have given it.
+pub(crate) fn marked<'a>(context: &Context<'a>) -> Query<'a> {
+    Query { mark: context.mark, ..*context.query }
 }
 
 fn save_test(out: &mut String, what: &str, test: Option<CounterTest>) {
@@ -108,15 +115,16 @@ fn save_test(out: &mut String, what: &str, test: Option<CounterTest>) {
 
 impl Match for InSet {
     fn matches(&self, context: &mut Context<'_>) -> bool {
-        self.set.test(context.query, &self.question, context.dry) != self.inverted
+        self.set.test(&marked(context), &self.question, context.dry) != self.inverted
     }
 
-    fn list(&self, out: &mut String, _: Listing) {
+    fn list(&self, out: &mut String, _style: Listing) {
         list_saved(out, |out| self.save(out));
     }
 
     fn save(&self, out: &mut String) {
-        let Question { family: _, sides, return_nomatch, count, packets, bytes } = &self.question;
+        let Question { family: _, sides, return_nomatch, count, count_members, packets, bytes } =
+            &self.question;
         save_option(
             out,
             "match-set",
@@ -129,7 +137,7 @@ impl Match for InSet {
         if !count {
             save_name(out, "update-counters", true);
         }
-        if self.skip_subcounters {
+        if !count_members {
             save_name(out, "update-subcounters", true);
         }
         save_test(out, "packets", *packets);

@@ -1,4 +1,7 @@
 //! `-m statistic`: a share of the packets, at random or every so many.
+//!
+//! The count of packets belongs to the rule, as what is left of a [`super::quota`] does: it starts when
+//! the rule is loaded and goes on when rules around it change.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -93,10 +96,17 @@ impl Match for Statistic {
 
     fn list(&self, out: &mut String, _: Listing) {
         out.push_str(" statistic");
-        list_saved(out, |out| self.save(out));
+        list_saved(out, |out| self.save_as(out, false));
     }
 
     fn save(&self, out: &mut String) {
+        self.save_as(out, true);
+    }
+}
+
+impl Statistic {
+    /// The options; the number of the first packet perhaps only where it isn't zero.
+    fn save_as(&self, out: &mut String, with_zero: bool) {
         match self.mode {
             Mode::Random { probability } => {
                 save_option(out, "mode", false, "random");
@@ -106,7 +116,9 @@ impl Match for Statistic {
             Mode::Nth { every, packet, .. } => {
                 save_option(out, "mode", false, "nth");
                 save_option(out, "every", self.inverted, every);
-                save_option(out, "packet", false, packet);
+                if packet != 0 || with_zero {
+                    save_option(out, "packet", false, packet);
+                }
             }
         }
     }

@@ -1,8 +1,7 @@
 //! `-m ttl` and `-m hl`: the TTL or hop limit.
 
-use std::fmt::Write as _;
-
 use std::cmp::Ordering;
+use std::fmt::Write as _;
 
 use tidegate_packet::Family;
 

@@ -1,24 +1,48 @@
 //! Packets meet sets.
 
-use tidegate_packet::{Addr, Family, Instant, Transport, protocol};
+use std::sync::atomic::Ordering;
 
-use super::element::network;
-use super::{Element, Entry, Kind, Set};
+use tidegate_packet::{Family, Transport, protocol};
+
+use super::content::{Found, Scope};
+use super::element::{Element, Entry, Iface, SkbInfo, v4};
+use super::kind::Part;
+use super::{Body, Set};
 use crate::query::Query;
 
 /// For each dimension whether the packet's source counts (else its destination).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sides(pub Vec<bool>);
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sides {
+    count: u8,
+    source: u8,
+}
+
+/// `IPSET_DIM_MAX`.
+pub(crate) const MAX_SIDES: usize = 6;
 
 impl Sides {
-    /// As rules write them.
-    pub fn text(&self) -> String {
-        let names: Vec<_> = self.0.iter().map(|src| if *src { "src" } else { "dst" }).collect();
-        names.join(",")
+    /// One more side, if there is room.
+    pub fn push(&mut self, source: bool) -> bool {
+        if usize::from(self.count) == MAX_SIDES {
+            return false;
+        }
+        self.source |= u8::from(source) << self.count;
+        self.count += 1;
+        true
     }
 
-    fn source(&self, dimension: usize) -> bool {
-        self.0.get(dimension).copied().unwrap_or(false)
+    pub fn len(self) -> usize {
+        self.count.into()
+    }
+
+    /// As rules write them.
+    pub fn text(self) -> String {
+        let side = |n| if self.source(n) { "src" } else { "dst" };
+        (0..self.len()).map(side).collect::<Vec<_>>().join(",")
+    }
+
+    fn source(self, dimension: usize) -> bool {
+        self.source >> dimension & 1 != 0
     }
 }
 
@@ -50,37 +74,145 @@ pub(crate) struct Question {
     pub return_nomatch: bool,
     /// Count the packet in the entry it is found in.
     pub count: bool,
+    /// Count it in the member of a list that it is found in, too.
+    pub count_members: bool,
     pub packets: Option<CounterTest>,
     pub bytes: Option<CounterTest>,
 }
 
-/// What a look-up found.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-enum Found {
-    No,
-    Yes,
-    /// An entry that is an exception.
-    Exception,
+impl Question {
+    /// A question that counts nothing and looks at no counter.
+    pub fn plain(family: Family, sides: Sides) -> Self {
+        Self {
+            family,
+            sides,
+            return_nomatch: false,
+            count: false,
+            count_members: false,
+            packets: None,
+            bytes: None,
+        }
+    }
+
+    /// Whether an entry is what is asked for, once the packet is counted in it
+    /// (ip_set_match_extensions).
+    fn accepts(&self, body: &Body, entry: &Entry, query: &Query<'_>, dry: bool) -> bool {
+        if !body.options.counters {
+            return true;
+        }
+        if self.count && !dry {
+            entry.packets.fetch_add(1, Ordering::Relaxed);
+            entry.bytes.fetch_add(query.packet.len.into(), Ordering::Relaxed);
+        }
+        let holds = |test: Option<CounterTest>, count: u64| test.is_none_or(|t| t.holds(count));
+        holds(self.packets, entry.packets.load(Ordering::Relaxed))
+            && holds(self.bytes, entry.bytes.load(Ordering::Relaxed))
+    }
 }
 
 impl Set {
     /// Whether packets of a family, looked up by so many parts, can't be in the set.
     pub fn never_matches(&self, family: Family, sides: usize) -> bool {
-        let any_family = matches!(self.kind, Kind::BitmapPort | Kind::List);
-        sides < self.kind.dimensions() || !any_family && family != self.options.family
+        self.read().never_matches(family, sides)
     }
 
-    /// Whether a packet is in the set (ip_set_test).
+    /// Whether a packet is in the set.
     pub fn test(&self, query: &Query<'_>, question: &Question, dry: bool) -> bool {
-        if self.never_matches(question.family, question.sides.0.len()) {
+        self.read().test(query, question, dry, &mut None)
+    }
+
+    /// What the set keeps for the packet, if it is in it (`--map-set`).
+    pub fn skb_info(&self, query: &Query<'_>, question: &Question, dry: bool) -> Option<SkbInfo> {
+        let mut found = None;
+        let matched = self.read().test(query, question, dry, &mut found);
+        matched.then(|| found.unwrap_or_default())
+    }
+
+    /// Adds the packet's element (`-j SET`); whether a set took it.
+    pub fn add_packet(
+        &self,
+        query: &Query<'_>,
+        question: &Question,
+        timeout: Option<u32>,
+        exist: bool,
+    ) -> bool {
+        self.change(query, question, &|body, element| {
+            let entry = Entry {
+                expires: body.expiry(timeout, query.now),
+                // The packet that makes an entry is counted in it.
+                packets: 1.into(),
+                bytes: u64::from(query.packet.len).into(),
+                ..Entry::default()
+            };
+            let room = body.room();
+            body.content.add(element, entry, exist, room, query.now).is_ok()
+        })
+    }
+
+    /// Removes the packet's element.
+    pub fn delete_packet(&self, query: &Query<'_>, question: &Question) -> bool {
+        self.change(query, question, &|body, element| body.content.delete(&element, query.now))
+    }
+
+    fn change(
+        &self,
+        query: &Query<'_>,
+        question: &Question,
+        act: &dyn Fn(&mut Body, Element) -> bool,
+    ) -> bool {
+        let body = self.read();
+        if body.never_matches(question.family, question.sides.len()) {
             return false;
         }
-        if self.kind == Kind::List {
-            let members = self.content().members.clone();
-            return members.iter().any(|member| member.test(query, question, dry));
+        if body.kind.is_list() {
+            // The first member that takes it.
+            let mut members = body.content.members.iter().filter(|m| m.entry.is_alive(query.now));
+            return members.any(|member| member.set.change(query, question, act));
         }
-        let found = match self.element(query, &question.sides) {
-            Some(element) => self.find(element, query, question, dry),
+        let Some(mut element) = body.element(query, question.sides) else { return false };
+        if body.kind.has_networks() {
+            // As long as the longest network that is there.
+            element = element.within(body.content.longest().unwrap_or(element.lengths()));
+        }
+        drop(body);
+        let mut body = self.write();
+        // Another set may have been put in its place meanwhile.
+        !body.never_matches(question.family, question.sides.len()) && act(&mut body, element)
+    }
+}
+
+impl Body {
+    /// Whether packets of a family, looked up by so many parts, can't be in the set.
+    pub fn never_matches(&self, family: Family, sides: usize) -> bool {
+        sides < self.kind.dimensions() || self.kind.has_family() && family != self.options.family
+    }
+
+    /// Whether a packet is in the set (ip_set_test). `skb` becomes what is kept for it.
+    fn test(
+        &self,
+        query: &Query<'_>,
+        question: &Question,
+        dry: bool,
+        skb: &mut Option<SkbInfo>,
+    ) -> bool {
+        if self.never_matches(question.family, question.sides.len()) {
+            return false;
+        }
+        if self.kind.is_list() {
+            return self.test_members(query, question, dry, skb);
+        }
+        let found = match self.element(query, question.sides) {
+            Some(element) => {
+                let scope = Scope::of(self.kind);
+                self.content.find(&element, scope, query.now, &mut |entry| {
+                    let accepted = self.is_of(entry, query, question.sides, dry)
+                        && question.accepts(self, entry, query, dry);
+                    if accepted && self.options.skbinfo {
+                        *skb = Some(entry.skb.as_deref().copied().unwrap_or_default());
+                    }
+                    accepted
+                })
+            }
             None => Found::No,
         };
         // `--return-nomatch` turns exceptions round, where a kind has them.
@@ -90,118 +222,105 @@ impl Set {
         }
     }
 
-    fn find(
+    /// Asks the members of a list one after the other. A rule's tests of counters are about the
+    /// list's own (list_set_ktest).
+    fn test_members(
         &self,
-        mut element: Element,
         query: &Query<'_>,
         question: &Question,
         dry: bool,
-    ) -> Found {
-        let mut content = self.content();
-        let lengths: Vec<u8> = match self.kind.has_networks() {
-            true => content.lengths.keys().rev().copied().collect(),
-            false => vec![element.len],
-        };
-        let addr = element.addr;
-        for len in lengths {
-            (element.addr, element.len) = (network(addr, len), len);
-            let Some(entry) = content.entries.get_mut(&element) else { continue };
-            if !entry.is_alive(query.now) {
-                continue;
-            }
-            if entry.nomatch {
-                return Found::Exception;
-            }
-            if self.options.counters && !entry.count(query, question, dry) {
-                return Found::No;
-            }
-            return Found::Yes;
-        }
-        Found::No
-    }
-
-    /// Adds or removes the packet's element (`-j SET`); whether a set took it.
-    pub fn add_packet(
-        &self,
-        query: &Query<'_>,
-        question: &Question,
-        timeout: Option<u32>,
-        exist: bool,
+        skb: &mut Option<SkbInfo>,
     ) -> bool {
-        self.change(query, question, &|set, element| {
-            let entry = Entry { expires: set.expiry(timeout, query.now), ..Entry::default() };
-            set.add(element, entry, exist, query.now).is_ok()
+        let count = question.count && question.count_members;
+        let inner = Question { count, packets: None, bytes: None, ..question.clone() };
+        self.content.members.iter().filter(|m| m.entry.is_alive(query.now)).any(|member| {
+            let found = member.set.read().test(query, &inner, dry, skb)
+                && question.accepts(self, &member.entry, query, dry);
+            if found && self.options.skbinfo {
+                *skb = Some(member.entry.skb.as_deref().copied().unwrap_or_default());
+            }
+            found
         })
     }
 
-    /// Removes the packet's element.
-    pub fn delete_packet(&self, query: &Query<'_>, question: &Question) -> bool {
-        self.change(query, question, &|set, element| set.delete(&element, query.now))
-    }
-
-    fn change(
-        &self,
-        query: &Query<'_>,
-        question: &Question,
-        act: &dyn Fn(&Self, Element) -> bool,
-    ) -> bool {
-        if self.never_matches(question.family, question.sides.0.len()) {
-            return false;
+    /// Whether an entry of a bitmap of stations is about the packet's.
+    fn is_of(&self, entry: &Entry, query: &Query<'_>, sides: Sides, dry: bool) -> bool {
+        if !self.kind.is_bitmap() || !self.kind.has(Part::Mac) {
+            return true;
         }
-        if self.kind == Kind::List {
-            // The first member that takes it.
-            let members = self.content().members.clone();
-            return members.iter().any(|member| member.change(query, question, act));
+        let Some(link) = &query.link else { return false };
+        let mac = if sides.source(1) { link.src } else { link.dst };
+        match dry {
+            true => entry.mac.get().is_none_or(|known| *known == mac),
+            // Who is first with the address has it from now on (bitmap_ipmac_do_test, MAC_UNSET).
+            false => *entry.mac.get_or_init(|| mac) == mac,
         }
-        let Some(mut element) = self.element(query, &question.sides) else { return false };
-        if self.kind.has_networks() {
-            // As long as the longest network that is there.
-            let longest = self.content().lengths.keys().next_back().copied();
-            element.len = longest.unwrap_or(element.len);
-            element.addr = network(element.addr, element.len);
-        }
-        act(self, element)
     }
 
     /// What the set would hold of a packet.
-    fn element(&self, query: &Query<'_>, sides: &Sides) -> Option<Element> {
+    fn element(&self, query: &Query<'_>, sides: Sides) -> Option<Element> {
         let packet = query.packet;
-        let addr = |n: usize| if sides.source(n) { packet.src } else { packet.dst };
-        if self.kind == Kind::BitmapPort {
-            let (sport, dport) = packet.ports()?;
-            let port = if sides.source(0) { sport } else { dport };
-            let (low, high) = self.options.range;
-            return (low..=high).contains(&port.into()).then(|| Element::port(port));
-        }
-        let mut element = Element::host(self.cut(addr(0)));
-        if self.kind == Kind::BitmapIp {
-            let (low, high) = self.options.range;
-            return (low..=high).contains(&v4(addr(0))).then_some(element);
-        }
-        if self.kind.has_ports() {
-            (element.protocol, element.port) = protocol_and_port(query, sides.source(1))?;
-        }
-        match self.kind {
-            Kind::HashIpPortIp => element.second = Some(addr(2)),
-            Kind::HashNetIface => {
-                let name = if sides.source(1) { query.input } else { query.output };
-                element.interface = name?.to_owned();
+        let mut element = Element::none();
+        for (n, part) in self.kind.parts.iter().enumerate() {
+            let source = sides.source(n);
+            let addr = if source { packet.src } else { packet.dst };
+            match part {
+                Part::Ip | Part::Net if n == 0 => {
+                    let addr = self.cut(addr);
+                    (element.addr, element.len) = (addr, addr.family().bits());
+                    // A hash has no place for it (hash_ip4_kadt).
+                    if *part == Part::Ip && self.kind.is_hash() && addr.is_unspecified() {
+                        return None;
+                    }
+                }
+                Part::Ip | Part::Net => {
+                    (element.second, element.second_len) = (addr, addr.family().bits());
+                }
+                Part::Port if self.kind.is_bitmap() => {
+                    // ip_set_get_ip_port takes only these.
+                    if !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
+                        return None;
+                    }
+                    let (sport, dport) = packet.ports()?;
+                    element.port = if source { sport } else { dport };
+                    let (low, high) = self.options.range;
+                    (low..=high).contains(&element.port.into()).then_some(())?;
+                }
+                Part::Port => (element.protocol, element.port) = protocol_and_port(query, source)?,
+                Part::Mark => element.mark = query.mark & self.options.mark_mask,
+                Part::Mac => {
+                    let link = query.link.as_ref()?;
+                    let mac = if source { link.src } else { link.dst };
+                    // A bitmap compares it with what it knows of the address.
+                    if self.kind.is_hash() {
+                        element.mac = Some(mac).filter(|mac| !mac.is_zero())?;
+                    }
+                }
+                Part::Iface => {
+                    let name = if source { query.input } else { query.output };
+                    element.iface = Iface::new(name.filter(|name| !name.is_empty())?)?;
+                }
+                Part::Set => return None,
             }
-            _ => {}
+        }
+        if self.kind.is_bitmap() && self.kind.has(Part::Ip) {
+            let (low, high) = self.options.range;
+            let addr = if sides.source(0) { packet.src } else { packet.dst };
+            (low..=high).contains(&v4(addr)).then_some(())?;
         }
         Some(element)
     }
 }
 
-/// An IPv4 address as a number.
-pub(super) fn v4(addr: Addr) -> u32 {
-    addr.bits() as u32
-}
-
-/// ICMP has type and code for a port; protocols without ports have zero.
+/// ICMP has type and code for a port; protocols without ports have zero (ip_set_get_ip4_port).
 fn protocol_and_port(query: &Query<'_>, source: bool) -> Option<(u8, u16)> {
     let packet = query.packet;
+    let has_ports = matches!(
+        packet.protocol,
+        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDPLITE | protocol::ICMP
+    );
     let port = match packet.transport {
+        Transport::LaterFragment if !has_ports && packet.family == Family::V4 => 0,
         Transport::LaterFragment | Transport::Malformed => return None,
         Transport::Icmp { kind, code, .. } | Transport::Icmpv6 { kind, code, .. } => {
             u16::from_be_bytes([kind, code])
@@ -210,21 +329,4 @@ fn protocol_and_port(query: &Query<'_>, source: bool) -> Option<(u8, u16)> {
         _ => packet.ports().map_or(0, |(sport, dport)| if source { sport } else { dport }),
     };
     Some((packet.protocol, port))
-}
-
-impl Entry {
-    /// Counts a packet; whether the counters are what the rule asks for.
-    fn count(&mut self, query: &Query<'_>, question: &Question, dry: bool) -> bool {
-        if question.count && !dry {
-            self.packets = self.packets.wrapping_add(1);
-            self.bytes = self.bytes.wrapping_add(query.packet.len.into());
-        }
-        question.packets.is_none_or(|test| test.holds(self.packets))
-            && question.bytes.is_none_or(|test| test.holds(self.bytes))
-    }
-}
-
-/// Seconds that are left, rounded as listings have them.
-pub(super) fn seconds_left(entry: &Entry, now: Instant) -> u64 {
-    entry.expires.map_or(0, |at| at.saturating_since(now).as_secs().max(1))
 }

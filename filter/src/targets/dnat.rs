@@ -164,4 +164,8 @@ impl Target for Dnat {
         save_option(out, "to-destination", false, Shown(self.range, self.family));
         save_switches(out, &self.range);
     }
+
+    fn uses_conntrack(&self) -> bool {
+        true
+    }
 }

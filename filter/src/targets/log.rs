@@ -21,9 +21,20 @@ pub(crate) static SPEC: TargetSpec = TargetSpec {
     ..Spec::new("LOG", build)
 };
 
-/// The names of the levels (syslog.conf), and older names for three of them.
+/// The names of the levels in listings.
 const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
-const OLD_LEVELS: [(&str, u8); 2] = [("panic", 0), ("error", 3)];
+/// The names that `--log-level` takes. `err` isn't one to iptables 1.8.9.
+const TAKEN: [(&str, u8); 9] = [
+    ("emerg", 0),
+    ("panic", 0),
+    ("alert", 1),
+    ("crit", 2),
+    ("error", 3),
+    ("warning", 4),
+    ("notice", 5),
+    ("info", 6),
+    ("debug", 7),
+];
 const DEFAULT_LEVEL: u8 = 4;
 /// What fits in a rule; the rest of a longer prefix is cut off.
 const MAX_PREFIX: usize = 29;
@@ -56,14 +67,13 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
 }
 
 fn level(word: &Word) -> Outcome<u8> {
-    let name = LEVELS.iter().position(|name| word.text.eq_ignore_ascii_case(name));
-    let old = OLD_LEVELS.iter().find(|(name, _)| word.text.eq_ignore_ascii_case(name));
-    name.map(|n| n as u8)
-        .or(old.map(|(_, level)| *level))
+    let named = TAKEN.iter().find(|(name, _)| word.text.eq_ignore_ascii_case(name));
+    named
+        .map(|(_, level)| *level)
         .or(parse_number(&word.text).filter(|n| *n <= 7).map(|n| n as u8))
         .ok_or_else(|| {
             word.wrong(format!("unknown log level `{}`", word.text))
-                .help(format!("expected 0 to 7 or {}", LEVELS.join(", ")))
+                .help(format!("expected 0 to 7 or {}", TAKEN.map(|(name, _)| name).join(", ")))
         })
 }
 

@@ -51,4 +51,8 @@ impl Target for Masquerade {
         }
         save_switches(out, &self.0);
     }
+
+    fn uses_conntrack(&self) -> bool {
+        true
+    }
 }

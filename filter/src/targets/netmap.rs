@@ -46,4 +46,8 @@ impl Target for Netmap {
         let Self { network, len } = self;
         save_option(out, "to", false, format_args!("{network}/{len}"));
     }
+
+    fn uses_conntrack(&self) -> bool {
+        true
+    }
 }

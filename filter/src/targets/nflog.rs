@@ -56,6 +56,7 @@ impl Target for Nflog {
             group: self.group,
             prefix: &self.prefix,
             size: self.size,
+            threshold: self.threshold,
             query: context.query,
             mark: context.mark,
         });

@@ -44,4 +44,8 @@ impl Target for Redirect {
         }
         save_switches(out, &self.0);
     }
+
+    fn uses_conntrack(&self) -> bool {
+        true
+    }
 }

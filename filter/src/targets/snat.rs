@@ -50,4 +50,8 @@ impl Target for Snat {
         save_option(out, "to-source", false, Shown(self.range, self.family));
         save_switches(out, &self.range);
     }
+
+    fn uses_conntrack(&self) -> bool {
+        true
+    }
 }

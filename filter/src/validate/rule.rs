@@ -89,6 +89,15 @@ impl Draft {
         self.to == other.to && self.rule.same(&other.rule)
     }
 
+    /// What iptables says where there is no such rule. libiptc asks first whether the target is a
+    /// chain, and then words the failure of that question.
+    pub fn absent(&self) -> Refusal {
+        match self.rule.action {
+            Action::Jump(_) | Action::Goto(_) | Action::Target(..) => Refusal::NoChain,
+            Action::None | Action::Accept | Action::Drop | Action::Return => Refusal::NoRule,
+        }
+    }
+
     /// Replaces the chain's name by its number.
     pub fn resolve(&mut self, index: &HashMap<Arc<str>, usize>) {
         let Some(at) = self.to.as_ref().and_then(|name| index.get(name)) else { return };

@@ -45,10 +45,10 @@ fn memory_is_written_first(steps: &[Step]) -> Result<(), String> {
         };
         match *step {
             Step::StoreA(at) | Step::StoreX(at) => written |= 1 << at,
-            Step::LoadA(Value::Memory(at)) | Step::LoadX(Value::Memory(at)) => {
-                if written >> at & 1 == 0 {
-                    return Err(format!("instruction {n}: reads memory that wasn't written"));
-                }
+            Step::LoadA(Value::Memory(at)) | Step::LoadX(Value::Memory(at))
+                if written >> at & 1 == 0 =>
+            {
+                return Err(format!("instruction {n}: reads memory that wasn't written"));
             }
             Step::Jump(distance) => {
                 leads(distance);

@@ -1,0 +1,201 @@
+//! What happens to connections, for whoever wants to be told: netfilter's `nf_conntrack_ecache`.
+//!
+//! While nobody listens, nothing is kept and a packet pays for one test. While somebody does, what
+//! a packet changes is noted in its connection and becomes one event when the packet leaves, with
+//! the connection as it is then. What a dropped packet has changed goes with the next event.
+//!
+//! Events wait in a bounded list for [`Conntrack::take_events`]. When it is full they are lost and
+//! counted; packets never wait.
+
+use std::fmt;
+
+use tidegate_packet::Instant;
+
+use crate::conn::{Connection, Status};
+use crate::table::Conntrack;
+use crate::tcp::TcpState;
+use crate::tracked::{ConnId, Entry, Tracked};
+
+/// Most events that wait to be taken.
+const EVENTS_MAX: usize = 32 * 1024;
+
+/// What became of a connection.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// It is in the table now.
+    New,
+    /// Something about it has changed.
+    Update,
+    /// It is no longer in the table.
+    Destroy,
+}
+
+/// What has changed about a connection: netfilter's `IPCT_*`.
+#[derive(Copy, Clone, PartialEq, Eq, Default)]
+pub struct Changes(u8);
+
+impl Changes {
+    /// The first answer has come.
+    pub const REPLY: Self = Self(1 << 0);
+    /// It is assured now.
+    pub const ASSURED: Self = Self(1 << 1);
+    /// The protocol's state.
+    pub const STATE: Self = Self(1 << 2);
+    /// The mark.
+    pub const MARK: Self = Self(1 << 3);
+    /// The labels.
+    pub const LABEL: Self = Self(1 << 4);
+    /// The helper.
+    pub const HELPER: Self = Self(1 << 5);
+
+    /// Whether all of `other` is among them.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether nothing has changed.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Both.
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [(Changes, &str); 6] = [
+            (Changes::REPLY, "REPLY"),
+            (Changes::ASSURED, "ASSURED"),
+            (Changes::STATE, "STATE"),
+            (Changes::MARK, "MARK"),
+            (Changes::LABEL, "LABEL"),
+            (Changes::HELPER, "HELPER"),
+        ];
+        let names = NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name);
+        f.debug_set().entries(names).finish()
+    }
+}
+
+/// Something that happened to a connection.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// What is different, for updates.
+    pub changes: Changes,
+    /// The connection's name; of one that is gone, the one it had.
+    pub id: ConnId,
+    /// When.
+    pub at: Instant,
+    /// The process that did it, if it was no packet.
+    pub author: Option<u32>,
+    /// The connection as it was then.
+    pub connection: Connection,
+}
+
+/// Events that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    wanted: bool,
+    pub(crate) author: Option<u32>,
+    now: Instant,
+    waiting: Vec<Event>,
+    lost: u64,
+}
+
+impl Events {
+    /// Whether anybody listens.
+    #[inline]
+    pub(crate) fn wanted(&self) -> bool {
+        self.wanted
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        kind: EventKind,
+        changes: Changes,
+        id: ConnId,
+        connection: &Connection,
+    ) {
+        if !self.wanted {
+            return;
+        }
+        if self.waiting.len() >= EVENTS_MAX {
+            self.lost += 1;
+            return;
+        }
+        let (at, author, connection) = (self.now, self.author, connection.clone());
+        self.waiting.push(Event { kind, changes, id, at, author, connection });
+    }
+}
+
+/// What of a connection can change with a packet.
+#[derive(Copy, Clone)]
+pub(crate) struct Before {
+    status: Status,
+    state: Option<TcpState>,
+}
+
+impl Before {
+    #[inline]
+    pub(crate) fn of(conn: &Connection) -> Self {
+        Self { status: conn.status, state: conn.tcp_state() }
+    }
+
+    /// Notes in the connection what is different now.
+    pub(crate) fn note(self, conn: &mut Connection) {
+        let gained = |bit: Status| conn.status.has(bit) && !self.status.has(bit);
+        let mut changes = conn.pending;
+        if gained(Status::SEEN_REPLY) {
+            changes = changes.with(Changes::REPLY);
+        }
+        if gained(Status::ASSURED) {
+            changes = changes.with(Changes::ASSURED);
+        }
+        if conn.tcp_state() != self.state {
+            changes = changes.with(Changes::STATE);
+        }
+        conn.pending = changes;
+    }
+}
+
+impl Conntrack {
+    /// Whether events are kept from now on. Switching it off forgets those that wait.
+    pub fn listen(&mut self, wanted: bool, now: Instant) {
+        self.events.now = now;
+        if self.events.wanted != wanted {
+            self.events = Events { wanted, now, ..Events::default() };
+        }
+    }
+
+    /// Says what time it is, for events.
+    #[inline]
+    pub fn set_event_time(&mut self, now: Instant) {
+        self.events.now = now;
+    }
+
+    /// Whether [`Conntrack::take_events`] has something.
+    #[inline]
+    pub fn has_events(&self) -> bool {
+        !self.events.waiting.is_empty()
+    }
+
+    /// The events since the last call, oldest first, and how many more there would have been.
+    pub fn take_events(&mut self) -> (Vec<Event>, u64) {
+        let lost = std::mem::take(&mut self.events.lost);
+        (std::mem::take(&mut self.events.waiting), lost)
+    }
+
+    /// At the end of a packet's way: tells what it has changed.
+    pub(crate) fn tell_changes(&mut self, tracked: &Tracked) {
+        let Entry::Known(id) = tracked.entry else { return };
+        let Some(conn) = crate::slots::conn_of(&mut self.slots, id) else { return };
+        let changes = std::mem::take(&mut conn.pending);
+        if !changes.is_empty() {
+            self.events.push(EventKind::Update, changes, id, conn);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The gateway's side: the table walked in slices, connections changed, made and forgotten.
+
+use super::entry::{Entry, Moment, Side};
+use super::events::{Hub, Subscription};
+use super::filter::Filter;
+use super::wire::{Action, Ask, Change, Fault, Tell};
+use crate::engine::Engine;
+use crate::worker::lock;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tidegate_nat::{ConnId, Connection, Create, Direction, Refused, TcpState, Tuple, Update};
+use tidegate_packet::Addr;
+
+/// Places that are looked at while the engine is locked: a few hundred microseconds at most.
+const SLICE: usize = 2048;
+/// Entries after which an answer is complete.
+const PAGE: usize = 1024;
+/// Slices after which it is, too, though little was found.
+const SLICES: usize = 64;
+/// How long a listener waits for events before it is answered with none.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is known of the client that asks.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// Its process.
+    pub pid: Option<u32>,
+    /// What it listens to.
+    pub listening: Option<Subscription>,
+}
+
+/// Answers a client.
+pub fn answer(
+    engine: &Mutex<Engine>,
+    hub: &Arc<Hub>,
+    peer: &mut Peer,
+    ask: Ask,
+    moment: Moment,
+) -> Tell {
+    match ask {
+        Ask::Walk { filter, action, cursor } => {
+            walk(engine, peer.pid, &filter, &action, cursor, moment)
+        }
+        Ask::Get { protocol, side, reply } => get(&lock(engine), protocol, &side, reply, moment),
+        Ask::Create { entry, exclusive } => {
+            authored(engine, peer.pid, moment, |engine| create(engine, &entry, exclusive, moment))
+        }
+        Ask::Flush { family } => {
+            let filter = Filter { family, ..Filter::default() };
+            let mut cursor = 0;
+            while let Tell::Page { next: Some(next), .. } =
+                walk(engine, peer.pid, &filter, &Action::Delete, cursor, moment)
+            {
+                cursor = next;
+            }
+            Tell::Done
+        }
+        Ask::Count => Tell::Count(lock(engine).conntrack().len() as u64),
+        Ask::Stats => Tell::Stats(stats(&lock(engine))),
+        Ask::Expectations => Tell::Page { entries: Vec::new(), next: None, now: moment.unix_nanos },
+        Ask::Listen { filter, what, queue } => {
+            peer.listening = hub.subscribe(*filter, what, queue);
+            if peer.listening.is_none() {
+                return Tell::Fault(Fault::Busy);
+            }
+            lock(engine).listen_to_connections(true);
+            Tell::Done
+        }
+        Ask::Next => match &peer.listening {
+            Some(subscription) => {
+                let (events, lost) = subscription.next(PATIENCE);
+                Tell::Happened { events, lost }
+            }
+            None => Tell::Fault(Fault::Invalid),
+        },
+    }
+}
+
+/// All connections, for who has the engine to itself.
+pub fn entries(engine: &Engine) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let moment = engine.moment();
+    let table = engine.conntrack();
+    table.page(0, table.places(), moment.now, |id, conn| entries.push(Entry::of(id, conn, moment)));
+    entries
+}
+
+fn authored<R>(
+    engine: &Mutex<Engine>,
+    author: Option<u32>,
+    moment: Moment,
+    work: impl FnOnce(&mut Engine) -> R,
+) -> R {
+    let mut engine = lock(engine);
+    engine.conntrack_mut().set_author(author);
+    engine.conntrack_mut().set_event_time(moment.now);
+    let done = work(&mut engine);
+    engine.conntrack_mut().set_author(None);
+    done
+}
+
+fn walk(
+    engine: &Mutex<Engine>,
+    author: Option<u32>,
+    filter: &Filter,
+    action: &Action,
+    cursor: u32,
+    moment: Moment,
+) -> Tell {
+    let mut first = cursor as usize;
+    let mut found = Vec::new();
+    let mut copies: Vec<(ConnId, Connection)> = Vec::new();
+    for _ in 0..SLICES {
+        let places = {
+            let engine = lock(engine);
+            let table = engine.conntrack();
+            table.page(first, SLICE, moment.now, |id, conn| copies.push((id, conn.clone())));
+            table.places()
+        };
+        let meant = copies.drain(..).filter_map(|(id, conn)| {
+            let entry = Entry::of(id, &conn, moment);
+            filter.fits(&entry).then_some((id, entry))
+        });
+        let meant: Vec<(ConnId, Entry)> = meant.collect();
+        match act(engine, author, meant, action, moment) {
+            Ok(done) => found.extend(done),
+            Err(fault) => return Tell::Fault(fault),
+        }
+        first += SLICE;
+        if first >= places {
+            return Tell::Page { entries: found, next: None, now: moment.unix_nanos };
+        }
+        if found.len() >= PAGE {
+            break;
+        }
+    }
+    let next = u32::try_from(first).ok();
+    Tell::Page { entries: found, next, now: moment.unix_nanos }
+}
+
+/// Does it to those that are still there, and gives those that it was done to.
+fn act(
+    engine: &Mutex<Engine>,
+    author: Option<u32>,
+    meant: Vec<(ConnId, Entry)>,
+    action: &Action,
+    moment: Moment,
+) -> Result<Vec<Entry>, Fault> {
+    let entries = |meant: Vec<(ConnId, Entry)>| meant.into_iter().map(|(_, entry)| entry).collect();
+    if meant.is_empty() || *action == Action::List {
+        return Ok(entries(meant));
+    }
+    authored(engine, author, moment, |engine| {
+        let table = engine.conntrack_mut();
+        match action {
+            Action::List => {}
+            Action::Zero => meant.iter().for_each(|(id, _)| table.zero_counters(*id)),
+            Action::Delete => {
+                return Ok(entries(
+                    meant.into_iter().filter(|(id, _)| table.delete(*id)).collect(),
+                ));
+            }
+            Action::Update(change) => {
+                let mut done = Vec::new();
+                for (id, entry) in meant {
+                    let Some(update) = update_of(change, &entry)? else { continue };
+                    if table.update(id, &update, moment.now).is_ok()
+                        && let Some(conn) = table.get(id)
+                    {
+                        done.push(Entry { uses: Some(2), ..Entry::of(id, conn, moment) });
+                    }
+                }
+                return Ok(done);
+            }
+        }
+        Ok(entries(meant))
+    })
+}
+
+/// What has to be done to a connection for a change; nothing if it is so already.
+fn update_of(change: &Change, entry: &Entry) -> Result<Option<Update>, Fault> {
+    let Change { mark, timeout, status, state, add_labels, del_labels } = change;
+    let old = entry.mark.unwrap_or(0);
+    let same = mark.is_none_or(|(mask, value)| (old & !mask) ^ value == old)
+        && timeout.is_none()
+        && status.is_none_or(|bits| entry.status & bits == bits)
+        && state.as_ref().is_none_or(|state| entry.state.as_ref() == Some(state))
+        && add_labels.iter().all(|label| entry.labels.contains(label))
+        && !del_labels.iter().any(|label| entry.labels.contains(label));
+    if same {
+        return Ok(None);
+    }
+    let state = match state {
+        Some(name) => Some(TcpState::from_name(name).ok_or(Fault::Invalid)?),
+        None => None,
+    };
+    let timeout = timeout.map(Duration::from_secs);
+    Ok(Some(Update { mark: *mark, timeout, status: *status, state }))
+}
+
+fn tuple(protocol: u8, side: &Side) -> Tuple {
+    let [src, dst] = [side.src, side.dst].map(Addr::from);
+    Tuple { src, dst, sport: side.sport, dport: side.dport, protocol }
+}
+
+fn get(engine: &Engine, protocol: u8, side: &Side, reply: bool, moment: Moment) -> Tell {
+    let table = engine.conntrack();
+    let direction = if reply { Direction::Reply } else { Direction::Original };
+    let id = table.find_exactly(&tuple(protocol, side), direction, moment.now);
+    match id.and_then(|id| Some((id, table.get(id)?))) {
+        Some((id, conn)) => {
+            let entry = Entry { uses: Some(2), ..Entry::of(id, conn, moment) };
+            Tell::Page { entries: vec![entry], next: None, now: moment.unix_nanos }
+        }
+        None => Tell::Fault(Fault::Absent),
+    }
+}
+
+fn create(engine: &mut Engine, entry: &Entry, exclusive: bool, moment: Moment) -> Tell {
+    let table = engine.conntrack_mut();
+    let original = tuple(entry.protocol, &entry.original);
+    let state = match entry.state.as_deref().map(TcpState::from_name) {
+        Some(None) => return Tell::Fault(Fault::Invalid),
+        Some(state) => state,
+        None => None,
+    };
+    let timeout = Duration::from_secs(entry.timeout.unwrap_or(0));
+    let (status, mark) = (entry.status, entry.mark.unwrap_or(0));
+    let there = table.find_exactly(&original, Direction::Original, moment.now);
+    if let (Some(id), false) = (there, exclusive) {
+        let mark = entry.mark.map(|mark| (u32::MAX, mark));
+        let update = Update { mark, timeout: Some(timeout), status: Some(status), state };
+        return match table.update(id, &update, moment.now) {
+            Ok(()) => Tell::Done,
+            Err(why) => Tell::Fault(why.into()),
+        };
+    }
+    let reply = tuple(entry.protocol, &entry.reply);
+    match table.create(&Create { original, reply, timeout, status, mark, state }, moment.now) {
+        Ok(_) => Tell::Done,
+        Err(why) => Tell::Fault(why.into()),
+    }
+}
+
+impl From<Refused> for Fault {
+    fn from(why: Refused) -> Self {
+        match why {
+            Refused::Absent => Self::Absent,
+            Refused::Exists => Self::Exists,
+            Refused::Full => Self::Full,
+            Refused::Invalid => Self::Invalid,
+        }
+    }
+}
+
+/// The counters that the kernel's message has, in its order. The last three count what can't
+/// happen here.
+fn stats(engine: &Engine) -> Vec<(String, u64)> {
+    let s = engine.conntrack().stats();
+    [
+        ("found", s.found),
+        ("invalid", s.invalid),
+        ("insert", s.insert),
+        ("insert_failed", s.insert_failed),
+        ("drop", s.drop),
+        ("early_drop", s.early_drop),
+        ("error", s.error),
+        ("search_restart", 0),
+        ("clash_resolve", 0),
+        ("chaintoolong", 0),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
