@@ -24,6 +24,11 @@ impl Nat {
     /// At 203.0.`net`.1. `target` is the rule for what leaves by the uplink, `door` are further rules
     /// of the filter table.
     pub fn new(net: u8, target: &str, door: &str) -> Self {
+        Self::tuned(net, target, door, "")
+    }
+
+    /// The same with kernel parameters.
+    pub fn tuned(net: u8, target: &str, door: &str, sysctls: &str) -> Self {
         let outside = format!("203.0.{net}.1");
         let mut config = page_with_neighbours();
         config.interfaces[2].addresses = vec![format!("{outside}/24").parse().expect("a prefix")];
@@ -32,6 +37,7 @@ impl Nat {
         config.routes.truncate(1);
         config.routes[0].via = Some(router);
         config.rules_v6.clear();
+        config.sysctls = sysctls.into();
         config.rules_v4 = format!(
             "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o ppp0 {target}\nCOMMIT\n\
              *filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n\
