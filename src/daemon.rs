@@ -3,14 +3,13 @@
 use crate::config::{Config, PortKind};
 use crate::conntrack::gateway::{self, Peer};
 use crate::conntrack::{Ask, Hub, Moment, Tell};
-use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Status};
-use crate::dhcp::{DhcpClient, Event as DhcpEvent, Lease};
+use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Restore, Status};
+use crate::dhcp::{DhcpClient, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
-use crate::engine::log::Line;
-use crate::engine::{
-    Counters, Engine, Interface, InterfaceId, PortId, StaticRoute, Target, Traffic,
-};
+use crate::engine::{Counters, Engine, Interface, InterfaceId, PortId, Traffic};
 use crate::link::netlink::Netlink;
+use crate::log::{LogError, Sinks, Tally};
+use crate::notify;
 use crate::rules::{self, Rulesets};
 use crate::setup::{self, Held, Reopened, SetupError};
 use crate::worker::{Clock, Device, News, Worker, lock, unix_nanos};
@@ -27,7 +26,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tidegate_filter::live::{self, Answer, Call, Present};
 use tidegate_filter::{SaveStyle, Sets};
-use tidegate_packet::{Addr, Family, Instant, Prefix};
+use tidegate_packet::{Family, Instant};
+
+mod leases;
+mod saved;
+
+use saved::{Keeper, RestoreOptions, Schedule};
 
 /// Why a gateway ended, or never began.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,12 @@ pub enum DaemonError {
     /// A rules file is wrong.
     #[error("the rules don't load")]
     Rules(Report),
+    /// The saved state is damaged.
+    #[error("the saved state doesn't load")]
+    State(Report),
+    /// A log file can't be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// An interface or device can't be had.
     #[error(transparent)]
     Setup(#[from] SetupError),
@@ -75,7 +85,9 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
 pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let clock = Clock::start();
     let sets = rules::sets(&config, clock.now()).map_err(DaemonError::Rules)?;
-    let Rulesets { v4, v6, warnings } = rules::load(&config, &sets).map_err(DaemonError::Rules)?;
+    let Rulesets { v4, v6, warnings, mut fingerprints } =
+        rules::load(&config, &sets).map_err(DaemonError::Rules)?;
+    let state = saved::read(&config, &sets).map_err(DaemonError::State)?;
     let report = Report { diagnostics: warnings };
     say(&report.render(Style::of_stderr()));
     setup::check_rights()?;
@@ -86,6 +98,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     };
     let path = config.control.clone();
     let reserved = Reserved::new(&path).map_err(control_error(&path))?;
+    let sinks = Sinks::open(&config.log)?;
     // Before the devices: a signal from now on ends the gateway in order.
     let signals = watch_signals(wake.clone())?;
     let gateway = setup::build(&config, v4, v6)?;
@@ -96,11 +109,16 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     engine.set_time(clock.now(), unix_nanos());
     if gateway.config != config {
         // The built-in rules name networks, which are known only now.
-        let Rulesets { v4, v6, .. } =
-            rules::load(&gateway.config, &sets).map_err(DaemonError::Rules)?;
-        engine.replace_rules(v4, v6);
+        let rulesets = rules::load(&gateway.config, &sets).map_err(DaemonError::Rules)?;
+        fingerprints = rulesets.fingerprints;
+        engine.replace_rules(rulesets.v4, rulesets.v6);
     }
+    engine.listen(sinks.groups().clone());
     let engine = Arc::new(Mutex::new(engine));
+    let keeper = Keeper::new(engine.clone(), clock, fingerprints, sets.clone());
+    if let Some(state) = state {
+        keeper.restore(state);
+    }
     let news = News::new({
         let wake = Mutex::new(wake.clone());
         Box::new(move || {
@@ -111,6 +129,8 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
     let hub = Arc::new(Hub::default());
     let mut manager = Manager {
+        schedule: Schedule::new(config.state.as_ref(), clock.now()),
+        keeper: keeper.clone(),
         dhcp: HashMap::new(),
         written: config,
         config: gateway.config,
@@ -120,6 +140,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         reload,
         news: news.clone(),
         hub: hub.clone(),
+        sinks,
         waker: workers.threads.first().map(|thread| thread.waker.clone()),
         held: gateway.held,
         missing: HashMap::new(),
@@ -138,19 +159,25 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         uplinks,
         started: clock.now(),
         clock,
+        tally: manager.sinks.tally(),
+        keeper,
         news,
         hub,
     };
     let result =
         reserved.open(Arc::new(handler)).map_err(control_error(&path)).and_then(|socket| {
             tracing::info!(control = %path.display(), "forwarding");
+            notify::ready();
             let result = manager.run(&woken);
+            notify::stopping();
             drop(socket);
             result
         });
+    manager.release_leases();
     workers.stop();
+    let held = manager.end();
     signals.close();
-    for error in manager.held.give_back() {
+    for error in held.give_back() {
         tracing::error!("giving back: {error}");
     }
     result
@@ -239,6 +266,9 @@ type Inbox = (Sender<(PortId, Device)>, Arc<Waker>);
 
 /// What the main thread does while the workers forward.
 struct Manager {
+    schedule: Schedule,
+    keeper: Keeper,
+    sinks: Sinks,
     /// As it was written at the start.
     written: Config,
     /// With what was found on interfaces filled in.
@@ -269,6 +299,7 @@ impl Manager {
     fn run(&mut self, woken: &Receiver<Wake>) -> Result<(), DaemonError> {
         loop {
             self.poll_dhcp();
+            self.save_if_due();
             self.look_for_devices();
             match woken.recv_timeout(self.next_wake()) {
                 Ok(Wake::Signal(SIGHUP)) => {
@@ -309,6 +340,15 @@ impl Manager {
     /// Takes rules and kernel parameters from the configuration as it is now, and sets that aren't
     /// there yet. Interfaces, routes and workers stay as they were.
     fn reload(&mut self) -> Result<Vec<Diagnostic>, Report> {
+        notify::reloading();
+        // logrotate asks for this, whatever the rules are like.
+        self.sinks.reopen();
+        let result = self.reload_rules();
+        notify::ready();
+        result
+    }
+
+    fn reload_rules(&mut self) -> Result<Vec<Diagnostic>, Report> {
         let fresh = (self.reload)()?;
         let mut config = self.config.clone();
         config.rules = fresh.rules.clone();
@@ -331,9 +371,13 @@ impl Manager {
         }
         self.config = config;
         let mut engine = lock(&self.engine);
+        if engine.rules_in_force().edited() {
+            rulesets.warnings.push(saved::dropped());
+        }
         engine.replace_sysctls(self.config.sysctls.clone());
         engine.listen_to_connections(!self.hub.is_empty());
         engine.replace_rules(rulesets.v4, rulesets.v6);
+        self.keeper.loaded(&engine, rulesets.fingerprints);
         drop(engine);
         tracing::info!("rules reloaded");
         Ok(rulesets.warnings)
@@ -349,11 +393,9 @@ impl Manager {
             }
             (engine.take_log(), engine.take_dhcp(), events)
         };
+        self.sinks.take(log);
         let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
         self.hub.publish(&events, lost, moment);
-        for line in log.lines {
-            print_log(&line);
-        }
         let now = self.clock.now();
         for (interface, frame) in frames {
             if let Some((client, _)) = self.dhcp.get_mut(&interface) {
@@ -432,98 +474,31 @@ impl Manager {
         }
     }
 
-    fn start_dhcp(&mut self) {
-        let mut engine = lock(&self.engine);
-        for interface in self.config.interfaces.iter().filter(|i| i.addresses.dhcp()) {
-            let Some(id) = engine.interfaces().by_name(&interface.name) else { continue };
-            let mac = engine.interfaces().get(id).mac;
-            engine.divert_dhcp(id);
-            let client = DhcpClient::new(mac, rand::random(), self.clock.now());
-            self.dhcp.insert(id, (client, None));
-        }
-    }
-
-    fn poll_dhcp(&mut self) {
-        let now = self.clock.now();
-        let mut frames = Vec::new();
-        let mut changed = Vec::new();
-        for (id, (client, lease)) in &mut self.dhcp {
-            let mut out = Vec::new();
-            while let Some(event) = client.poll(now, &mut out) {
-                *lease = match event {
-                    DhcpEvent::Configured(lease) => Some(lease),
-                    DhcpEvent::Deconfigured => None,
-                };
-                changed.push(*id);
-            }
-            frames.extend(out.into_iter().map(|frame| (*id, frame)));
-        }
-        if !frames.is_empty() {
-            let mut engine = lock(&self.engine);
-            for (id, frame) in frames {
-                engine.send_frame(id, &frame);
-            }
-            drop(engine);
-            // A worker that can't be woken sends them at its next tick.
-            let _ = self.waker.as_ref().map(|w| w.wake());
-        }
-        for id in changed {
-            self.apply_lease(id);
-        }
-    }
-
-    /// Gives an uplink what its lease says, or takes it away.
-    fn apply_lease(&mut self, id: InterfaceId) {
-        let Some((_, lease)) = self.dhcp.get(&id) else { return };
-        let mut engine = lock(&self.engine);
-        let name = engine.interfaces().get(id).name.clone();
-        let Some(wanted) = self.config.interface(&name) else { return };
-        let mut addresses = wanted.addresses.prefixes().to_vec();
-        match lease {
-            Some(lease) => {
-                tracing::info!(interface = name, address = %lease.address, router = ?lease.router, "DHCP lease");
-                addresses.insert(0, lease.address);
-            }
-            None => tracing::warn!(interface = name, "DHCP lease lost"),
-        }
-        let leases = self.dhcp.iter().filter_map(|(id, (_, lease))| Some((*id, lease.as_ref()?)));
-        let leased = leases.filter_map(|(id, lease)| {
-            let name = &engine.interfaces().get(id).name;
-            let metric = self.config.interface(name)?.dhcp_metric;
-            Some(leased_route(id, lease.router?, metric))
-        });
-        let leased: Vec<StaticRoute> = leased.collect();
-        engine.replace_addresses(id, addresses, leased);
-        // Next hops of configured routes may be on the network that the lease has brought.
-        if let Ok(configured) = setup::static_routes(&self.config, engine.interfaces()) {
-            let routes = [&configured, engine.static_routes()].concat();
-            engine.replace_routes(routes);
-        }
-        let interfaces = engine.interfaces().clone();
-        drop(engine);
-        if let Some(host) = &self.config.host
-            && let Err(error) = setup::carry_addresses(&host.device, &interfaces, &self.config)
+    fn save_if_due(&mut self) {
+        if self.schedule.due(self.clock.now())
+            && let Some(state) = &self.config.state
         {
-            tracing::error!(device = host.device, %error, "addresses of the host device");
+            self.keeper.save(state);
         }
+    }
+
+    /// What is left to be done once the workers have ended.
+    fn end(mut self) -> Held {
+        self.take_news();
+        if let Some(state) = &self.config.state {
+            self.keeper.save(state);
+        }
+        self.sinks.end();
+        self.held
     }
 
     fn next_wake(&mut self) -> Duration {
         let now = self.clock.now();
-        let due = self.dhcp.values_mut().filter_map(|(client, _)| client.next_poll(now)).min();
+        let dhcp = self.dhcp.values_mut().filter_map(|(client, _)| client.next_poll(now));
+        let due = dhcp.chain(self.schedule.next()).min();
         let due = due.map_or(Duration::from_secs(3600), |at| at - now);
         if self.missing.is_empty() { due } else { due.min(LOOK_FOR_DEVICES) }
     }
-}
-
-fn leased_route(egress: InterfaceId, via: Addr, metric: u32) -> StaticRoute {
-    let to = Prefix::new(Addr::unspecified(Family::V4), 0).unwrap_or(Prefix::host(via));
-    StaticRoute { to, target: Target::Unicast { egress, via: Some(via) }, metric, leased: true }
-}
-
-fn print_log(line: &Line) {
-    // The level in the form that journald understands (sd-daemon(3)).
-    say(&format!("<{}>{}\n", line.level, line.text));
 }
 
 /// Writes to standard error. That nobody reads it any more must not end a gateway.
@@ -542,6 +517,8 @@ struct Control {
     uplinks: Vec<String>,
     started: Instant,
     clock: Clock,
+    tally: Tally,
+    keeper: Keeper,
     news: Arc<News>,
     /// Who listens to what happens to connections.
     hub: Arc<Hub>,
@@ -560,6 +537,8 @@ impl Handler for Control {
             connections: engine.conntrack().len() as u64,
             interfaces: interfaces.map(|(_, i)| self.interface(i, counters)).collect(),
             drops: counters.drops().map(|(d, n)| (d.name().to_owned(), n)).collect(),
+            logged: self.tally.written(),
+            log_lost: self.tally.lost(),
         }
     }
 
@@ -599,6 +578,15 @@ impl Handler for Control {
                 return Ran { status, out, err };
             }
         }
+    }
+
+    fn save(&self) -> String {
+        self.keeper.text()
+    }
+
+    fn restore(&self, inputs: &[Restore], noflush: bool, counters: bool) -> Result<String, String> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keeper.restore_live(inputs, RestoreOptions { noflush, counters })
     }
 
     fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell {

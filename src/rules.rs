@@ -15,6 +15,8 @@ pub struct Rulesets {
     pub v4: Ruleset,
     /// IPv6.
     pub v6: Ruleset,
+    /// Fingerprints of the texts that they were read from, IPv4 and IPv6.
+    pub fingerprints: [u64; 2],
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
 }
@@ -42,9 +44,9 @@ pub fn read_sets(path: &Path, now: Instant) -> Result<Sets, Report> {
 pub fn load(config: &Config, sets: &Sets) -> Result<Rulesets, Report> {
     let mut report = Report::default();
     let mut family = |family| match load_family(config, family, sets) {
-        Ok((ruleset, warnings)) => {
+        Ok((ruleset, warnings, fingerprint)) => {
             report.diagnostics.extend(warnings);
-            Some(ruleset)
+            Some((ruleset, fingerprint))
         }
         Err(errors) => {
             report.diagnostics.extend(errors.diagnostics);
@@ -52,16 +54,17 @@ pub fn load(config: &Config, sets: &Sets) -> Result<Rulesets, Report> {
         }
     };
     match (family(Family::V4), family(Family::V6)) {
-        (Some(v4), Some(v6)) => Ok(Rulesets { v4, v6, warnings: report.diagnostics }),
+        (Some((v4, first)), Some((v6, second))) => {
+            let fingerprints = [first, second];
+            Ok(Rulesets { v4, v6, fingerprints, warnings: report.diagnostics })
+        }
         _ => Err(report),
     }
 }
 
-fn load_family(
-    config: &Config,
-    family: Family,
-    sets: &Sets,
-) -> Result<(Ruleset, Vec<Diagnostic>), Report> {
+type Read = (Ruleset, Vec<Diagnostic>, u64);
+
+fn load_family(config: &Config, family: Family, sets: &Sets) -> Result<Read, Report> {
     let source = match config.rules_file(family) {
         Some(path) => Source::read(path).map_err(|error| Report::from(*error))?,
         None => {
@@ -69,7 +72,15 @@ fn load_family(
             Source::new("built-in rules", text)
         }
     };
-    parse(&source, family, sets)
+    let (ruleset, warnings) = parse(&source, family, sets)?;
+    Ok((ruleset, warnings, fingerprint(&source.text)))
+}
+
+/// Tells texts apart (FNV-1a, which stays the same from one build to the next).
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 /// Loads one text; its rules may name these sets.

@@ -385,7 +385,8 @@ fn tracking_is_needed_only_by_rules_that_look_at_connections() {
     ] {
         assert_eq!(rules(&filter(lines)).uses_conntrack(), want, "{lines}");
     }
-    assert!(rules("*nat\nCOMMIT\n").uses_conntrack());
+    assert!(!rules("*nat\nCOMMIT\n").uses_conntrack());
+    assert!(rules("*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n").uses_conntrack());
     assert!(rules("*raw\n-A PREROUTING -j NOTRACK\nCOMMIT\n").uses_conntrack());
     assert!(!Ruleset::empty(V4, &Sets::new()).uses_conntrack());
     assert!(rules("*raw\nCOMMIT\n").has_rules(TableName::Raw, Hook::Prerouting));

@@ -87,7 +87,7 @@ pub(super) fn main(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -
     Ok(status)
 }
 
-fn read(path: &Path) -> Result<Arc<Source>, Box<Diagnostic>> {
+pub(super) fn read(path: &Path) -> Result<Arc<Source>, Box<Diagnostic>> {
     if path != Path::new("-") {
         return Source::read(path);
     }

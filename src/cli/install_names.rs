@@ -75,7 +75,7 @@ mod tests {
         let args = InstallNamesArgs { folder: folder.path().join("sbin") };
         let mut out = Vec::new();
         install(&args, &mut out).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 7);
+        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 8);
         let link = args.folder.join("ip6tables-save");
         assert_eq!(std::fs::read_link(&link).unwrap(), std::env::current_exe().unwrap());
         let mut out = Vec::new();

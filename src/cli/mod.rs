@@ -21,8 +21,10 @@ mod ipset;
 mod names;
 mod recent;
 mod reload;
+mod restore;
 mod rules;
 mod run;
+mod save;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -59,6 +61,10 @@ Examples:
   Change the sets that rules name, with the command line of ipset:
     tidegate ipset add blocked 192.0.2.66
 
+  Keep all of it, and put it back:
+    tidegate save before.state
+    tidegate restore before.state
+
   The connections that are tracked, with conntrack's command line:
     tidegate conntrack -L -p tcp --dport 443
     tidegate conntrack -E -o timestamp
@@ -84,6 +90,8 @@ enum Command {
     Rules(rules::RulesArgs),
     Status(status::StatusArgs),
     Reload(reload::ReloadArgs),
+    Save(save::SaveArgs),
+    Restore(restore::RestoreArgs),
     Recent(recent::RecentArgs),
     InstallNames(install_names::InstallNamesArgs),
     /// Show a gateway at work between hosts in network namespaces
@@ -130,6 +138,8 @@ fn dispatch(
         Command::Rules(args) => rules::main(&args, out, err),
         Command::Status(args) => status::main(&args, out, err),
         Command::Reload(args) => reload::main(&args, out, err),
+        Command::Save(args) => save::main(&args, out, err),
+        Command::Restore(args) => restore::main(&args, out, err),
         Command::Recent(args) => recent::main(&args, out, err),
         Command::InstallNames(args) => install_names::main(&args, out, err),
         Command::Lab(args) => return crate::lab::cli::main(args),
@@ -213,14 +223,49 @@ struct GatewayArgs {
     /// the file's folder, those in flags from the current one. At most 107 bytes.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+
+    /// Where the lines of LOG and TRACE go: stderr, syslog[=SOCKET] or file=PATH (default: stderr)
+    ///
+    /// On standard error each has its level in front in the form of journald, `<4>`. To syslog they
+    /// go as the kernel's (facility kern) by the socket /dev/log. A file is continued, and opened
+    /// again on SIGHUP and `tidegate reload`.
+    #[arg(long, value_name = "WHERE")]
+    log: Option<String>,
+
+    /// Write packets that meet NFLOG to this pcapng file; repeatable with groups
+    ///
+    /// FILE alone is for all groups that have no file of their own. Packets of groups without a file
+    /// become log lines.
+    #[arg(long, value_name = "[GROUP=]FILE")]
+    nflog: Vec<String>,
+
+    /// Keep rules, counters, `recent` lists and sets in this file from one run to the next
+    ///
+    /// Read at the start and written at the end and every ten minutes. Rules from it are used as long
+    /// as the rules files are what they were when it was written.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
 }
 
 impl GatewayArgs {
     /// The configuration; in case of errors all of them.
     fn read(&self) -> Result<Loaded, Report> {
-        let Self { config, lan, uplink, rules, rules6, sets, sysctl, workers, control } =
-            self.clone();
-        let flags = Flags { lan, uplink, rules, rules6, sets, sysctl, workers, control };
+        let Self {
+            config,
+            lan,
+            uplink,
+            rules,
+            rules6,
+            sets,
+            sysctl,
+            workers,
+            control,
+            log,
+            nflog,
+            state,
+        } = self.clone();
+        let flags =
+            Flags { lan, uplink, rules, rules6, sets, sysctl, workers, control, log, nflog, state };
         Config::load(config.as_deref(), &flags)
     }
 

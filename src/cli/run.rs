@@ -12,9 +12,11 @@ Examples:
   tidegate run --lan lan0=192.168.0.1/24 --uplink wan0=203.0.113.1/24,via=203.0.113.2
   tidegate run --lan lan0=192.168.0.1/24 --lan lan1=10.3.0.1/16 --uplink wan0=dhcp
   tidegate run --lan tap0=192.168.0.1/24,kind=tap --uplink eth0
+  tidegate run --lan lan0=192.168.0.1/24 --uplink wan0=dhcp --log syslog --nflog a.pcapng
   tidegate run --config /etc/tidegate/gateway.toml --sysctl /etc/sysctl.d/90-firewall.conf
 
-Signals: SIGTERM and SIGINT end the gateway in order, SIGHUP reads the rules again.
+Signals: SIGTERM and SIGINT end the gateway in order, SIGHUP reads the rules again and opens log
+files again.
 Environment: TIDEGATE_LOG says what is logged to standard error, as in TIDEGATE_LOG=debug or
 TIDEGATE_LOG=tidegate::control=trace (default: info).";
 
@@ -60,7 +62,7 @@ pub(super) fn main(args: RunArgs, daemon: Daemon, err: &mut dyn Write) -> io::Re
     };
     match daemon(config, Box::new(reload)) {
         Ok(()) => Ok(super::DONE),
-        Err(DaemonError::Rules(report)) => {
+        Err(DaemonError::Rules(report) | DaemonError::State(report)) => {
             err.write_all(report.render(Style::of_stderr()).as_bytes())?;
             Ok(FAILED)
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::conntrack::gateway::Peer;
 use crate::conntrack::{Ask, Fault, Tell};
-use crate::control::{Handler, InterfaceStatus, Program, Ran, Reserved, Status};
+use crate::control::{Handler, InterfaceStatus, Program, Ran, Reserved, Restore, Status};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -162,6 +162,8 @@ impl Handler for Gateway {
             connections: 12,
             interfaces: vec![interface("lan0", false), interface("w0", true)],
             drops: [("ttl".to_owned(), 3), ("never".to_owned(), 0)].into(),
+            logged: 20,
+            log_lost: 3,
         }
     }
     fn reload(&self) -> Result<Vec<String>, String> {
@@ -174,6 +176,20 @@ impl Handler for Gateway {
     fn call(&self, program: Program, _: Family, args: &[String], input: &str) -> Ran {
         let out = format!("{program:?} {args:?} {input}\n");
         Ran { status: 4, out, err: "busy\n".into() }
+    }
+
+    fn save(&self) -> String {
+        "%tidegate state 1\n%end\n".to_owned()
+    }
+
+    fn restore(&self, inputs: &[Restore], noflush: bool, _: bool) -> Result<String, String> {
+        match inputs {
+            [one] if one.text == "bad" => Err("r:1:1: bad\n".to_owned()),
+            all => {
+                let families: Vec<_> = all.iter().map(|input| input.family).collect();
+                Ok(format!("{families:?} {noflush}\n"))
+            }
+        }
     }
 
     fn conntrack(&self, ask: Ask, _: &mut Peer) -> Tell {
@@ -215,6 +231,7 @@ w0    uplink  02:00:00:00:00:01  mtu 1500  192.168.0.1/24 fd00:1::1/64
       in               7 packets                700 bytes
       out              8 packets           12345678 bytes
 dropped              3 packets: ttl
+logged 20, lost 3
 "
     );
     let (_, out, _) = tidegate(&["status", "--control", path, "--json"]);
@@ -225,6 +242,39 @@ dropped              3 packets: ttl
     let (status, _, err) = tidegate(&["status", "--control", "/nowhere/c.sock"]);
     assert_eq!(status, FAILED);
     assert!(err.starts_with("error: no gateway runs with the control socket"), "{err}");
+}
+
+#[test]
+fn rules_are_saved_and_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.sock");
+    let _server = Reserved::new(&path).unwrap().open(Arc::new(Gateway)).unwrap();
+    let control = path.to_str().unwrap();
+    let saved = folder.path().join("saved");
+    let saved = saved.to_str().unwrap();
+    let v6 = file(folder.path(), "rules.v6", "*filter\nCOMMIT\n");
+    let bad = file(folder.path(), "rules.v4", "bad");
+    let text = "%tidegate state 1\n%end\n";
+    for (args, status, out, err) in [
+        (&["save"][..], DONE, text, ""),
+        (&["save", "-4"], DONE, "", ""),
+        (&["save", saved], DONE, "", ""),
+        (&["restore", saved, &v6, "-n"], DONE, "", "[V4, V6] true\n"),
+        (&["restore", "-6", saved], DONE, "", "[V6] false\n"),
+        (&["restore", &bad], FAILED, "", "r:1:1: bad\n"),
+        (
+            &["save", "/nowhere/x"],
+            FAILED,
+            "",
+            "error: /nowhere/x: No such file or directory (os error 2)\n",
+        ),
+    ] {
+        let args = [args, &["--control", control]].concat();
+        assert_eq!(tidegate(&args), (status, out.to_owned(), err.to_owned()), "{args:?}");
+    }
+    assert_eq!(std::fs::read_to_string(saved).unwrap(), text);
+    let (status, _, err) = tidegate(&["restore", "/nowhere/x", "--control", control]);
+    assert!(status == FAILED && err.contains("/nowhere/x: No such file"), "{err}");
 }
 
 #[test]

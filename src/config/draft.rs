@@ -1,6 +1,6 @@
 //! A configuration as it was written: every value with its place, nothing compared with anything.
 
-use super::{PortKind, RouteKind, Rules};
+use super::{LogTo, PortKind, RouteKind, Rules, SYSLOG};
 use crate::diagnostic::{Place, Report};
 use crate::sysctl::Assignments;
 use std::path::PathBuf;
@@ -28,6 +28,11 @@ pub(super) struct Draft {
     pub rules: Rules,
     pub assignments: Assignments,
     pub host: Option<At<String>>,
+    pub log_to: Option<LogTo>,
+    pub nflog: Vec<(Option<u16>, At<PathBuf>)>,
+    pub state: Option<PathBuf>,
+    /// Seconds between two saves; zero: none.
+    pub state_every: Option<At<i64>>,
     /// Where to say that there is no interface at all.
     pub end: Option<Place>,
 }
@@ -184,4 +189,33 @@ pub(super) fn read_via(text: &str, place: &Place, report: &mut Report) -> Option
             None
         }
     }
+}
+
+/// A place for log lines that has no path.
+pub(super) fn log_to(text: &At<String>, report: &mut Report) -> Option<LogTo> {
+    match text.value.as_str() {
+        "stderr" => Some(LogTo::Stderr),
+        "syslog" => Some(LogTo::Syslog(SYSLOG.into())),
+        other => {
+            let error = text.place.error(format!("`{other}` is no place for the log"));
+            let error = error.expected("stderr, syslog or a file").nearest(other, PLACES);
+            report.push(match error.help {
+                Some(_) => error,
+                None => error.help("a file is written { file = \"…\" }, with --log file=…"),
+            });
+            None
+        }
+    }
+}
+
+const PLACES: [&str; 2] = ["stderr", "syslog"];
+
+/// A group of NFLOG.
+pub(super) fn nflog_group(text: &str, place: &Place, report: &mut Report) -> Option<u16> {
+    let group = text.parse().ok();
+    if group.is_none() {
+        let error = place.error(format!("`{text}` is no group of NFLOG"));
+        report.push(error.expected("a number from 0 to 65535"));
+    }
+    group
 }

@@ -1,22 +1,27 @@
 //! `gateway.toml`. Its keys are those of [`TOP`] and of the tables below it.
 
 use super::draft::{
-    Address, At, Draft, DraftInterface, DraftRoute, KindName, bad_prefix, read_address, read_via,
+    Address, At, Draft, DraftInterface, DraftRoute, KindName, bad_prefix, log_to, nflog_group,
+    read_address, read_via,
 };
-use super::toml::{Scalar, Table};
-use super::{MAX_WORKERS, PortKind, RouteKind};
+use super::toml::{Scalar, StringOrTable, Table};
+use super::{LogTo, MAX_WORKERS, PortKind, RouteKind};
 use crate::diagnostic::{Report, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tidegate_packet::{MacAddr, Prefix};
 
 /// Keys of the top level.
-const TOP: &[&str] = &["workers", "control", "interface", "route", "rules", "sysctl", "host"];
+const TOP: &[&str] =
+    &["workers", "control", "interface", "route", "rules", "sysctl", "host", "log", "state"];
 const INTERFACE: &[&str] =
     &["name", "kind", "address", "mac", "mtu", "ports", "port_kind", "metric"];
 const ROUTE: &[&str] = &["to", "via", "dev", "metric", "kind"];
 const RULES: &[&str] = &["ipv4", "ipv6", "sets"];
 const HOST: &[&str] = &["device"];
+const LOG: &[&str] = &["to", "nflog"];
+const LOG_TO: &[&str] = &["file", "syslog"];
+const STATE: &[&str] = &["file", "every"];
 
 const PORT_KINDS: [(&str, PortKind); 2] =
     [("af-packet", PortKind::AfPacket), ("tap", PortKind::Tap)];
@@ -62,8 +67,56 @@ pub(super) fn read(source: &Arc<Source>, folder: &Path, report: &mut Report) -> 
         });
         table.finish("[host]", HOST, report);
     }
+    if let Some(table) = top.table("log", report) {
+        log(table, folder, &mut draft, report);
+    }
+    if let Some(mut table) = top.table("state", report) {
+        draft.state = table.required("file", "[state]", report).and_then(|scalar| {
+            let text = scalar.string(report)?;
+            Some(folder.join(text))
+        });
+        draft.state_every = table.integer("every", 0..=7 * 86400, "seconds", report);
+        table.finish("[state]", STATE, report);
+    }
     top.finish("the top level", TOP, report);
     draft
+}
+
+/// `to = "stderr"`, `"syslog"`, `{ file = … }` or `{ syslog = SOCKET }`; `nflog = FILE`, or a table of
+/// groups with their files.
+fn log(mut table: Table, folder: &Path, draft: &mut Draft, report: &mut Report) {
+    let expected = "\"stderr\", \"syslog\", { file = \"…\" } or { syslog = \"SOCKET\" }";
+    draft.log_to = match table.string_or_table("to", expected, report) {
+        Some(StringOrTable::String(text)) => log_to(&text, report),
+        Some(StringOrTable::Table(mut to)) => {
+            let file = to.string("file", report).map(|p| LogTo::File(folder.join(p.value)));
+            let syslog = to.string("syslog", report).map(|p| LogTo::Syslog(folder.join(p.value)));
+            let place = to.place.clone();
+            to.finish("`to`", LOG_TO, report);
+            if file.is_some() == syslog.is_some() {
+                report.push(place.error("one place is wanted").expected(expected));
+            }
+            file.or(syslog)
+        }
+        None => None,
+    };
+    let expected = "a file, or groups with their files as in { 5 = \"a.pcapng\" }";
+    match table.string_or_table("nflog", expected, report) {
+        Some(StringOrTable::String(path)) => {
+            draft.nflog.push((None, At::new(folder.join(path.value), path.place)));
+        }
+        Some(StringOrTable::Table(groups)) => {
+            for (key, scalar) in groups.rest() {
+                let group = nflog_group(&key.value, &key.place, report);
+                let path = scalar.string(report);
+                if let (Some(group), Some(path)) = (group, path) {
+                    draft.nflog.push((Some(group), At::new(folder.join(path), scalar.place)));
+                }
+            }
+        }
+        None => {}
+    }
+    table.finish("[log]", LOG, report);
 }
 
 fn interface(mut table: Table, report: &mut Report) -> Option<DraftInterface> {

@@ -9,9 +9,10 @@
 //! routes of the first `--uplink` have metric 0, those of the second 1 and so on.
 
 use super::draft::{
-    Address, At, Draft, DraftInterface, DraftRoute, KindName, read_address, read_via,
+    Address, At, Draft, DraftInterface, DraftRoute, KindName, log_to, nflog_group, read_address,
+    read_via,
 };
-use super::{MAX_WORKERS, RouteKind};
+use super::{LogTo, MAX_WORKERS, RouteKind};
 use crate::diagnostic::{COMMAND_LINE, Place, Report, Source};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,12 @@ pub struct Flags {
     pub workers: Option<usize>,
     /// `--control`.
     pub control: Option<PathBuf>,
+    /// `--log`.
+    pub log: Option<String>,
+    /// `--nflog`.
+    pub nflog: Vec<String>,
+    /// `--state`.
+    pub state: Option<PathBuf>,
 }
 
 /// The keys of items.
@@ -51,7 +58,8 @@ struct Spec {
 
 /// Puts the flags over what the file says.
 pub(super) fn apply(flags: &Flags, draft: &mut Draft, report: &mut Report) {
-    let Flags { lan, uplink, rules, rules6, sets, sysctl, workers, control } = flags;
+    let Flags { lan, uplink, rules, rules6, sets, sysctl, workers, control, log, nflog, state } =
+        flags;
     let source = command_line(flags);
     let mut line = Lines { source: &source, offset: 0 };
     for text in lan {
@@ -90,11 +98,61 @@ pub(super) fn apply(flags: &Flags, draft: &mut Draft, report: &mut Report) {
             Err(error) => report.push(place.error(error.message)),
         }
     }
+    if let Some(text) = log {
+        let place = line.next("--log ", text);
+        draft.log_to = read_log(text, place, report);
+    }
+    if !nflog.is_empty() {
+        draft.nflog.clear();
+    }
+    for text in nflog {
+        let place = line.next("--nflog ", text);
+        draft.nflog.extend(read_nflog(text, &place, report));
+    }
+    draft.state = state.clone().or(draft.state.take());
+}
+
+/// `stderr`, `syslog`, `syslog=SOCKET` or `file=PATH`.
+fn read_log(text: &str, place: Place, report: &mut Report) -> Option<LogTo> {
+    match text.split_once('=') {
+        Some(("file", path)) if !path.is_empty() => Some(LogTo::File(path.into())),
+        Some(("syslog", path)) if !path.is_empty() => Some(LogTo::Syslog(path.into())),
+        _ => log_to(&At::new(text.to_owned(), place), report),
+    }
+}
+
+/// `FILE` or `GROUP=FILE`.
+fn read_nflog(
+    text: &str,
+    place: &Place,
+    report: &mut Report,
+) -> Option<(Option<u16>, At<PathBuf>)> {
+    let numbered = |group: &str| group.bytes().all(|b| b.is_ascii_digit()) && !group.is_empty();
+    match text.split_once('=').filter(|(group, _)| numbered(group)) {
+        Some((group, path)) => {
+            let at = place.inner(group.len() + 1..text.len());
+            let group = nflog_group(group, &place.inner(0..group.len()), report)?;
+            Some((Some(group), At::new(path.into(), at)))
+        }
+        None => Some((None, At::new(text.into(), place.clone()))),
+    }
 }
 
 /// The flags as a text, one a line, for carets to point into.
 fn command_line(flags: &Flags) -> Arc<Source> {
-    let Flags { lan, uplink, rules: _, rules6: _, sets: _, sysctl, workers, control } = flags;
+    let Flags {
+        lan,
+        uplink,
+        rules: _,
+        rules6: _,
+        sets: _,
+        sysctl,
+        workers,
+        control,
+        log,
+        nflog,
+        state: _,
+    } = flags;
     let mut text = String::new();
     let mut add = |flag: &str, value: &str| text.push_str(&format!("{flag}{value}\n"));
     lan.iter().for_each(|v| add("--lan ", v));
@@ -102,6 +160,8 @@ fn command_line(flags: &Flags) -> Arc<Source> {
     workers.iter().for_each(|v| add("--workers ", &v.to_string()));
     control.iter().for_each(|v| add("--control ", &v.display().to_string()));
     sysctl.iter().for_each(|v| add("--sysctl ", &v.display().to_string()));
+    log.iter().for_each(|v| add("--log ", v));
+    nflog.iter().for_each(|v| add("--nflog ", v));
     Source::new(COMMAND_LINE, text)
 }
 

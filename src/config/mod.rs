@@ -5,7 +5,8 @@
 //! the draft into a [`Config`] or into a list of everything that is wrong with it; a [`Config`]
 //! has no places any more and no contradictions. Flags win over the file:
 //!
-//! - `--workers`, `--control`, `--rules`, `--rules6`, `--sets` replace the file's value.
+//! - `--workers`, `--control`, `--rules`, `--rules6`, `--sets`, `--log`, `--nflog`, `--state` replace
+//!   the file's value.
 //! - `--lan NAME=…` and `--uplink NAME=…` replace the addresses of the file's interface of that
 //!   name and keep its kind, ports, MAC address and MTU; an unknown name adds an interface.
 //! - `--uplink NAME=…,via=A` replaces the file's default routes of A's family.
@@ -13,8 +14,10 @@
 
 use crate::diagnostic::{Diagnostic, Report, Source};
 use crate::sysctl::Sysctls;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_packet::{Addr, Family, MacAddr, Prefix};
 
 mod draft;
@@ -29,6 +32,12 @@ pub use flags::Flags;
 
 /// Where the control socket appears unless told otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/tidegate/control.sock";
+
+/// The socket of the host's syslog daemon.
+pub const SYSLOG: &str = "/dev/log";
+
+/// How often the state is saved unless told otherwise.
+pub const DEFAULT_STATE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Most workers that can be asked for.
 pub const MAX_WORKERS: usize = 256;
@@ -52,6 +61,41 @@ pub struct Config {
     /// A TUN device that carries the gateway's addresses in the namespace's own kernel; absent,
     /// the built-in host stands behind the INPUT chain.
     pub host: Option<HostDevice>,
+    /// Where log lines and packets of NFLOG go.
+    pub log: Log,
+    /// Where rules and what they remember are kept from one run to the next.
+    pub state: Option<State>,
+}
+
+/// Where log lines and packets of NFLOG go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Lines.
+    pub to: LogTo,
+    /// pcapng files of NFLOG's groups; that without a group is for all that have none of their own.
+    /// Packets of groups without a file become lines.
+    pub nflog: BTreeMap<Option<u16>, PathBuf>,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LogTo {
+    /// Standard error, each with `<LEVEL>` in front.
+    #[default]
+    Stderr,
+    /// The socket of a syslog daemon.
+    Syslog(PathBuf),
+    /// A file, which is continued.
+    File(PathBuf),
+}
+
+/// What is kept from one run to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The file.
+    pub file: PathBuf,
+    /// How often it is written besides at the end; absent: not at all.
+    pub every: Option<Duration>,
 }
 
 /// One interface as rules see it with `-i` and `-o`.

@@ -198,6 +198,39 @@ fn what_is_wrong_in_the_file_is_said_with_its_place() {
         ("mut = 9", "4:1: unknown key `mut` in [[interface]] (did you mean `mtu`?)"),
         ("[rulez]\n", "4:2: unknown key `rulez` in the top level (did you mean `rules`?)"),
         ("[rules]\nfoo = 1", "5:1: unknown key `foo` in [rules] ([rules] has `ipv4` and `ipv6`)"),
+        (
+            "[log]\nto = \"sysloq\"",
+            "5:7: `sysloq` is no place for the log; expected stderr, syslog or a file (did you mean \
+             `syslog`?)",
+        ),
+        (
+            "[log]\nto = { path = \"x\", file = \"y\" }",
+            "5:8: unknown key `path` in `to` (`to` has `file` and `syslog`)",
+        ),
+        (
+            "[log]\nto = { file = \"x\", syslog = \"y\" }",
+            "5:6: one place is wanted; expected \"stderr\", \"syslog\", { file = \"…\" } or { syslog = \
+             \"SOCKET\" }",
+        ),
+        (
+            "[log]\nto = 3",
+            "5:6: a number can't stand here; expected \"stderr\", \"syslog\", { file = \"…\" } or { \
+             syslog = \"SOCKET\" }",
+        ),
+        ("[log]\nfile = \"x\"", "5:1: unknown key `file` in [log] ([log] has `to` and `nflog`)"),
+        (
+            "[log]\nnflog = { 70000 = \"x\" }",
+            "5:11: `70000` is no group of NFLOG; expected a number from 0 to 65535",
+        ),
+        (
+            "[log]\nnflog = { 1 = \"x\", 2 = \"x\" }",
+            "5:25: /etc/tidegate/x is written to already (groups that share a file need no number)",
+        ),
+        ("[state]\nevery = 5", "4:1: [state] has no `file`"),
+        (
+            "[state]\nfile = \"s\"\nevery = -1",
+            "6:9: bad value for `every`; expected a number of seconds from 0 to 604800",
+        ),
         ("mtu = 67", "4:7: bad value for `mtu`; expected a number of bytes from 68 to 65535"),
         ("mtu = \"1500\"", "4:8: bad value for `mtu`; expected a number of bytes from 68 to 65535"),
         (
@@ -502,4 +535,68 @@ fn an_error_is_drawn_with_its_line_and_a_caret() {
    ╰────
 "
     );
+}
+
+#[test]
+fn the_log_and_the_state() {
+    let base = "[[interface]]\nname = \"a\"\naddress = \"10.0.0.1/8\"\n";
+    let config = |text: &str, flags: Flags| good(load(&format!("{base}{text}"), &flags));
+    let file = |path: &str| LogTo::File(PathBuf::from(path));
+    let nflog = |list: &[(Option<u16>, &str)]| {
+        list.iter().map(|(group, path)| (*group, PathBuf::from(path))).collect()
+    };
+    let plain = config("", Flags::default());
+    assert_eq!((plain.log, plain.state), (Log::default(), None));
+    let text = "[log]\nto = { file = \"l\" }\nnflog = { 5 = \"five\", 0 = \"/nil\" }\n\
+                [state]\nfile = \"s\"\n";
+    let written = config(text, Flags::default());
+    assert_eq!(written.log.to, file("/etc/tidegate/l"));
+    let groups = nflog(&[(Some(5), "/etc/tidegate/five"), (Some(0), "/nil")]);
+    assert_eq!(written.log.nflog, groups);
+    let state = |every| Some(State { file: "/etc/tidegate/s".into(), every });
+    assert_eq!(written.state, state(Some(DEFAULT_STATE_INTERVAL)));
+    assert_eq!(config(&format!("{text}every = 0\n"), Flags::default()).state, state(None));
+    let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+    // Flags win; those that name no group stand for all.
+    let flags = Flags {
+        log: Some("syslog".into()),
+        nflog: own(&["all=x", "7=seven"]),
+        state: Some("here".into()),
+        ..Flags::default()
+    };
+    let over = config(text, flags);
+    assert_eq!(over.log.to, LogTo::Syslog(SYSLOG.into()));
+    assert_eq!(over.log.nflog, nflog(&[(None, "all=x"), (Some(7), "seven")]));
+    assert_eq!(over.state.unwrap().file, Path::new("here"));
+    for (log, to) in [
+        ("stderr", LogTo::Stderr),
+        ("file=a=b", file("a=b")),
+        ("syslog=/run/log", LogTo::Syslog("/run/log".into())),
+    ] {
+        let flags = Flags { log: Some(log.into()), ..Flags::default() };
+        assert_eq!(config("", flags).log.to, to);
+    }
+    for (log, nflog, want) in [
+        (
+            Some("files=x"),
+            &[][..],
+            "error: command line:1:7: `files=x` is no place for the log; expected stderr, syslog or \
+             a file (a file is written { file = \"…\" }, with --log file=…)",
+        ),
+        (
+            None,
+            &["a", "99999=b"],
+            "error: command line:2:9: `99999` is no group of NFLOG; expected a number from 0 to 65535",
+        ),
+        (None, &["a", "b"], "error: command line:2:9: a second file for all groups"),
+        (
+            Some("file=a"),
+            &["a"],
+            "error: command line:2:9: a is written to already (groups that share \
+             a file need no number)",
+        ),
+    ] {
+        let flags = Flags { log: log.map(str::to_owned), nflog: own(nflog), ..Flags::default() };
+        assert_eq!(said(load(base, &flags)), [want]);
+    }
 }

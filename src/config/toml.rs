@@ -23,6 +23,12 @@ pub(super) struct Scalar<'a> {
     pub place: Place,
 }
 
+/// A short form, or a long one.
+pub(super) enum StringOrTable<'a> {
+    String(At<String>),
+    Table(Table<'a>),
+}
+
 impl<'a> Table<'a> {
     /// Parses a whole text. `None` if it isn't TOML; the report then says where.
     pub fn document(source: &'a Arc<Source>, report: &mut Report) -> Option<Self> {
@@ -143,6 +149,26 @@ impl<'a> Table<'a> {
             DeValue::Table(table) => Some(Self::new(table, scalar.place)),
             _ => {
                 report.push(wrong(&scalar, &format!("a table, as in [{key}]")));
+                None
+            }
+        }
+    }
+
+    /// A string or a table.
+    pub fn string_or_table(
+        &mut self,
+        key: &str,
+        expected: &str,
+        report: &mut Report,
+    ) -> Option<StringOrTable<'a>> {
+        let scalar = self.take(key)?;
+        match scalar.value {
+            DeValue::String(text) => {
+                Some(StringOrTable::String(At::new(text.into_owned(), scalar.place)))
+            }
+            DeValue::Table(table) => Some(StringOrTable::Table(Self::new(table, scalar.place))),
+            _ => {
+                report.push(wrong(&scalar, expected));
                 None
             }
         }

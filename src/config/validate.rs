@@ -2,11 +2,12 @@
 
 use super::draft::{Address, At, Draft, DraftInterface, DraftRoute, KindName};
 use super::{
-    Addresses, Config, DEFAULT_CONTROL, HostDevice, Interface, Kind, Port, PortKind, Route,
-    RouteKind,
+    Addresses, Config, DEFAULT_CONTROL, DEFAULT_STATE_INTERVAL, HostDevice, Interface, Kind, Log,
+    LogTo, Port, PortKind, Route, RouteKind, State,
 };
 use crate::diagnostic::{Diagnostic, Place, Report};
 use std::path::PathBuf;
+use std::time::Duration;
 use tidegate_packet::Prefix;
 
 /// Longest name of a network device (`IFNAMSIZ` less the final zero).
@@ -44,6 +45,7 @@ pub(super) fn validate(draft: Draft, report: &mut Report) -> Option<Config> {
         let error = control.place.error("this path is too long for a socket");
         report.push(error.expected(format!("at most {SOCKET_PATH_MAX} bytes")));
     }
+    log_files(&draft, report);
     for (name, place) in &draft.assignments.interfaces {
         let known = draft.interfaces.iter().map(|i| i.name.value.as_str());
         if !known.clone().any(|k| k == name) {
@@ -321,6 +323,25 @@ fn route_next_hop(route: &DraftRoute, interfaces: &[DraftInterface], report: &mu
     }
 }
 
+/// Every group has one file, and every file one writer.
+fn log_files(draft: &Draft, report: &mut Report) {
+    for (index, (group, path)) in draft.nflog.iter().enumerate() {
+        let earlier = &draft.nflog[..index];
+        if let Some(group) = group
+            && earlier.iter().any(|(g, _)| *g == Some(*group))
+        {
+            report.push(path.place.error(format!("a second file for group {group}")));
+        } else if group.is_none() && earlier.iter().any(|(g, _)| g.is_none()) {
+            report.push(path.place.error("a second file for all groups"));
+        }
+        let lines = matches!(&draft.log_to, Some(LogTo::File(file)) if *file == path.value);
+        if lines || earlier.iter().any(|(_, p)| p.value == path.value) {
+            let error = format!("{} is written to already", path.value.display());
+            report.push(path.place.error(error).help("groups that share a file need no number"));
+        }
+    }
+}
+
 fn build(draft: Draft) -> Config {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Config {
@@ -341,6 +362,18 @@ fn build(draft: Draft) -> Config {
         rules: draft.rules,
         sysctls: draft.assignments.sysctls,
         host: draft.host.map(|h| HostDevice { device: h.value }),
+        log: Log {
+            to: draft.log_to.unwrap_or_default(),
+            nflog: draft.nflog.into_iter().map(|(group, path)| (group, path.value)).collect(),
+        },
+        state: draft.state.map(|file| State {
+            file,
+            every: match &draft.state_every {
+                None => Some(DEFAULT_STATE_INTERVAL),
+                Some(At { value: 0, .. }) => None,
+                Some(at) => Some(Duration::from_secs(at.value.unsigned_abs())),
+            },
+        }),
     }
 }
 

@@ -9,5 +9,5 @@ pub mod protocol;
 pub mod server;
 
 pub use client::Client;
-pub use protocol::{InterfaceStatus, Program, Ran, Reply, Request, Response, Status};
+pub use protocol::{InterfaceStatus, Program, Ran, Reply, Request, Response, Restore, Status};
 pub use server::{Handler, Reserved, Server};

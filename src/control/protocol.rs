@@ -41,6 +41,19 @@ pub enum Request {
         #[serde(default)]
         input: String,
     },
+    /// Everything that the gateway keeps from one run to the next.
+    Save {},
+    /// Puts saved rules in force: all of them or none.
+    Restore {
+        /// What to restore.
+        inputs: Vec<Restore>,
+        /// Chains that the texts name keep their rules.
+        #[serde(default)]
+        noflush: bool,
+        /// Counters go on from what the texts say.
+        #[serde(default)]
+        counters: bool,
+    },
     /// Something about connections.
     Conntrack {
         /// What.
@@ -75,6 +88,19 @@ pub enum Program {
     Restore,
 }
 
+/// A saved text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Its name, for errors.
+    pub name: String,
+    /// 4 or 6; means nothing for a saved state.
+    #[serde(with = "version")]
+    pub family: Family,
+    /// Rules as `iptables-save` prints them, or what [`Request::Save`] gives.
+    pub text: String,
+}
+
 /// What the gateway answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -97,6 +123,10 @@ pub enum Reply {
     Rules(String),
     /// For [`Request::Call`] and [`Request::Ipset`].
     Ran(Ran),
+    /// For [`Request::Save`].
+    Saved(String),
+    /// For [`Request::Restore`]: warnings.
+    Restored(String),
     /// For [`Request::Conntrack`].
     Conntrack(Tell),
     /// For [`Request::Recent`]: what a list's file in `/proc/net/xt_recent` would hold, or names.
@@ -131,6 +161,12 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// Packets dropped, by reason; reasons that never happened may be left out.
     pub drops: BTreeMap<String, u64>,
+    /// Log lines and packets of NFLOG that were written.
+    #[serde(default)]
+    pub logged: u64,
+    /// Those that were lost, since they came faster than they could be written.
+    #[serde(default)]
+    pub log_lost: u64,
 }
 
 /// How an interface is.

@@ -2,7 +2,9 @@
 //! is wrong with the path shows at the start) and *opened* once packets are being forwarded: only
 //! then does the file appear, complete and with its mode. Dropping the [`Server`] removes it.
 
-use super::protocol::{LINE_MAX, Lines, PATIENCE, Program, Ran, Reply, Request, Response, Status};
+use super::protocol::{
+    LINE_MAX, Lines, PATIENCE, Program, Ran, Reply, Request, Response, Restore, Status,
+};
 use crate::conntrack::gateway::Peer;
 use crate::conntrack::{Ask, Tell};
 use mio::unix::SourceFd;
@@ -43,6 +45,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A run of one of iptables' programs. Runs that change rules come one after the other.
     fn call(&self, program: Program, family: Family, args: &[String], input: &str) -> Ran;
+
+    /// Everything that is kept from one run to the next, as text.
+    fn save(&self) -> String;
+
+    /// Puts saved rules in force and gives the warnings, or says why nothing was done.
+    fn restore(&self, inputs: &[Restore], noflush: bool, counters: bool) -> Result<String, String>;
 
     /// Something about connections, for a client that may be listening to them.
     fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell;
@@ -282,6 +290,13 @@ fn answer(line: &[u8], handler: &dyn Handler, peer: &mut Peer) -> Response {
         Request::Call { program, family, args, input } => {
             Response::Ok(Reply::Ran(handler.call(program, family, &args, &input)))
         }
+        Request::Save {} => Response::Ok(Reply::Saved(handler.save())),
+        Request::Restore { inputs, noflush, counters } => {
+            match handler.restore(&inputs, noflush, counters) {
+                Ok(warnings) => Response::Ok(Reply::Restored(warnings)),
+                Err(why) => Response::Error(why),
+            }
+        }
         Request::Conntrack { ask } => Response::Ok(Reply::Conntrack(handler.conntrack(ask, peer))),
         Request::Ipset { args, input } => Response::Ok(Reply::Ran(handler.ipset(&args, &input))),
         Request::Recent { name, write } => {
@@ -320,6 +335,12 @@ mod tests {
         fn call(&self, program: Program, family: Family, args: &[String], input: &str) -> Ran {
             let out = format!("{program:?} {family:?} {args:?} {input}");
             Ran { status: 2, out, err: "no".into() }
+        }
+        fn save(&self) -> String {
+            "saved".to_owned()
+        }
+        fn restore(&self, inputs: &[Restore], _: bool, _: bool) -> Result<String, String> {
+            Ok(format!("{}\n", inputs.len()))
         }
         fn conntrack(&self, _ask: Ask, peer: &mut Peer) -> Tell {
             Tell::Count(peer.pid.map_or(0, u64::from))

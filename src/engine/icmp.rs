@@ -355,7 +355,11 @@ fn error_v6(parsed: &Parsed, bytes: &[u8], src: Addr, message: Message) -> Vec<u
 fn may_be_answered(parsed: &Parsed) -> bool {
     match parsed.transport {
         Transport::LaterFragment => parsed.family == Family::V6 && parsed.protocol != 58,
-        Transport::Icmp { kind, .. } => kind <= icmp::MAX_KNOWN && !icmp::is_error(kind) && !matches!(kind, 1 | 2 | 6 | 7 | 9 | 10),
+        Transport::Icmp { kind, .. } => {
+            kind <= icmp::MAX_KNOWN
+                && !icmp::is_error(kind)
+                && !matches!(kind, 1 | 2 | 6 | 7 | 9 | 10)
+        }
         Transport::Icmpv6 { kind, .. } => !icmpv6::is_error(kind),
         Transport::Malformed => !matches!(parsed.protocol, protocol::ICMPV6 | protocol::ICMP),
         _ => true,

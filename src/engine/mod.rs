@@ -286,6 +286,13 @@ impl Engine {
         self.follow_rules();
     }
 
+    /// Replaces rules by saved ones with their counters, and `recent` lists that no rule names any
+    /// more go.
+    pub fn restore_rules(&mut self, rulesets: [Option<Ruleset>; 2], edited: bool) {
+        self.rules.restore(rulesets, edited);
+        self.rebuild();
+    }
+
     /// Puts a change of one family's rules in force, if `base` still is. Gives the old rules back.
     pub fn change_rules(
         &mut self,

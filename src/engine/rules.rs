@@ -214,6 +214,24 @@ impl RulesInForce {
         Ok(old)
     }
 
+    /// Replaces rulesets by saved ones, whose counters go on from what their texts say. `edited`:
+    /// commands have changed them since their files were read.
+    pub fn restore(&mut self, rulesets: [Option<Ruleset>; 2], edited: bool) {
+        for (n, ruleset) in rulesets.into_iter().enumerate() {
+            if let Some(ruleset) = ruleset {
+                self.counters[n] = ruleset.new_counters();
+                self.rulesets[n] = Arc::new(ruleset);
+                self.edited |= edited;
+            }
+        }
+        self.memory.adopt(&[&self.rulesets[0], &self.rulesets[1]]);
+    }
+
+    /// Whether this very ruleset is in force.
+    pub fn has(&self, ruleset: &Arc<Ruleset>) -> bool {
+        Arc::ptr_eq(&self.rulesets[ruleset.family() as usize], ruleset)
+    }
+
     /// A family's ruleset and counters as they are now.
     pub fn snapshot(&self, family: Family) -> (Arc<Ruleset>, filter::Counters) {
         let n = family as usize;

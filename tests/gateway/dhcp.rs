@@ -116,3 +116,36 @@ pub fn another_address_ends_masqueraded_connections() -> Outcome {
     assert!(log.contains("lease"), "{log}");
     Ok(())
 }
+
+/// Starts a gateway with these flags besides, waits for its lease, ends it, and gives what the server
+/// has said.
+fn a_run(flags: &[&str], released: bool) -> Tried<String> {
+    let network = network()?;
+    let dir = tempfile::tempdir()?;
+    let _server = server(network.host("server"), dir.path(), "203.0.113.100,203.0.113.110")?;
+    let flags = [&FLAGS[..], flags].concat();
+    let gateway = Gateway::start_flags(network.host("gw"), &flags, &[])?;
+    wait("a lease", || address(&gateway).is_ok_and(|a| a.is_some()))?;
+    gateway.stop()?;
+    let log = || fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+    if released {
+        // It is sent before the process ends; the server takes its time to say so.
+        wait("a release", || log().contains("DHCPRELEASE"))
+            .map_err(|e| format!("{e}\n{}", log()))?;
+    }
+    Ok(log())
+}
+
+pub fn the_lease_is_given_back() -> Outcome {
+    let log = a_run(&[], true)?;
+    assert_eq!(log.matches("DHCPRELEASE").count(), 1, "{log}");
+    Ok(())
+}
+
+pub fn a_saved_state_keeps_the_lease() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let state = format!("--state={}", dir.path().join("state").display());
+    let log = a_run(&[&state], false)?;
+    assert!(!log.contains("DHCPRELEASE") && log.contains("DHCPACK"), "{log}");
+    Ok(())
+}

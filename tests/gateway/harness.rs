@@ -75,18 +75,37 @@ impl Gateway {
         Self::spawn(namespace, dir, &flags)?.ready()
     }
 
+    /// Starts it with flags and variables of its environment, without waiting.
+    pub fn start_told(namespace: &Netns, flags: &[&str], told: (&str, &str)) -> Tried<Self> {
+        let dir = tempfile::tempdir()?;
+        let control = format!("--control={}", dir.path().join("c.sock").display());
+        let flags: Vec<&str> = flags.iter().copied().chain([control.as_str()]).collect();
+        Self::spawn_with(namespace, dir, &flags, Some(told))
+    }
+
     fn spawn(namespace: &Netns, dir: TempDir, arguments: &[&str]) -> Tried<Self> {
+        Self::spawn_with(namespace, dir, arguments, None)
+    }
+
+    fn spawn_with(
+        namespace: &Netns,
+        dir: TempDir,
+        arguments: &[&str],
+        variable: Option<(&str, &str)>,
+    ) -> Tried<Self> {
         let log = File::create(dir.path().join("log"))?;
         let mut child = namespace.run(|| {
             // If the test dies, so does the gateway.
             let arguments = ["run", "--exit-with-parent"].iter().chain(arguments);
-            tidegate().args(arguments).stdin(Stdio::piped()).stderr(log).spawn()
+            let mut command = tidegate();
+            command.args(arguments).envs(variable).stdin(Stdio::piped()).stderr(log);
+            command.spawn()
         })?;
         let parent = child.stdin.take();
         Ok(Self { child, ended: None, dir, _parent: parent })
     }
 
-    fn ready(mut self) -> Tried<Self> {
+    pub fn ready(mut self) -> Tried<Self> {
         let socket = self.control();
         let started = Instant::now();
         while !socket.exists() {

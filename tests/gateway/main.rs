@@ -15,10 +15,12 @@ mod errors;
 mod harness;
 mod host;
 mod lifecycle;
+mod log;
 mod names;
 mod neighbours;
 mod reload;
 mod routes;
+mod state;
 mod tap;
 mod workers;
 
@@ -30,6 +32,7 @@ enum Needs {
     Namespaces,
     Tun,
     Dnsmasq,
+    Tcpdump,
 }
 
 struct Test {
@@ -53,6 +56,13 @@ const TESTS: &[Test] = tests! {
         lifecycle::a_crash_is_made_good_at_the_next_start,
         lifecycle::links_come_and_go,
         lifecycle::log_lines_are_the_kernels,
+        log::lines_go_to_a_file_that_is_rotated,
+        log::lines_go_to_syslog,
+        log::a_traced_packet_tells_every_rule,
+        state::rules_outlive_a_restart,
+        state::a_damaged_state_touches_nothing,
+        state::restore_is_all_or_nothing,
+        state::the_service_manager_is_told,
         errors::nothing_is_touched_by_a_start_that_fails,
         routes::lans_uplinks_and_special_routes,
         routes::two_lans_are_masqueraded,
@@ -64,6 +74,7 @@ const TESTS: &[Test] = tests! {
         names::rules_change_under_traffic,
         names::many_writers_at_a_time,
         names::lists_of_recent,
+        names::sets_that_rules_name,
         bridge::ports_form_one_lan,
         bridge::frames_cross_intact,
         bridge::unknown_stations_are_flooded_and_known_ones_are_not,
@@ -81,6 +92,11 @@ const TESTS: &[Test] = tests! {
     Dnsmasq {
         dhcp::an_uplink_gets_its_address,
         dhcp::another_address_ends_masqueraded_connections,
+        dhcp::the_lease_is_given_back,
+        dhcp::a_saved_state_keeps_the_lease,
+    }
+    Tcpdump {
+        log::nflog_is_a_capture,
     }
 };
 
@@ -92,13 +108,20 @@ fn main() -> ExitCode {
     let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
     let tun = File::options().read(true).write(true).open("/dev/net/tun").map(drop);
     let dnsmasq = Command::new("dnsmasq").arg("--version").output().map(drop);
+    let tcpdump = Command::new("tcpdump").arg("--version").output().map(drop);
     let trials = TESTS
         .iter()
         .map(|test| {
-            let missing = match (&rights, test.needs, &tun, &dnsmasq) {
+            let program = match test.needs {
+                Needs::Dnsmasq => ("dnsmasq", &dnsmasq),
+                _ => ("tcpdump", &tcpdump),
+            };
+            let missing = match (&rights, test.needs, &tun, program) {
                 (Err(e), ..) => Some(e.to_string()),
                 (_, Needs::Tun, Err(e), _) => Some(format!("/dev/net/tun: {e}")),
-                (_, Needs::Dnsmasq, _, Err(e)) => Some(format!("dnsmasq: {e}")),
+                (_, Needs::Dnsmasq | Needs::Tcpdump, _, (name, Err(e))) => {
+                    Some(format!("{name}: {e}"))
+                }
                 _ => None,
             };
             if let Some(why) = missing.as_ref().filter(|_| !forbid && !arguments.list) {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use tidegate::control::{Reply, Request};
 use tidegate::lab::traffic::service::Service;
 use tidegate::lab::traffic::tcp;
 use tidegate_packet::Family;
@@ -212,6 +213,37 @@ pub fn lists_of_recent() -> Outcome {
     assert!(recent(&["SCAN", "-192.168.0.2"])?.0);
     assert_eq!(recent(&["SCAN"])?, (true, String::new()));
     assert_eq!(knock(client, "203.0.113.2:7")?, "reply from 203.0.113.2");
+    gateway.stop()?;
+    Ok(())
+}
+
+/// A set from a file, changed and exchanged under its rule, kept over a reload.
+pub fn sets_that_rules_name() -> Outcome {
+    let network = two_hosts().build()?;
+    let client = network.host("client");
+    let _service = Service::start(network.host("server"), "server", 7)?;
+    let toml = format!("{TWO}\n[rules]\nipv4 = \"r\"\nsets = \"s\"\n");
+    let rule = "-A FORWARD -m set --match-set blocked src -j REJECT\n";
+    let rules = RULES.replace(":OUTPUT ACCEPT [0:0]\n", &format!(":OUTPUT ACCEPT [0:0]\n{rule}"));
+    let sets = "create blocked hash:net\nadd blocked 10.0.0.0/8\n";
+    let gateway = Gateway::start(network.host("gw"), &toml, &[("r", &rules), ("s", sets)])?;
+    let names = Names::install(&gateway, network.host("gw"))?;
+    let open = || knock(client, "203.0.113.2:7").map(|said| said == "reply from 203.0.113.2");
+    assert!(open()?);
+    names.done("ipset add blocked 192.168.0.0/24", "")?;
+    assert!(!open()?);
+    let reload = names.done("ipset list -t blocked", "")?;
+    assert!(reload.contains("References: 1\nNumber of entries: 2\n"), "{reload}");
+    let Reply::Reloaded(_) = gateway.ask(Request::Reload {})? else { return Err("reload".into()) };
+    assert!(!open()?, "a reload keeps the sets");
+    names.done("ipset restore", "create other hash:net\nadd other 198.51.100.0/24\n")?;
+    names.done("ipset swap other blocked", "")?;
+    assert!(open()?, "the rule follows the name");
+    names.done("ipset destroy other", "")?;
+    let (status, _, err) = names.call("ipset destroy blocked", "")?;
+    let words = "ipset v7.17: Set cannot be destroyed: it is in use by a kernel component\n";
+    assert_eq!((status, err.as_str()), (1, words));
+    assert_eq!(names.call("ipset test blocked 198.51.100.9", "")?.0, 0);
     gateway.stop()?;
     Ok(())
 }

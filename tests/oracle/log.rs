@@ -42,17 +42,22 @@ pub fn cases() -> Result<Vec<Case>, String> {
     Ok(cases)
 }
 
+/// Whether this machine's kernel can be asked, else why not.
+pub fn available() -> Result<(), String> {
+    ring()?;
+    let setting = OpenOptions::new().write(true).open(ALL_NAMESPACES);
+    setting.map(drop).map_err(|e| format!("{ALL_NAMESPACES}: {e}"))
+}
+
 /// Keeps the kernel logging for all namespaces. One process at a time has it, so that the setting it
 /// finds is that of the machine.
-pub struct Logging {
+struct Logging {
     before: String,
     _turn: Flock<File>,
 }
 
 impl Logging {
-    /// Whether this machine's kernel can be asked, else why not.
-    pub fn begin() -> Result<Self, String> {
-        ring()?;
+    fn begin() -> Result<Self, String> {
         let path = std::env::temp_dir().join("tidegate-log-oracle.lock");
         let file = File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         let turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.to_string())?;
@@ -84,6 +89,7 @@ fn kernel_lines(case: &Case) -> Result<Vec<String>, String> {
     // One at a time, to leave room in the ring.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _logging = Logging::begin()?;
     for _ in 0..20 {
         let ring = ring()?;
         let done = AtomicBool::new(false);

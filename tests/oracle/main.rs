@@ -86,23 +86,21 @@ fn main() -> ExitCode {
         };
         return random::search(first.unwrap_or(0), Duration::from_secs(seconds));
     }
-    let (logged, logging) = match (log::cases(), oracle == Oracle::Golden) {
-        (Err(why), _) => {
+    let logged = match log::cases() {
+        Ok(cases) => cases,
+        Err(why) => {
             eprintln!("{why}");
             return ExitCode::FAILURE;
         }
-        (Ok(cases), true) => (cases, None),
-        (Ok(cases), false) => match log::Logging::begin() {
-            Ok(logging) => (cases, Some(logging)),
-            // A container may have iptables and still not be let at the kernel's log.
-            Err(why) => {
+    };
+    // A container may have iptables and still not be let at the kernel's log.
+    let asked = oracle != Oracle::Golden
+        && log::available()
+            .inspect_err(|why| {
                 eprintln!("\n*** SKIPPED: the comparison with the kernel's log ({why})");
                 eprintln!("*** lines are held against recorded ones instead\n");
-                (cases, None)
-            }
-        },
-    };
-    let asked = logging.is_some();
+            })
+            .is_ok();
     let mut trials = harness::trials();
     trials.extend(logged.into_iter().map(|case| {
         Trial::test(case.name.clone(), move || log::run(&case, asked).map_err(Failed::from))
@@ -115,9 +113,7 @@ fn main() -> ExitCode {
         let name = case.name.clone();
         Trial::test(name, move || run(&case, oracle).map_err(Failed::from)).with_kind(kind)
     }));
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    drop(logging);
-    conclusion.exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// Plays one case on both sides and compares.

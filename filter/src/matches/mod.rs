@@ -117,6 +117,18 @@ static ALL: &[&MatchSpec] = &[
     &udp::SPEC,
 ];
 
+/// Why a match that iptables has is not one here.
+pub(crate) fn refused(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "ipvs" => "asks about a kernel's virtual servers, and there are none here",
+        "nfacct" => "counts in objects of a kernel; rules' own counters do that here",
+        "osf" => "needs fingerprints that a kernel was told",
+        "rateest" => "needs the rates that RATEEST measures, which is not a target here",
+        "srh" => "asks about segment routing, which nothing here does",
+        _ => return None,
+    })
+}
+
 /// The match of that name in a family.
 pub(crate) fn find(name: &str, family: Family) -> Option<&'static MatchSpec> {
     ALL.iter().copied().find(|spec| spec.answers_to(name, family))

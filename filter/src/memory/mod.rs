@@ -57,6 +57,28 @@ impl Memory {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner).write(name, text, now)
     }
 
+    /// A list of `recent` in full, for [`Memory::restore`]: a line each for its entries, the least
+    /// recently seen first, with address, TTL, place of the next stamp, and stamps as `time` says
+    /// them. `None` if there is no such list.
+    pub fn saved(&self, name: &str, time: impl Fn(Instant) -> u64) -> Option<String> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner).saved(name, time)
+    }
+
+    /// Puts the lines of [`Memory::saved`] in the place of a list's entries. A list that no rule names
+    /// is left out.
+    ///
+    /// # Errors
+    ///
+    /// The number of the first line that is none of an entry, from zero.
+    pub fn restore(
+        &self,
+        name: &str,
+        text: &str,
+        time: impl Fn(u64) -> Instant,
+    ) -> Result<(), usize> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner).restore(name, text, time)
+    }
+
     pub(crate) fn touch(&self, used: RecentUse<'_>, touch: Touch) -> bool {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner).touch(used, touch)
     }

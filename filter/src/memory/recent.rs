@@ -102,6 +102,43 @@ impl Lists {
         Some(self.0.get_mut(name)?.write(text, now))
     }
 
+    /// A list in full.
+    pub fn saved(&self, name: &str, time: impl Fn(Instant) -> u64) -> Option<String> {
+        let mut out = String::new();
+        for Entry { addr, ttl, stamps, index } in &self.0.get(name)?.entries {
+            // Writing to a string can't fail.
+            let _ = write!(out, "{addr} {ttl} {index}");
+            for stamp in stamps {
+                let _ = write!(out, " {}", time(*stamp));
+            }
+            out.push('\n');
+        }
+        Some(out)
+    }
+
+    /// The reverse. Nothing is changed if a line is wrong.
+    pub fn restore(
+        &mut self,
+        name: &str,
+        text: &str,
+        time: impl Fn(u64) -> Instant,
+    ) -> Result<(), usize> {
+        let mut entries = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            entries.push(Entry::read(line, &time).ok_or(number)?);
+        }
+        if let Some(list) = self.0.get_mut(name) {
+            let room = list.stamps;
+            entries.drain(..entries.len().saturating_sub(MAX_ENTRIES));
+            for entry in &mut entries {
+                entry.stamps.truncate(room);
+                entry.index = entry.index.min(entry.stamps.len());
+            }
+            list.entries = entries;
+        }
+        Ok(())
+    }
+
     pub fn touch(&mut self, used: RecentUse<'_>, touch: Touch) -> bool {
         if !self.0.contains_key(used.name) {
             self.0.insert(used.name.to_owned(), List::new(&used));
@@ -111,6 +148,18 @@ impl Lists {
 }
 
 impl Entry {
+    /// A line of [`Lists::saved`].
+    fn read(line: &str, time: impl Fn(u64) -> Instant) -> Option<Self> {
+        let mut words = line.split(' ');
+        let addr = words.next()?.parse().ok()?;
+        let ttl = words.next()?.parse().ok()?;
+        let index = words.next()?.parse().ok()?;
+        let stamps: Option<Vec<Instant>> = words.map(|w| w.parse().ok().map(&time)).collect();
+        let stamps = stamps.filter(|stamps| !stamps.is_empty())?;
+        // The next stamp goes behind the last one, or into a place that is full.
+        (1..=stamps.len()).contains(&index).then_some(Self { addr, ttl, stamps, index })
+    }
+
     /// Appends its line.
     fn text(&self, out: &mut String) {
         // A jiffy of 4 ms, as with HZ=250.

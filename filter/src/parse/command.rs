@@ -520,6 +520,9 @@ impl Parser {
 
     fn open_match(&mut self, name: Word) -> Outcome<()> {
         let Some(spec) = matches::find(&name.text, self.family) else {
+            if let Some(why) = matches::refused(&name.text) {
+                return Err(name.wrong(format!("{} {why}", name.text)));
+            }
             let words = format!("Couldn't load match `{}':No such file or directory\n", name.text);
             return Err(name.wrong(format!("there is no match `{}`", name.text)).words(words));
         };

@@ -64,6 +64,19 @@ static ALL: &[&TargetSpec] = &[
     &ttl::HL,
 ];
 
+/// Why a target that iptables has is not one here.
+pub(crate) fn refused(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "NFQUEUE" => "needs a program to ask, and there is none here",
+        "TPROXY" => "needs a socket of the gateway's own to hand packets to",
+        "CLUSTERIP" | "ULOG" => "is gone from the kernel too",
+        "SECMARK" | "CONNSECMARK" => "needs a kernel's security contexts",
+        "IDLETIMER" | "LED" => "tells a kernel's sysfs, and there is none here",
+        "RATEEST" => "measures rates for a match that is not one here",
+        _ => return None,
+    })
+}
+
 /// The target of that name in a family.
 pub(crate) fn find(name: &str, family: Family) -> Option<&'static TargetSpec> {
     ALL.iter().copied().find(|spec| spec.answers_to(name, family))

@@ -205,6 +205,12 @@ fn draft(
         }
         ActionAst::Goto(name) => {
             target_span = name.span.clone();
+            if book.find(&name.text).is_none() {
+                return Err(name
+                    .wrong(format!("there is no chain `{}` to go to", name.text))
+                    .help("a chain must be declared before rules use it")
+                    .words(format!("goto '{}' is not a chain", name.text)));
+            }
             own_chain(book, name)?;
             to = Some(name.text.as_str().into());
             Action::Goto(0)
@@ -256,10 +262,13 @@ fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
         Some(_) => Err(name
             .wrong(format!("`{}` is a built-in chain, not one to jump to", name.text))
             .refused(Refusal::Invalid)),
-        None => Err(name
-            .wrong(format!("there is no chain or target `{}`", name.text))
-            .help("a chain must be declared before rules use it")
-            .words(format!("Couldn't load target `{}':No such file or directory\n", name.text))),
+        None => Err(match crate::targets::refused(&name.text) {
+            Some(why) => name.wrong(format!("{} {why}", name.text)),
+            None => name
+                .wrong(format!("there is no chain or target `{}`", name.text))
+                .help("a chain must be declared before rules use it")
+                .words(format!("Couldn't load target `{}':No such file or directory\n", name.text)),
+        }),
     }
 }
 

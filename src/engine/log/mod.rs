@@ -193,3 +193,6 @@ fn plain<'a>(hook: Hook, query: &'a Query<'a>, mark: u32) -> LogRecord<'a> {
     let (table, flags) = (TableName::Filter, LogFlags::default());
     LogRecord { table, hook, level: WARNING, prefix: "", flags, query, mark }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,13 +88,14 @@ fn of_protocol(d: &mut Dice, net: Net, protocol: Option<Protocol>) -> Option<Str
                 let range = d.pick(&["536", "1400:1460", "0", "1460", "0:65535", "1461:65535"]);
                 format!("-m tcpmss {not}--mss {range}")
             }
-            9 => d.pick(&[
-                "-m ecn --ecn-tcp-cwr",
-                "-m ecn ! --ecn-tcp-ece",
-                "-m ecn --ecn-tcp-ece --ecn-ip-ect 0",
-                "-m ecn ! --ecn-tcp-cwr --ecn-tcp-ece",
-            ])
-            .to_owned(),
+            9 => d
+                .pick(&[
+                    "-m ecn --ecn-tcp-cwr",
+                    "-m ecn ! --ecn-tcp-ece",
+                    "-m ecn --ecn-tcp-ece --ecn-ip-ect 0",
+                    "-m ecn ! --ecn-tcp-cwr --ecn-tcp-ece",
+                ])
+                .to_owned(),
             _ => multiport(d),
         },
         Protocol::Udp => match d.below(4) {
@@ -104,7 +105,8 @@ fn of_protocol(d: &mut Dice, net: Net, protocol: Option<Protocol>) -> Option<Str
             _ => multiport(d),
         },
         Protocol::Icmp if net == Net::V4 => {
-            let kinds = ["0", "8", "3", "3/1", "3/3", "3/4", "4", "5/1", "11/0", "13", "any", "255"];
+            let kinds =
+                ["0", "8", "3", "3/1", "3/3", "3/4", "4", "5/1", "11/0", "13", "any", "255"];
             format!("-m icmp {not}--icmp-type {}", d.pick(&kinds))
         }
         Protocol::Icmp => {
@@ -197,14 +199,14 @@ fn of_header(d: &mut Dice, net: Net) -> String {
             format!("-m iprange {not}--{}-range {low}-{high}", d.pick(&["src", "dst"]))
         }
         8 | 9 => {
-            let types = d.some(&["UNICAST", "LOCAL", "BROADCAST", "MULTICAST", "UNSPEC", "ANYCAST"]);
+            let types =
+                d.some(&["UNICAST", "LOCAL", "BROADCAST", "MULTICAST", "UNSPEC", "ANYCAST"]);
             let types = if net == Net::V4 { types } else { d.pick(&V6_TYPES).to_owned() };
             format!("-m addrtype {not}--{}-type {types}", d.pick(&["src", "dst"]))
         }
-        10 => format!(
-            "-m pkttype {not}--pkt-type {}",
-            d.pick(&["unicast", "broadcast", "multicast"])
-        ),
+        10 => {
+            format!("-m pkttype {not}--pkt-type {}", d.pick(&["unicast", "broadcast", "multicast"]))
+        }
         11 => {
             let what = d.pick(&[
                 "--string GET",
@@ -270,11 +272,16 @@ fn of_place(d: &mut Dice, place: &Place) -> Option<String> {
             format!("-m mac {not}--mac-source {address}")
         }
         3 if inward && place.net == Net::V4 => {
-            let (side, kind) = (d.pick(&["src", "dst"]), d.pick(&["UNICAST", "LOCAL", "BROADCAST"]));
+            let (side, kind) =
+                (d.pick(&["src", "dst"]), d.pick(&["UNICAST", "LOCAL", "BROADCAST"]));
             format!("-m addrtype --{side}-type {kind} --limit-iface-in")
         }
         4 if !inward => d
-            .pick(&["-m owner --socket-exists", "-m owner ! --socket-exists", "-m owner --uid-owner 5"])
+            .pick(&[
+                "-m owner --socket-exists",
+                "-m owner ! --socket-exists",
+                "-m owner --uid-owner 5",
+            ])
             .to_owned(),
         // iproute2's names of realms would be printed for some numbers.
         5 if hook != "PREROUTING" => {

@@ -139,7 +139,8 @@ fn settled(model: &Model) -> Outcome {
     let outcome = play(model);
     if let (Outcome::Differs(_), Ok(case)) = (&outcome, model.case()) {
         for _ in 0..3 {
-            let (once, again) = (kernel::transcript(&case, false), kernel::transcript(&case, false));
+            let (once, again) =
+                (kernel::transcript(&case, false), kernel::transcript(&case, false));
             if let (Ok(once), Ok(again)) = (once, again) {
                 if !compare(&case, Names("kernel", "again"), &once, &again).is_empty() {
                     return Outcome::Same;

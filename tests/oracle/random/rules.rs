@@ -120,7 +120,12 @@ fn rule(d: &mut Dice, place: &Place, chain: &str, onward: &[&String]) -> Rule {
     Rule { chain: chain.to_owned(), parts, target }
 }
 
-fn with_conditions(d: &mut Dice, place: &Place, protocol: Option<Protocol>, parts: &mut Vec<String>) {
+fn with_conditions(
+    d: &mut Dice,
+    place: &Place,
+    protocol: Option<Protocol>,
+    parts: &mut Vec<String>,
+) {
     let count = d.pick(&[0, 1, 1, 1, 2, 2, 3]);
     for _ in 0..count {
         if let Some(found) = condition(d, place, protocol) {

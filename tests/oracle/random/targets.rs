@@ -157,11 +157,8 @@ fn translation(d: &mut Dice, place: &Place) -> (String, Option<Needed>) {
         }
         _ => {
             let to = destination(d, place, with_port.then_some(free));
-            let target = if place.source_side {
-                "-j SNAT --to-source"
-            } else {
-                "-j DNAT --to-destination"
-            };
+            let target =
+                if place.source_side { "-j SNAT --to-source" } else { "-j DNAT --to-destination" };
             format!("{target} {to}{}", d.pick(&["", "", "", "", " --persistent", " --random"]))
         }
     };

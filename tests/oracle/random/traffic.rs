@@ -283,7 +283,8 @@ fn transport(d: &mut Dice, net: Net) -> Layer {
                 layer = layer.with(format!("mss {}", d.pick(&[0, 536, 1400, 1460, 9000])));
             }
             if d.chance(5) {
-                layer = layer.with(d.pick(&["doff 4", "doff 15", "res 1", "opts 0200", "opts fe04"]));
+                layer =
+                    layer.with(d.pick(&["doff 4", "doff 15", "res 1", "opts 0200", "opts fe04"]));
             }
             bad(d, layer)
         }
@@ -295,7 +296,8 @@ fn transport(d: &mut Dice, net: Net) -> Layer {
             bad(d, layer)
         }
         12..17 if net == Net::V4 => {
-            let kind = d.pick(&["echo", "echo", "pong", "13", "15", "17", "3/1", "11", "5/0", "9", "42"]);
+            let kind =
+                d.pick(&["echo", "echo", "pong", "13", "15", "17", "3/1", "11", "5/0", "9", "42"]);
             let id = d.pick(&[1, 7]);
             bad(d, Layer::new(format!("icmp {kind}")).with(format!("id {id}")))
         }
