@@ -65,6 +65,9 @@ pub struct NatRange {
     /// `--mapping endpoint-independent`, an option of Tidegate's: one outside port for each inside
     /// one; and `--filtering`, who may come in by it.
     pub mapping: Option<Filtering>,
+    /// `--port-block-size` and `--port-blocks`: ports come out of blocks of this size, of which a
+    /// host has so many at most.
+    pub blocks: Option<(u16, u16)>,
 }
 
 /// Whose packets an endpoint-independent mapping lets in (RFC 4787 section 5).

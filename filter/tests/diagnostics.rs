@@ -39,6 +39,16 @@ fn the_place_is_told() {
             "*nat\n-A POSTROUTING -j MASQUERADE --filtering address-dependent\nCOMMIT\n",
             at(2, 42, "address-dependent"),
         ),
+        ("*nat\n-A POSTROUTING -j MASQUERADE --port-block-size 64\nCOMMIT\n", at(2, 48, "64")),
+        (
+            "*nat\n-A POSTROUTING -j MASQUERADE --mapping endpoint-independent --port-block-size 8\nCOMMIT\n",
+            at(2, 79, "8"),
+        ),
+        (
+            "*nat\n-A POSTROUTING -p udp -j SNAT --to-source 192.0.2.1:1-99 \
+             --mapping endpoint-independent --port-block-size 100\nCOMMIT\n",
+            at(2, 109, "100"),
+        ),
         ("*filter\n:X -\n:Y -\n-A INPUT -j X\n-A X -j Y\n-A Y -j X\nCOMMIT\n", at(6, 9, "X")),
         ("*filter\n-A INPUT -j QUEUE\nCOMMIT\n", at(2, 13, "QUEUE")),
         ("*fitler\nCOMMIT\n", at(1, 1, "*fitler")),
@@ -169,6 +179,10 @@ fn mappings_are_printed() {
         (
             "SNAT --to-source 192.0.2.1 --mapping endpoint-independent --filtering endpoint-independent",
             "endpoint-independent",
+        ),
+        (
+            "MASQUERADE --mapping endpoint-independent --port-block-size 64",
+            "address-and-port-dependent --port-block-size 64 --port-blocks 1",
         ),
     ] {
         let target = given.split(" --m").next().unwrap().split(" --f").next().unwrap();

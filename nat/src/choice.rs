@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate_packet::{Instant, protocol};
 
+use crate::blocks::{BlockEvent, BlockRule};
 use crate::conn::{Connection, Status};
 use crate::mapping::{self, Endpoint, Filtering};
 use crate::ports::{self, Choice, Range};
@@ -21,6 +22,8 @@ pub struct MappingRule {
     pub interface: u32,
     /// The outside address is that interface's own, and goes when that does.
     pub masqueraded: bool,
+    /// Ports come out of blocks that belong to the host.
+    pub blocks: Option<BlockRule>,
 }
 
 /// With `nf_conntrack_max = 0` there is no bound on connections, but still one on mappings.
@@ -82,25 +85,64 @@ impl Choice<'_> {
         // RFC 4787 REQ-2: a host keeps its outside address ("paired").
         let paired = Range { persistent: true, ..*self.range };
         ports::pick_address(&mut tuple, Manip::Source, &paired);
+        if let Some(blocks) = rule.blocks {
+            self.search_blocks(&mut tuple, rule, blocks)?;
+            return Some(self.map(inside, rule, tuple));
+        }
         let keep = !self.range.any_random() && self.range.has_port(&tuple, Manip::Source);
         if !keep || self.is_taken(&tuple) {
             self.search(&mut tuple)?;
         }
+        Some(self.map(inside, rule, tuple))
+    }
+
+    fn map(&mut self, inside: Endpoint, rule: MappingRule, tuple: Tuple) -> Tuple {
         let settings = &self.table.settings;
-        let deadline = self.now + mapping::linger(settings, current.protocol);
-        let place = (rule.interface, rule.masqueraded);
+        let deadline = self.now + mapping::linger(settings, tuple.protocol);
         let mappings = &mut self.table.mappings;
-        self.mapping = mappings.add((inside, source(&tuple)), rule.filtering, place, deadline);
-        Some(tuple)
+        self.mapping = mappings.add((inside, source(&tuple)), rule, self.range.ports, deadline);
+        if rule.blocks.is_some() {
+            mappings.blocks.take(tuple.src, tuple.sport, tuple.protocol);
+        }
+        tuple
+    }
+
+    /// A free port of the host's blocks, or of a new one.
+    fn search_blocks(
+        &mut self,
+        tuple: &mut Tuple,
+        rule: MappingRule,
+        blocks: BlockRule,
+    ) -> Option<()> {
+        let Tuple { src: outside, protocol, sport: own, .. } = *tuple;
+        let host = (self.conn.tuples[1].inverse()?.src, rule.interface);
+        for ports in self.table.mappings.blocks.with_room(host, outside, protocol) {
+            if self.search_in(tuple, ports, own).is_some() {
+                return Some(());
+            }
+        }
+        let range = self.range.ports.unwrap_or((1024, u16::MAX));
+        let random = (self.random)();
+        let ports = self.table.mappings.blocks.give(host, outside, blocks, range, random)?;
+        let found = self.search_in(tuple, ports, own);
+        if found.is_none() {
+            // Others have all of it, by rules without blocks.
+            self.table.mappings.blocks.put_back(outside, ports.0, protocol);
+        }
+        found
     }
 
     /// A free port, of the same parity if there is one (RFC 4787 REQ-4).
     fn search(&mut self, tuple: &mut Tuple) -> Option<()> {
-        let (first, last) = match self.range.ports {
+        let ports = match self.range.ports {
             Some((a, b)) => (a.min(b), a.max(b)),
             None => ports::port_class(tuple.sport),
         };
-        let parity = tuple.sport & 1;
+        self.search_in(tuple, ports, tuple.sport)
+    }
+
+    fn search_in(&mut self, tuple: &mut Tuple, (first, last): (u16, u16), own: u16) -> Option<()> {
+        let parity = own & 1;
         for step in [2u32, 1] {
             let first =
                 if step == 2 && first & 1 != parity { first.saturating_add(1) } else { first };
@@ -178,8 +220,10 @@ impl Conntrack {
             filtering: mapping.filtering,
             interface: mapping.interface,
             masqueraded: mapping.masqueraded,
+            blocks: mapping.blocks,
         };
-        Some(Range { addrs: Some((addr, addr)), mapping: Some(rule), ..Range::default() })
+        let (addrs, ports) = (Some((addr, addr)), mapping.ports);
+        Some(Range { addrs, ports, mapping: Some(rule), ..Range::default() })
     }
 
     /// A connection enters the table: its mappings are in use.
@@ -205,6 +249,18 @@ impl Conntrack {
                 self.mappings.release(id, peer, end);
             }
         }
+    }
+
+    /// Blocks of ports that were given or taken back since the last call, and how many more there
+    /// were than could wait.
+    pub fn block_events(&mut self) -> (Vec<BlockEvent>, u64) {
+        self.mappings.blocks.events()
+    }
+
+    /// Whether [`Conntrack::block_events`] has any.
+    #[inline]
+    pub fn has_block_events(&self) -> bool {
+        self.mappings.blocks.has_events()
     }
 
     /// How many endpoint-independent mappings there are.

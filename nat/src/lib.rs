@@ -16,6 +16,7 @@
 //! it is shared. Time and randomness are arguments.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod choice;
 pub mod conn;
 pub mod control;
@@ -41,6 +42,7 @@ mod translate;
 pub mod tuple;
 mod udp;
 
+pub use blocks::{BlockEvent, BlockRule};
 pub use choice::MappingRule;
 pub use conn::{Connection, Counters, Direction, Status};
 pub use control::{Create, Refused, Update};

@@ -14,6 +14,8 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use tidegate_packet::{Addr, Instant, protocol};
 
+use crate::blocks::{BlockRule, Blocks};
+use crate::choice::MappingRule;
 use crate::expiry::Wheel;
 use crate::hash::HashKey;
 use crate::settings::Settings;
@@ -59,6 +61,10 @@ pub(crate) struct Mapping {
     pub(crate) interface: u32,
     /// The outside address is that interface's own.
     pub(crate) masqueraded: bool,
+    /// Its port is of a block of the host's.
+    pub(crate) blocks: Option<BlockRule>,
+    /// The ports that the rule has.
+    pub(crate) ports: Option<(u16, u16)>,
     /// Connections that use it.
     users: u32,
     /// When it ends, if nobody uses it.
@@ -82,6 +88,7 @@ pub(crate) struct Mappings {
     inside: HashTable<u32>,
     outside: HashTable<u32>,
     permits: HashTable<Permit>,
+    pub(crate) blocks: Blocks,
     /// Holds those that nobody uses.
     wheel: Wheel,
     /// The time of the last packet or sweep.
@@ -97,6 +104,7 @@ impl Mappings {
             inside: HashTable::new(),
             outside: HashTable::new(),
             permits: HashTable::new(),
+            blocks: Blocks::default(),
             wheel: Wheel::new(),
             seen: Instant::ZERO,
         }
@@ -141,10 +149,11 @@ impl Mappings {
     pub(crate) fn add(
         &mut self,
         (inside, outside): (Endpoint, Endpoint),
-        filtering: Filtering,
-        (interface, masqueraded): (u32, bool),
+        rule: MappingRule,
+        ports: Option<(u16, u16)>,
         deadline: Instant,
     ) -> u32 {
+        let MappingRule { filtering, interface, masqueraded, blocks } = rule;
         // One that is over and not yet taken away may still be in the way.
         let hashes = [self.inside_hash(&inside, interface), self.key.endpoint(&outside)];
         let stale = [
@@ -162,8 +171,17 @@ impl Mappings {
             (self.slots.len() - 1) as u32
         });
         let users = 0;
-        self.slots[id as usize] =
-            Some(Mapping { inside, outside, filtering, interface, masqueraded, users, deadline });
+        self.slots[id as usize] = Some(Mapping {
+            inside,
+            outside,
+            filtering,
+            interface,
+            masqueraded,
+            blocks,
+            ports,
+            users,
+            deadline,
+        });
         let (key, slots) = (self.key, &self.slots);
         let at = |id: u32| slots[id as usize].as_ref();
         self.inside.insert_unique(hashes[0], id, |&id| {
@@ -264,6 +282,10 @@ impl Mappings {
     fn remove(&mut self, id: u32) {
         let Some(mapping) = self.slots[id as usize].take() else { return };
         self.wheel.disarm(id);
+        if mapping.blocks.is_some() {
+            let Endpoint { addr, port, protocol } = mapping.outside;
+            self.blocks.put_back(addr, port, protocol);
+        }
         let hash = self.inside_hash(&mapping.inside, mapping.interface);
         if let Ok(found) = self.inside.find_entry(hash, |&other| other == id) {
             found.remove();
@@ -284,6 +306,10 @@ mod tests {
         Endpoint { addr: addr.parse().unwrap(), port, protocol: 17 }
     }
 
+    fn rule(filtering: Filtering, interface: u32) -> MappingRule {
+        MappingRule { filtering, interface, masqueraded: false, blocks: None }
+    }
+
     fn at(seconds: u64) -> Instant {
         Instant::from_secs(seconds)
     }
@@ -292,7 +318,7 @@ mod tests {
     fn a_mapping_outlives_its_last_connection_for_a_while() {
         let mut all = Mappings::new(HashKey::new([1, 2]));
         let (inside, outside) = (end("10.0.0.1", 5), end("192.0.2.1", 5));
-        let id = all.add((inside, outside), Filtering::AddressDependent, (3, true), at(10));
+        let id = all.add((inside, outside), rule(Filtering::AddressDependent, 3), None, at(10));
         let peer: Addr = "198.51.100.1".parse().unwrap();
         let other: Addr = "198.51.100.2".parse().unwrap();
         assert_eq!(all.of_inside(inside, 3, at(9)), Some(id));
@@ -320,9 +346,9 @@ mod tests {
     fn what_has_run_out_is_replaced() {
         let mut all = Mappings::new(HashKey::new([1, 2]));
         let (inside, outside) = (end("10.0.0.1", 5), end("192.0.2.1", 5));
-        let filtering = Filtering::default();
-        all.add((inside, outside), filtering, (0, false), at(10));
-        let new = all.add((end("10.0.0.2", 5), outside), filtering, (0, false), at(30));
+        let rule = rule(Filtering::default(), 0);
+        all.add((inside, outside), rule, None, at(10));
+        let new = all.add((end("10.0.0.2", 5), outside), rule, None, at(30));
         assert_eq!((all.len(), all.of_outside(outside, at(20))), (1, Some(new)));
         assert_eq!(all.of_inside(inside, 0, at(5)), None);
     }

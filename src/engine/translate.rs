@@ -6,7 +6,7 @@ use super::interface::{InterfaceId, LOOPBACK};
 use super::packet::Packet;
 use crate::io::Checksum;
 use tidegate_filter::{self as filter, Hook, NatAction, NatRange, TableName, Verdict};
-use tidegate_nat::{Filtering, Manip, MappingRule, Range, State, Tracked};
+use tidegate_nat::{BlockRule, Filtering, Manip, MappingRule, Range, State, Tracked};
 use tidegate_packet::{Addr, Prefix, protocol};
 
 impl Engine {
@@ -189,7 +189,7 @@ fn header_len(transport: u8) -> usize {
 }
 
 fn plain(range: NatRange) -> Range {
-    let NatRange { addrs, ports, base_port, random, random_fully, persistent, mapping: _ } = range;
+    let NatRange { addrs, ports, base_port, random, random_fully, persistent, .. } = range;
     let (netmap, mapping) = (None, None);
     Range { addrs, ports, base_port, random, random_fully, persistent, netmap, mapping }
 }
@@ -203,7 +203,9 @@ fn mapped(range: NatRange, output: Option<InterfaceId>, masqueraded: bool) -> Ra
         filter::Filtering::AddressDependent => Filtering::AddressDependent,
         filter::Filtering::AddressAndPortDependent => Filtering::AddressAndPortDependent,
     };
-    let mapping = Some(MappingRule { filtering, interface: u32::from(output.0), masqueraded });
+    let blocks = range.blocks.map(|(size, most)| BlockRule { size, most });
+    let interface = u32::from(output.0);
+    let mapping = Some(MappingRule { filtering, interface, masqueraded, blocks });
     // RFC 4787 REQ-2: all of a host's flows have the same address, mapped or not.
     Range { mapping, persistent: true, ..plain }
 }

@@ -294,3 +294,49 @@ fn no_port_left() {
         }
     }
 }
+
+/// RFC 6888 REQ-4 and REQ-14: a host's ports come out of its blocks, and the log has a line for a
+/// block only.
+#[test]
+fn blocks_of_ports() {
+    let rule = "-p udp -j SNAT --to-source 203.0.113.1:2000-2127 \
+                --mapping endpoint-independent --port-block-size 32 --port-blocks 2";
+    let mut nat = Nat::new(113, rule, DOOR);
+    let flow = |nat: &mut Nat, host: &str, n: u16| {
+        nat.out(&format!("{host}:{}", 5000 + n), PRIMARY).map(|end| port(&end))
+    };
+    let ports: BTreeSet<u16> =
+        (0..64).map(|n| flow(&mut nat, "192.168.0.2", n).expect("a port")).collect();
+    assert_eq!(ports.len(), 64);
+    let given = nat.log();
+    let blocks: BTreeSet<u16> = ports.iter().map(|port| (port - 2000) / 32).collect();
+    let line = |what: &str, host: &str, block: u16| {
+        let (first, last) = (2000 + block * 32, 2031 + block * 32);
+        format!("NAT ports {what}: inside={host} outside=203.0.113.1 ports={first}-{last}")
+    };
+    let lines = |what: &str, host: &str, blocks: &BTreeSet<u16>| -> BTreeSet<String> {
+        blocks.iter().map(|&block| line(what, host, block)).collect()
+    };
+    assert_eq!(given.len(), 2);
+    assert_eq!(given.into_iter().collect::<BTreeSet<_>>(), lines("given", "192.168.0.2", &blocks));
+    // It has what it may have; others have theirs.
+    assert_eq!(flow(&mut nat, "192.168.0.2", 64), None);
+    assert_eq!(nat.dropped(Drop::NatExhausted), 1);
+    for n in 0..64 {
+        let port = flow(&mut nat, "192.168.0.5", n).expect("a port");
+        assert!(!blocks.contains(&((port - 2000) / 32)), "{port}");
+    }
+    assert_eq!(nat.log().len(), 2);
+    // Nothing is left for a third, until they have been silent for long enough.
+    assert_eq!(flow(&mut nat, "192.168.0.6", 0), None);
+    assert!(nat.log().is_empty());
+    nat.wait(200);
+    nat.wait(200);
+    let back = nat.log();
+    assert_eq!(back.len(), 4, "{back:?}");
+    for line in lines("back", "192.168.0.2", &blocks) {
+        assert!(back.contains(&line), "{line}");
+    }
+    assert!(flow(&mut nat, "192.168.0.6", 0).is_some());
+    assert_eq!(nat.log().len(), 1);
+}

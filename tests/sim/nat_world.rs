@@ -74,6 +74,12 @@ impl Nat {
         self.sim.engine().conntrack().mappings()
     }
 
+    /// The log lines since the last call.
+    pub fn log(&mut self) -> Vec<String> {
+        let lines = self.sim.engine_mut().take_log().lines;
+        lines.into_iter().map(|line| line.text).collect()
+    }
+
     /// Sends a packet into a port; answers what comes out: `eth0 A:p > B:q`.
     pub fn send(&mut self, port: &str, from: &str, to: &str) -> Option<String> {
         self.pass(port, &datagram(from, to, self.tcp))

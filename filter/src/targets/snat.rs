@@ -18,6 +18,8 @@ pub(crate) static SPEC: TargetSpec = TargetSpec {
         flag(&["persistent"]),
         value(&["mapping"]),
         value(&["filtering"]),
+        value(&["port-block-size"]),
+        value(&["port-blocks"]),
     ],
     tables: &[TableName::Nat],
     hooks: &[Hook::Postrouting, Hook::Input],
