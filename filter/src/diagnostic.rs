@@ -1,5 +1,6 @@
 //! What is wrong with a rules file, and where.
 
+use crate::ast::{ExtensionAst, OptionAst};
 use std::fmt;
 use std::ops::Range;
 
@@ -72,6 +73,9 @@ pub(crate) enum Told {
     Words(String),
     /// The same, without the program's name before it.
     Bare(String),
+    /// The value of an option isn't a number, or none between these. Which option, only the reader
+    /// of its rule can tell ([`Problem::of_option`]).
+    Number(u64, u64),
     /// A file ends where more was to come.
     Unfinished,
     /// The line is right, and the rules as they are don't allow it.
@@ -119,6 +123,9 @@ impl Refusal {
     }
 }
 
+/// Options whose value may be a range: what is said of them names the place.
+const RANGES: [&str; 3] = ["length", "mss", "ctexpire"];
+
 impl Problem {
     pub fn new(span: Range<usize>, message: impl Into<String>) -> Self {
         Self { span, message: message.into(), help: None, told: Told::Usage }
@@ -140,6 +147,28 @@ impl Problem {
     pub fn refused(mut self, refusal: Refusal) -> Self {
         self.told = Told::Refused(refusal);
         self
+    }
+
+    /// Completes what is said of a number that is out of its bounds.
+    pub fn of_option(self, extension: &ExtensionAst) -> Self {
+        let Told::Number(low, high) = self.told else { return self };
+        let around =
+            |o: &&OptionAst| o.span.start <= self.span.start && self.span.end <= o.span.end;
+        let Some(option) = extension.options.iter().find(around) else { return self };
+        let (of, name) = (&extension.name.text, option.opt.names[0]);
+        // Marks have a reader of their own.
+        let words = if name.ends_with("mark") && high == u64::from(u32::MAX) {
+            format!("{of}: bad integer value for option \"--{name}\", or out of range.\n")
+        } else if let (true, Some(value)) = (RANGES.contains(&name), option.values.first()) {
+            let near = &value.text;
+            format!(
+                "{of}: bad value for option \"--{name}\" near \"{near}\", or out of range \
+                 ({low}-{high}).\n"
+            )
+        } else {
+            format!("{of}: bad value for option \"--{name}\", or out of range ({low}-{high}).\n")
+        };
+        self.words(words)
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Self {

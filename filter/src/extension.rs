@@ -250,6 +250,25 @@ pub(crate) struct Given<'a> {
     pub warnings: &'a RefCell<Vec<Problem>>,
 }
 
+/// What iptables says of extensions that were given nothing to do.
+const NOTHING: &[(&str, &str)] = &[
+    ("multiport", "multiport expection an option"),
+    ("conntrack", "conntrack: At least one option is required"),
+    ("hashlimit", "You have to specify --hashlimit"),
+    ("recent", "recent: you must specify one of `--set', `--rcheck' `--update' or `--remove'"),
+    ("iprange", "iprange match: You must specify `--src-range' or `--dst-range'"),
+    ("ttl", "TTL match: You must specify one of `--ttl-eq', `--ttl-lt', `--ttl-gt"),
+    ("string", "STRING match: You must specify `--string' or `--hex-string'"),
+    ("dscp", "DSCP match: Parameter --dscp is required"),
+    ("physdev", "PHYSDEV: no physdev option specified"),
+    ("connlimit", "You must specify \"--connlimit-above\" or \"--connlimit-upto\"."),
+    ("MARK", "MARK: One of the --set-xmark, --{and,or,xor,set}-mark options is required"),
+    ("CONNMARK", "CONNMARK target: No operation specified"),
+    ("TTL", "TTL: You must specify an action"),
+    ("TOS", "TOS: An action is required"),
+    ("DSCP", "DSCP target: Parameter --set-dscp is required"),
+];
+
 impl<'a> Given<'a> {
     /// The option of that canonical name.
     pub fn get(&self, name: &str) -> Option<&'a OptionAst> {
@@ -268,7 +287,11 @@ impl<'a> Given<'a> {
 
     /// The value of an option that must be there.
     pub fn required(&self, name: &str) -> Outcome<(&'a Word, bool)> {
-        self.value(name).ok_or_else(|| self.wrong(format!("--{name} must be given")))
+        self.value(name).ok_or_else(|| {
+            let words =
+                format!("{}: option \"--{name}\" must be specified\n", self.extension.name.text);
+            self.wrong(format!("--{name} must be given")).words(words)
+        })
     }
 
     /// A problem with the extension as a whole.
@@ -289,7 +312,11 @@ impl<'a> Given<'a> {
             (Some(a), Some(b)) => Err(Problem::new(
                 b.span.clone(),
                 format!("--{} can't be used together with --{}", b.opt.names[0], a.opt.names[0]),
-            )),
+            )
+            .words(format!(
+                "{}: option \"--{}\" cannot be used together with \"--{}\".\n",
+                self.extension.name.text, a.opt.names[0], b.opt.names[0]
+            ))),
             _ => Ok(()),
         }
     }
@@ -300,14 +327,25 @@ impl<'a> Given<'a> {
         names
             .iter()
             .find_map(|n| self.get(n))
-            .ok_or_else(|| self.wrong(format!("one of --{} must be given", names.join(", --"))))
+            .ok_or_else(|| self.nothing(format!("one of --{} must be given", names.join(", --"))))
     }
 
     /// Refuses an extension without any option.
     pub fn not_empty(&self) -> Outcome<()> {
         if self.extension.options.is_empty() {
-            return Err(self.wrong("at least one option must be given"));
+            return Err(self.nothing("at least one option must be given"));
         }
         Ok(())
+    }
+
+    /// A problem with an extension that has nothing to do, in iptables' words where they are known:
+    /// each of its extensions has its own.
+    fn nothing(&self, message: impl AsRef<str>) -> Problem {
+        let problem = self.wrong(message);
+        let name = self.extension.name.text.as_str();
+        match NOTHING.iter().find(|(of, _)| *of == name) {
+            Some((_, words)) => problem.words(*words),
+            None => problem,
+        }
     }
 }

@@ -292,7 +292,8 @@ impl Draftbook {
         if policy.text != "-" {
             return Err(policy
                 .wrong(format!("`{}` can't have a policy", name.text))
-                .help("only built-in chains have one; expected -"));
+                .help("only built-in chains have one; expected -")
+                .refused(Refusal::NoBuiltin));
         }
         if let Some(at) = self.find(&name.text) {
             if self.redeclare {
@@ -359,7 +360,7 @@ impl Draftbook {
 
     fn set_policy(&mut self, name: &Word, policy: &Word, count: Count) -> Outcome<()> {
         let nat = self.name == TableName::Nat;
-        let chain = self.chain(name)?;
+        let chain = self.chain(name).map_err(|problem| problem.refused(Refusal::NoBuiltin))?;
         if chain.hook.is_none() {
             return Err(name
                 .wrong(format!("`{}` can't have a policy", name.text))

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use tidegate_packet::{Addr, Family};
 
-use crate::diagnostic::Outcome;
+use crate::diagnostic::{Outcome, Told};
 use crate::extension::Listing;
 use crate::lex::Word;
 use crate::services;
@@ -32,11 +32,10 @@ impl Word {
     /// A number within bounds.
     pub fn number(&self, range: RangeInclusive<u64>) -> Outcome<u64> {
         parse_number(&self.text).filter(|n| range.contains(n)).ok_or_else(|| {
-            self.wrong(format!("bad number `{}`", self.text)).help(format!(
-                "expected {} to {}",
-                range.start(),
-                range.end()
-            ))
+            let (low, high) = (*range.start(), *range.end());
+            self.wrong(format!("bad number `{}`", self.text))
+                .help(format!("expected {low} to {high}"))
+                .told(Told::Number(low, high))
         })
     }
 
@@ -91,7 +90,9 @@ impl Word {
         };
         let (low, high) = (end(low, 0)?, end(high, u16::MAX)?);
         if low > high {
-            return Err(self.wrong(format!("port range `{}` runs backwards", self.text)));
+            return Err(self
+                .wrong(format!("port range `{}` runs backwards", self.text))
+                .words("invalid portrange (min > max)"));
         }
         Ok((low, high))
     }
@@ -175,7 +176,8 @@ impl Word {
             if len > bits {
                 return Err(self
                     .wrong(format!("bad mask `{}`", self.text))
-                    .help(format!("expected a length of 0 to {bits} or a mask as an address")));
+                    .help(format!("expected a length of 0 to {bits} or a mask as an address"))
+                    .words(format!("invalid mask `{}' specified", self.text)));
             }
             let host = (bits - len) as u32;
             return Ok(if host == 128 { 0 } else { u128::MAX << host });

@@ -229,9 +229,9 @@ fn difference(step: &Step, theirs: &Ran, ours: &Ran) -> Option<String> {
     (!same).then(|| format!("{step:?}\n  iptables {theirs:#?}\n  we {ours:#?}"))
 }
 
-#[test]
-fn commands_do_what_iptables_does() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/live.txt");
+/// Runs a file of sequences on both sides.
+fn compare(file: &str, after: &[&str], least: usize) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(file);
     let text = std::fs::read_to_string(path).unwrap();
     let Some(flags) = namespace() else { return };
     let mut wrong = Vec::new();
@@ -242,7 +242,7 @@ fn commands_do_what_iptables_does() {
             None => (sequence, Family::V4),
         };
         let lines = sequence.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
-        let steps: Vec<Step> = lines.chain(AFTER.iter().copied()).map(step).collect();
+        let steps: Vec<Step> = lines.chain(after.iter().copied()).map(step).collect();
         let theirs = ask(flags, family, &steps);
         let mut gateway = Gateway::new(family);
         for (step, theirs) in steps.iter().zip(&theirs) {
@@ -251,8 +251,18 @@ fn commands_do_what_iptables_does() {
             wrong.extend(difference(step, theirs, &ours));
         }
     }
-    assert!(count > 200, "the corpus is there");
+    assert!(count > least, "the corpus is there");
     assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn commands_do_what_iptables_does() {
+    compare("live.txt", AFTER, 200);
+}
+
+#[test]
+fn mistakes_are_told_as_iptables_tells_them() {
+    compare("errors.txt", &["save"], 300);
 }
 
 /// The rules of the corpus of saved rules, each alone.

@@ -20,8 +20,8 @@ own() {
     cp -a "$1" "$store$1"
     mount --bind "$store$1" "$1"
 }
-for path in /etc/alternatives /etc/default /etc/fail2ban /etc/ufw /etc/iptables /etc/shorewall \
-    /lib/ufw /var/lib/fail2ban /var/lib/shorewall; do
+for path in /etc/alternatives /etc/default /etc/fail2ban /etc/ufw /lib/ufw \
+    /var/lib/fail2ban; do
     own "$path"
 done
 mkdir "$store/run" "$store/log"

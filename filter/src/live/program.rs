@@ -94,7 +94,7 @@ impl Failed {
             Self::Problem(problem) => problem,
         };
         match &problem.told {
-            Told::Usage | Told::Unfinished => call.usage(&shown(&problem)),
+            Told::Usage | Told::Number(..) | Told::Unfinished => call.usage(&shown(&problem)),
             Told::Words(words) => call.usage(words),
             Told::Bare(words) => {
                 let mut err = format!("{words}\n");

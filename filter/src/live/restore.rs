@@ -20,11 +20,14 @@ pub(super) fn run(call: Call<'_>, present: Present<'_>) -> Result<Answer, Failed
         return Ok(call.version());
     }
     if options.help {
-        let out = format!(
+        let err = format!(
             "Usage: {name} [-c] [-v] [-V] [-t] [-h] [-n] [-w secs] [-W usecs] [-T table] \
-             [-M command] [file]\n"
+             [-M command] [file]\n\
+             \t   [ --counters ]\n\t   [ --verbose ]\n\t   [ --version]\n\t   [ --test ]\n\
+             \t   [ --help ]\n\t   [ --noflush ]\n\t   [ --wait=<seconds>\n\
+             \t   [ --table=<TABLE> ]\n\t   [ --modprobe=<command> ]\n"
         );
-        return Ok(Answer { out, ..Answer::default() });
+        return Ok(Answer { err, ..Answer::default() });
     }
     if options.rest.len() > 1 {
         return Err(said("Unknown arguments found on commandline\n".to_owned()));
@@ -123,7 +126,7 @@ fn wrong(call: Call<'_>, problems: Vec<Problem>) -> Answer {
         let words = match &first.told {
             Told::Refused(_) | Told::Unfinished => None,
             Told::Words(words) | Told::Bare(words) => Some(words.clone()),
-            Told::Usage => Some(shown(first)),
+            Told::Usage | Told::Number(..) => Some(shown(first)),
         };
         match words {
             Some(words) => {

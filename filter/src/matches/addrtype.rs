@@ -105,6 +105,7 @@ fn types(word: &Word, family: Family) -> Outcome<Types> {
                 let names: Vec<_> = TYPES.iter().map(|(name, _)| *name).collect();
                 part.wrong(format!("unknown address type `{}`", part.text))
                     .help(format!("expected {}", names.join(", ")))
+                    .words(format!("addrtype: bad type \"{}\"", part.text))
             })?;
     }
     Ok(Types(sum))

@@ -73,8 +73,9 @@ fn names(f: &mut fmt::Formatter<'_>, names: &[&str], bits: u8) -> fmt::Result {
 
 /// A list of states; only the conntrack match knows SNAT and DNAT.
 pub(super) fn states(word: &Word, virtual_too: bool) -> Outcome<States> {
-    let known = &STATES[..if virtual_too { 7 } else { 5 }];
-    bits(word, known, "state").map(States)
+    let (known, what) =
+        if virtual_too { (&STATES[..7], "ctstate") } else { (&STATES[..5], "state") };
+    bits(word, known, what).map(States)
 }
 
 fn bits(word: &Word, known: &[&str], what: &str) -> Outcome<u8> {
@@ -83,7 +84,8 @@ fn bits(word: &Word, known: &[&str], what: &str) -> Outcome<u8> {
         let at = known.iter().position(|name| part.text.eq_ignore_ascii_case(name));
         sum |= 1
             << at.ok_or_else(|| {
-                part.wrong(format!("unknown {what} `{}`", part.text))
+                part.wrong(format!("unknown {} `{}`", what.trim_start_matches("ct"), part.text))
+                    .words(format!("Bad {what} \"{}\"", part.text))
                     .help(format!("expected {}", known.join(", ")))
             })?;
     }
@@ -153,7 +155,7 @@ fn status(word: &Word) -> Outcome<Statuses> {
     // NONE is the name of no bit, so beside others it means nothing.
     let mut sum = 0;
     for part in word.list().iter().filter(|part| !part.text.eq_ignore_ascii_case("NONE")) {
-        sum |= bits(part, &STATUSES, "status")?;
+        sum |= bits(part, &STATUSES, "ctstatus")?;
     }
     Ok(Statuses(sum))
 }

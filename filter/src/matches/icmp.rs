@@ -140,7 +140,8 @@ fn read(word: &Word, names: &[Name]) -> Outcome<(u8, Option<u8>)> {
         (Some((_, kind, code)), None) => return Ok((*kind, *code)),
         (Some((a, ..)), Some((b, ..))) => {
             let message = format!("ambiguous ICMP type `{}`", word.text);
-            return Err(word.wrong(message).help(format!("expected {a} or {b}")));
+            let words = format!("Ambiguous ICMP type `{}': `{a}' or `{b}'?", word.text);
+            return Err(word.wrong(message).help(format!("expected {a} or {b}")).words(words));
         }
         (None, _) => {}
     }
@@ -152,6 +153,11 @@ fn read(word: &Word, names: &[Name]) -> Outcome<(u8, Option<u8>)> {
         parse_number(text).and_then(|n| u8::try_from(n).ok()).ok_or_else(|| {
             word.wrong(format!("unknown ICMP type `{}`", word.text))
                 .help("expected a name such as echo-request, a type of 0 to 255, or type/code")
+                .words(format!(
+                    "Unknown ICMP {} `{}'",
+                    if word.text.contains('/') { "code" } else { "type" },
+                    word.text
+                ))
         })
     };
     Ok((byte(kind)?, code.map(byte).transpose()?))

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tidegate_packet::Instant;
 
-use crate::diagnostic::Outcome;
+use crate::diagnostic::{Outcome, Refusal};
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::lex::Word;
 use crate::values::{parse_number, save_option};
@@ -56,7 +56,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     if burst == 0 || period * burst * credits / per > u64::from(u32::MAX) {
         return Err(given
             .wrong("the burst is zero or too large for this rate")
-            .help("expected a smaller --limit-burst or a faster --limit"));
+            .help("expected a smaller --limit-burst or a faster --limit")
+            .refused(Refusal::Invalid));
     }
     Ok(Box::new(Limit { period, burst, bucket: Mutex::new(None) }))
 }
@@ -66,6 +67,7 @@ fn period(word: &Word) -> Outcome<u64> {
     let bad = || {
         word.wrong(format!("bad rate `{}`", word.text))
             .help("expected N/second, N/minute, N/hour or N/day, at most 10000/second")
+            .words(format!("bad rate \"{}\"'", word.text))
     };
     let (number, unit) = match word.text.split_once('/') {
         Some((number, unit)) => (number, unit.to_ascii_lowercase()),

@@ -39,11 +39,14 @@ fn parse(word: &Word) -> Outcome<[u8; 6]> {
         *byte = parsed.ok_or_else(|| {
             word.wrong(format!("bad MAC address `{}`", word.text))
                 .help("expected six hexadecimal bytes with colons between")
+                .words("Invalid MAC address specified.")
         })?;
     }
     match parts.next() {
         None => Ok(bytes),
-        Some(_) => Err(word.wrong(format!("bad MAC address `{}`", word.text))),
+        Some(_) => Err(word
+            .wrong(format!("bad MAC address `{}`", word.text))
+            .words("Invalid MAC address specified.")),
     }
 }
 

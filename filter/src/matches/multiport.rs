@@ -64,7 +64,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     if places > PLACES {
         return Err(word
             .wrong("too many ports")
-            .help(format!("at most {PLACES}, and a range counts as two")));
+            .help(format!("at most {PLACES}, and a range counts as two"))
+            .words("too many ports specified"));
     }
     Ok(Box::new(MultiPort { side, ranges, inverted: option.inverted }))
 }

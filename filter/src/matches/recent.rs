@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tidegate_packet::Family;
 
-use crate::diagnostic::Outcome;
+use crate::diagnostic::{Outcome, Refusal};
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, RecentUse, Spec, flag, value};
 use crate::memory::{Action, Touch};
 use crate::values::{mask_addr, save_name, save_option};
@@ -67,10 +67,13 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
         && (seconds > 0 || hitcount > 0 || reap || ttl)
     {
         return Err(given
-            .wrong("--seconds, --hitcount, --reap and --rttl go only with --rcheck and --update"));
+            .wrong("--seconds, --hitcount, --reap and --rttl go only with --rcheck and --update")
+            .refused(Refusal::Invalid));
     }
     if reap && seconds == 0 {
-        return Err(given.wrong("--reap needs --seconds"));
+        return Err(given
+            .wrong("--reap needs --seconds")
+            .words("recent: option \"--reap\" also requires \"--seconds\".\n"));
     }
     let name = match given.value("name") {
         Some((word, _)) => {

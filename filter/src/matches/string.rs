@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::diagnostic::Outcome;
+use crate::diagnostic::{Outcome, Refusal};
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
 use crate::values::{save_name, save_option};
@@ -50,7 +50,8 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     let Some(algorithm) = ["bm", "kmp"].into_iter().find(|name| *name == algo.text) else {
         return Err(algo
             .wrong(format!("unknown algorithm `{}`", algo.text))
-            .help("expected bm or kmp"));
+            .help("expected bm or kmp")
+            .refused(Refusal::NoChain));
     };
     let offset = |name, default| match given.value(name) {
         Some((word, _)) => word.number(0..=u64::from(MAX_OFFSET)).map(|n| n as u16),

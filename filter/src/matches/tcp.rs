@@ -96,7 +96,8 @@ fn flags(word: &Word) -> Outcome<u8> {
             None => {
                 return Err(part
                     .wrong(format!("unknown TCP flag `{}`", part.text))
-                    .help("expected SYN, ACK, FIN, RST, URG, PSH, ALL or NONE"));
+                    .help("expected SYN, ACK, FIN, RST, URG, PSH, ALL or NONE")
+                    .words(format!("Unknown TCP flag `{}'", part.text)));
             }
         };
     }

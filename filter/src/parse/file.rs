@@ -6,7 +6,7 @@ use tidegate_packet::Family;
 
 use crate::ast::{FileAst, ItemAst, TableAst};
 use crate::counters::Count;
-use crate::diagnostic::{Outcome, Problem, Told};
+use crate::diagnostic::{Outcome, Problem, Refusal, Told};
 use crate::lex::Word;
 use crate::query::TableName;
 
@@ -104,7 +104,8 @@ fn one_line(
 fn table_name(body: &str, whole: Range<usize>) -> Outcome<TableName> {
     let Some(rest) = body.strip_prefix('*') else {
         return Err(Problem::new(whole, "this line is outside of any table")
-            .help("expected *filter, *nat, *mangle, *raw or *security, or a comment"));
+            .help("expected *filter, *nat, *mangle, *raw or *security, or a comment")
+            .refused(Refusal::Invalid));
     };
     let name = rest.split([' ', '\t']).find(|w| !w.is_empty()).unwrap_or("");
     TableName::from_name(name).ok_or_else(|| {

@@ -94,7 +94,8 @@ pub(super) fn ports(given: &Given<'_>, word: &Word) -> Outcome<(u16, u16)> {
     if !has_ports {
         return Err(word
             .wrong("ports need a rule for a protocol that has them")
-            .help("expected -p tcp, -p udp, -p sctp or -p dccp"));
+            .help("expected -p tcp, -p udp, -p sctp or -p dccp")
+            .words("Need TCP, UDP, SCTP or DCCP with port specification"));
     }
     let port = |text: &str| word.part(text).port(given.protocol);
     // A service's name may have a dash in it.

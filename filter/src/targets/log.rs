@@ -74,6 +74,7 @@ fn level(word: &Word) -> Outcome<u8> {
         .ok_or_else(|| {
             word.wrong(format!("unknown log level `{}`", word.text))
                 .help(format!("expected 0 to 7 or {}", TAKEN.map(|(name, _)| name).join(", ")))
+                .words(format!("log level \"{}\" unknown\n", word.text))
         })
 }
 

@@ -2,7 +2,7 @@
 
 use tidegate_packet::{Family, icmp, icmpv6, protocol};
 
-use crate::diagnostic::Outcome;
+use crate::diagnostic::{Outcome, Refusal};
 use crate::extension::{Context, Given, Listing, Next, Opt, Spec, Target, TargetSpec, value};
 use crate::query::{Hook, TableName};
 use crate::values::list_saved;
@@ -79,7 +79,10 @@ fn build(given: &Given<'_>, kinds: &[Kind], default: &str) -> Outcome<Box<dyn Ta
             .help(format!("expected {}", names.join(", "))));
     };
     if *with == RejectWith::TcpReset && given.protocol != Some(protocol::TCP) {
-        return Err(given.wrong("tcp-reset needs a rule for TCP alone").help("expected -p tcp"));
+        return Err(given
+            .wrong("tcp-reset needs a rule for TCP alone")
+            .help("expected -p tcp")
+            .refused(Refusal::Invalid));
     }
     Ok(Box::new(Reject { name, with: *with }))
 }

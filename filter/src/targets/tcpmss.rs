@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use tidegate_packet::protocol;
+use tidegate_packet::{Family, protocol};
 
 use crate::diagnostic::Outcome;
 use crate::edit::Edit;
@@ -21,15 +21,20 @@ pub(crate) static SPEC: TargetSpec = TargetSpec {
 struct TcpMss(MssClamp);
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
+    // Without the header of the network layer, as the original reads it.
+    let most = 65_535 - if given.family == Family::V4 { 20 } else { 40 };
     let set = match given.value("set-mss") {
-        Some((word, _)) => Some(word.number(0..=65_535 - 40)? as u16),
+        Some((word, _)) => Some(word.number(0..=most)? as u16),
         None => None,
     };
-    match (given.has("clamp-mss-to-pmtu"), set) {
-        // Both together: the clamp has the same place in the rule and is looked at first.
-        (true, _) => Ok(Box::new(TcpMss(MssClamp::PathMtu))),
-        (false, Some(mss)) => Ok(Box::new(TcpMss(MssClamp::Set(mss)))),
-        (false, None) => Err(given.wrong("--set-mss or --clamp-mss-to-pmtu must be given")),
+    let at = |name| given.get(name).map(|option| option.span.start);
+    // Both have the same place in the rule: what comes last stays there.
+    match set.filter(|_| at("set-mss") > at("clamp-mss-to-pmtu")) {
+        Some(mss) => Ok(Box::new(TcpMss(MssClamp::Set(mss)))),
+        None if given.has("clamp-mss-to-pmtu") => Ok(Box::new(TcpMss(MssClamp::PathMtu))),
+        None => Err(given
+            .wrong("--set-mss or --clamp-mss-to-pmtu must be given")
+            .words("TCPMSS target: At least one parameter is required")),
     }
 }
 

@@ -9,7 +9,7 @@ use super::Draftbook;
 use crate::ast::*;
 use crate::base::{Address, Base, Protocol};
 use crate::counters::{Adjust, Count, Slots};
-use crate::diagnostic::{Outcome, Problem, Refusal};
+use crate::diagnostic::{Outcome, Problem, Refusal, Told};
 use crate::extension::{Given, Spec};
 use crate::lex::Word;
 use crate::query::{Hook, TableName};
@@ -193,7 +193,10 @@ fn draft(
     for MatchAst { spec, extension } in &ast.matches {
         let given = given(extension);
         check_place(spec, &given)?;
-        matches.push(NamedMatch { spec, test: (spec.build)(&given)? });
+        matches.push(NamedMatch {
+            spec,
+            test: (spec.build)(&given).map_err(|p| p.of_option(extension))?,
+        });
     }
     let mut to = None;
     let mut target_span = ast.span.clone();
@@ -219,7 +222,7 @@ fn draft(
             target_span = extension.name.span.clone();
             let given = given(extension);
             check_place(spec, &given)?;
-            Action::Target(spec, (spec.build)(&given)?.into())
+            Action::Target(spec, (spec.build)(&given).map_err(|p| p.of_option(extension))?.into())
         }
     };
     let base = Base {
@@ -289,10 +292,18 @@ fn check_place<T>(spec: &Spec<T>, given: &Given<'_>) -> Outcome<()> {
             .filter_map(|p| crate::names::protocol_name(*p))
             .map(|name| format!("-p {name}"))
             .collect();
-        return Err(given
+        let problem = given
             .wrong("the rule's protocol doesn't fit")
-            .help(format!("expected {}", names.join(" or ")))
-            .refused(Refusal::Invalid));
+            .help(format!("expected {}", names.join(" or ")));
+        // Others leave it to the kernel to look.
+        return Err(match (spec.name, given.protocol) {
+            ("multiport", None) => problem
+                .words("multiport needs `-p tcp', `-p udp', `-p udplite', `-p sctp' or `-p dccp'"),
+            ("multiport", Some(_)) => {
+                problem.words("multiport only works with TCP, UDP, UDPLITE, SCTP and DCCP")
+            }
+            _ => problem.refused(Refusal::Invalid),
+        });
     }
     Ok(())
 }
