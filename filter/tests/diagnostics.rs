@@ -47,7 +47,7 @@ fn the_place_is_told() {
         (
             "*nat\n-A POSTROUTING -p udp -j SNAT --to-source 192.0.2.1:1-99 \
              --mapping endpoint-independent --port-block-size 100\nCOMMIT\n",
-            at(2, 109, "100"),
+            at(2, 107, "100"),
         ),
         ("*filter\n:X -\n:Y -\n-A INPUT -j X\n-A X -j Y\n-A Y -j X\nCOMMIT\n", at(6, 9, "X")),
         ("*filter\n-A INPUT -j QUEUE\nCOMMIT\n", at(2, 13, "QUEUE")),
