@@ -4,6 +4,7 @@ use tidegate_packet::checksum::{Delta, Field};
 use tidegate_packet::{Addr, Family, Parsed, Transport, tcp};
 
 use crate::effects::MssClamp;
+use crate::tracking::Tracking;
 
 /// A change that a target asks for. The caller of [`crate::Walk::resume`] makes it before the walk
 /// goes on, so that later rules see the packet as it is then.
@@ -15,8 +16,11 @@ pub enum Edit {
     Mss(MssClamp),
     /// `CHECKSUM --checksum-fill`: a checksum left to the device is computed now.
     FillChecksum,
-    /// `NOTRACK`, `CT --notrack`: the packet is not to be tracked.
+    /// `NOTRACK`, `CT --notrack`: the packet is not to be tracked. Like [`Edit::Track`] it says
+    /// nothing about a packet that has its connection already, or that such a rule has met before.
     Untrack,
+    /// `CT`: how the connection is tracked that the packet may start.
+    Track(Tracking),
     /// `CONNMARK`: the connection's mark becomes this.
     ConnMark(u32),
     /// `TRACE`: rules from here on are told to [`crate::Effects::trace`].

@@ -21,6 +21,8 @@ pub trait Effects {
     fn tee(&mut self, query: &Query<'_>, gateway: Addr, interface: Option<&str>);
     /// `MARK`: the packet's mark becomes this. Later rules of the walk see it already.
     fn set_mark(&mut self, mark: u32);
+    /// `connlabel --set`: the connection gets this label. Later rules of the walk see it already.
+    fn set_label(&mut self, label: u8);
 }
 
 /// A packet that met `NFLOG`.
@@ -146,4 +148,5 @@ impl Effects for NoEffects {
     fn trace(&mut self, _: TraceRecord<'_>) {}
     fn tee(&mut self, _: &Query<'_>, _: Addr, _: Option<&str>) {}
     fn set_mark(&mut self, _: u32) {}
+    fn set_label(&mut self, _: u8) {}
 }

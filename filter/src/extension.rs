@@ -115,6 +115,8 @@ pub(crate) struct Context<'a> {
     pub effects: &'a mut dyn Effects,
     /// The mark as targets on the way have left it.
     pub mark: u32,
+    /// Labels that matches on the way have given to the connection.
+    pub labels: u128,
     /// Random numbers drawn so far.
     pub draws: u64,
     /// Set by a match that found the packet unfit to be looked at: it is dropped at once.
@@ -170,6 +172,16 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
 
     /// Whether its presence makes the kernel track connections.
     fn uses_conntrack(&self) -> bool {
+        false
+    }
+
+    /// Whether it can't match the first packet of a connection.
+    fn never_new(&self) -> bool {
+        false
+    }
+
+    /// Whether its presence makes the kernel count what connections carry.
+    fn needs_accounting(&self) -> bool {
         false
     }
 

@@ -30,6 +30,8 @@ pub struct Walk<'r> {
     plain: bool,
     /// The mark as targets on the way have left it.
     mark: Option<u32>,
+    /// Labels that matches on the way have given to the connection.
+    labels: u128,
     /// Random numbers drawn so far.
     draws: u64,
 }
@@ -58,14 +60,8 @@ impl Ruleset {
     /// of its connection, or the chain would drop it (as a match does that meets a header cut
     /// short). Nothing is counted or remembered.
     pub fn covers_source(&self, query: &Query<'_>, memory: &Memory) -> bool {
-        let Some(table) = self.table(TableName::Nat) else { return false };
-        let query = Query { state: CtState::New, connection: None, ..*query };
-        let mut walk = Walk::new(Some(table), Hook::Postrouting);
-        let verdict = loop {
-            match walk.leg(&query, None, memory, &mut NoEffects) {
-                Step::Done(verdict) => break verdict,
-                Step::Edit(_) => {}
-            }
+        let Some(verdict) = self.first_packet(Hook::Postrouting, query, memory) else {
+            return false;
         };
         // In POSTROUTING a NETMAP is one of the source.
         matches!(
@@ -75,6 +71,27 @@ impl Ruleset {
                     NatAction::Source(_) | NatAction::Masquerade(_) | NatAction::Netmap { .. }
                 )
         )
+    }
+
+    /// How the nat table would translate this packet's destination if it were the first of its
+    /// connection. Nothing is counted or remembered.
+    pub fn destination(&self, hook: Hook, query: &Query<'_>, memory: &Memory) -> Option<NatAction> {
+        match self.first_packet(hook, query, memory)? {
+            Verdict::Nat(action) => Some(action),
+            _ => None,
+        }
+    }
+
+    fn first_packet(&self, hook: Hook, query: &Query<'_>, memory: &Memory) -> Option<Verdict> {
+        let table = self.table(TableName::Nat)?;
+        let query = Query { state: CtState::New, connection: None, ..*query };
+        let mut walk = Walk::new(Some(table), hook);
+        loop {
+            match walk.leg(&query, None, memory, &mut NoEffects) {
+                Step::Done(verdict) => return Some(verdict),
+                Step::Edit(_) => {}
+            }
+        }
     }
 }
 
@@ -93,6 +110,7 @@ impl<'r> Walk<'r> {
             candidates: None,
             plain: false,
             mark: None,
+            labels: 0,
             draws: 0,
         }
     }
@@ -125,6 +143,7 @@ impl<'r> Walk<'r> {
             memory,
             effects,
             mark: self.mark.unwrap_or(query.mark),
+            labels: self.labels,
             draws: self.draws,
             hotdrop: false,
             dry: counters.is_none(),
@@ -132,6 +151,7 @@ impl<'r> Walk<'r> {
         self.candidates = None;
         let step = self.rules(table, builtin, &mut context, counters);
         self.mark = Some(context.mark);
+        self.labels = context.labels;
         self.draws = context.draws;
         step
     }

@@ -5,6 +5,8 @@
 
 use tidegate_packet::{Addr, Instant, MacAddr, Parsed};
 
+use crate::tracking::Helper;
+
 /// The five places where a packet meets chains, as netfilter numbers them.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
@@ -97,6 +99,10 @@ pub struct Connection {
     pub dnat: bool,
     /// The connection's mark.
     pub mark: u32,
+    /// The connection's labels, a bit each (`--label`).
+    pub labels: u128,
+    /// The helper of the connection that announced this one (`-m helper`).
+    pub helper: Option<Helper>,
     /// Whole seconds until it expires (`--ctexpire`).
     pub expires: u32,
     /// Packets and bytes, original then reply.

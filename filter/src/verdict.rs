@@ -13,6 +13,23 @@ pub enum Verdict {
     Reject(RejectWith),
     /// A target of the nat table: translate the connection.
     Nat(NatAction),
+    /// `SYNPROXY`: a segment of a handshake that the gateway itself answers.
+    SynProxy(SynProxy),
+}
+
+/// What `SYNPROXY` offers to clients in the servers' name.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub struct SynProxy {
+    /// `--sack-perm`: selective acknowledgments.
+    pub sack: bool,
+    /// `--timestamp`: time stamps; without them neither scaling nor SACK can be remembered.
+    pub timestamp: bool,
+    /// `--wscale`: the servers' window scale.
+    pub window_scale: Option<u8>,
+    /// `--mss`: the servers' maximum segment size.
+    pub mss: Option<u16>,
+    /// `--ecn`: congestion notification.
+    pub ecn: bool,
 }
 
 /// The kinds of `REJECT`.

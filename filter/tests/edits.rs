@@ -169,6 +169,8 @@ fn connections_carry_marks() {
         snat: false,
         dnat: false,
         mark: 0x00f0,
+        labels: 0,
+        helper: None,
         expires: 1,
         accounting: [(0, 0); 2],
     };

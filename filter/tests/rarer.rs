@@ -134,6 +134,8 @@ fn what_a_connection_has_carried() {
         snat: false,
         dnat: false,
         mark: 0,
+        labels: 0,
+        helper: None,
         expires: 1,
         accounting: [(10, 1000), (20, 30_000)],
     };

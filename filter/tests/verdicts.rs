@@ -278,6 +278,8 @@ fn states_and_connections() {
         snat: false,
         dnat: true,
         mark: 0,
+        labels: 0,
+        helper: None,
         expires: 100,
         accounting: [(0, 0); 2],
     };
@@ -415,7 +417,9 @@ fn reverse_path_and_notrack() {
     assert_eq!(run("-m rpfilter -j DROP", "lan0").0, Verdict::Drop);
     assert_eq!(run("-j CT --notrack", "lan0").1, ["Untrack"]);
     assert_eq!(run("-j NOTRACK", "lan0").1, ["Untrack"]);
-    assert!(run("-j CT", "lan0").1.is_empty());
+    assert_eq!(run("-j CT", "lan0").1.len(), 1);
+    assert!(run("-j CT --zone 7", "lan0").1[0].contains("Zone { id: 7, from_mark: false,"));
+    assert_eq!(run("-j CT --notrack --zone 7", "lan0").1, ["Untrack"]);
 }
 
 #[test]

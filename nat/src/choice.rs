@@ -48,7 +48,9 @@ impl Choice<'_> {
     /// the rule or the protocol wants none, or the one that is there can't be used for this flow.
     /// `Some(None)`: there is no port left.
     pub(crate) fn mapped(&mut self, current: &Tuple) -> Option<Option<Tuple>> {
-        let rule = self.range.mapping.filter(|_| has_mappings(current.protocol))?;
+        // In other zones the same inside end may be another host's.
+        let maps = has_mappings(current.protocol) && self.zones == [0, 0];
+        let rule = self.range.mapping.filter(|_| maps)?;
         let inside = source(current);
         if let Some(id) = self.table.mappings.of_inside(inside, rule.interface, self.now) {
             let outside = self.table.mappings.get(id)?.outside;
@@ -185,6 +187,9 @@ impl Conntrack {
             return None;
         }
         let Entry::Own(conn) = &mut tracked.entry else { return None };
+        if conn.zones() != [0, 0] {
+            return None;
+        }
         let packet = conn.tuples[0];
         let outside = Endpoint { addr: packet.dst, port: packet.dport, protocol: packet.protocol };
         let id = self.mappings.of_outside(outside, now)?;

@@ -120,7 +120,7 @@ impl Events {
         id: ConnId,
         connection: &Connection,
     ) {
-        if !self.wanted {
+        if !self.wanted || !told(kind, changes, connection) {
             return;
         }
         if self.waiting.len() >= EVENTS_MAX {
@@ -129,6 +129,27 @@ impl Events {
         }
         let (at, author, connection) = (self.now, self.author, connection.clone());
         self.waiting.push(Event { kind, changes, id, at, author, connection });
+    }
+}
+
+/// Whether an event is among those that a rule wants to be told of its connection
+/// (`CT --ctevents`). The numbers are the kernel's `IPCT_*`.
+fn told(kind: EventKind, changes: Changes, connection: &Connection) -> bool {
+    let Some(mask) = connection.event_mask() else { return true };
+    let bits = [
+        (Changes::REPLY, 3),
+        (Changes::ASSURED, 4),
+        (Changes::STATE, 5),
+        (Changes::HELPER, 6),
+        (Changes::MARK, 7),
+        (Changes::LABEL, 10),
+    ];
+    let wanted = |bit: u16| mask >> bit & 1 == 1;
+    match kind {
+        // `new,related`: which of them a connection is, its status says.
+        EventKind::New => wanted(u16::from(connection.status.has(Status::EXPECTED))),
+        EventKind::Destroy => wanted(2),
+        EventKind::Update => bits.iter().any(|(change, bit)| changes.has(*change) && wanted(*bit)),
     }
 }
 

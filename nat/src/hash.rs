@@ -33,6 +33,23 @@ impl HashKey {
         }
     }
 
+    /// Of a whole tuple in a zone.
+    #[inline]
+    pub(crate) fn zoned(&self, t: &Tuple, zone: u16) -> u64 {
+        // Whoever sends packets doesn't choose the zone, so it needn't go through the key.
+        self.tuple(t) ^ u64::from(zone).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// Of a number.
+    pub(crate) fn number(&self, n: u64) -> u64 {
+        self.words(&[n])
+    }
+
+    /// Of some numbers.
+    pub(crate) fn numbers(&self, numbers: &[u64]) -> u64 {
+        self.words(numbers)
+    }
+
     /// Of a tuple's source alone.
     #[inline]
     pub(crate) fn source(&self, t: &Tuple) -> u64 {

@@ -20,13 +20,15 @@ pub(crate) fn track(
     table: &mut Conntrack,
     packet: &Parsed,
     bytes: &[u8],
+    zones: [u16; 2],
     now: Instant,
 ) -> Result<Tracked, InvalidReason> {
     let quote = quote(packet, bytes).ok_or(InvalidReason::IcmpQuote)?;
     let tuple = quote_tuple(quote, bytes).ok_or(InvalidReason::IcmpQuote)?;
     // A quoted ICMP message that is no query has no inverse and no connection.
     let answer = tuple.inverse().ok_or(InvalidReason::IcmpNoConnection)?;
-    let (id, direction) = table.lookup(&answer, now).ok_or(InvalidReason::IcmpNoConnection)?;
+    let (id, direction) =
+        table.lookup(&answer, zones, now).ok_or(InvalidReason::IcmpNoConnection)?;
     let conn = table.get(id).ok_or(InvalidReason::IcmpNoConnection)?;
     // RFC 5927 section 4: an error goes to the sender of what it quotes.
     if conn.tuple(direction).dst != packet.dst {

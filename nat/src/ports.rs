@@ -4,10 +4,10 @@ use tidegate_packet::jhash::jhash2;
 use tidegate_packet::{Addr, Instant, Prefix};
 
 use crate::choice::MappingRule;
-use crate::conn::{Connection, Status};
+use crate::conn::{Connection, Direction, Status};
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
-use crate::tracked::{Entry, Tracked};
+use crate::tracked::{ConnId, Entry, Tracked};
 use crate::{Manip, Tuple};
 
 /// The addresses and ports a translation may choose from.
@@ -61,13 +61,16 @@ impl Conntrack {
         // What the packet will look like so far: earlier manipulations included.
         let Some(current) = conn.tuples[1].inverse() else { return Ok(()) };
         let range = range.map_or_else(Range::default, |r| r.without_netmap(&current, manip));
+        let zones = conn.zones();
         let mapping = crate::mapping::NONE;
-        let mut choice = Choice { table: self, conn, manip, range: &range, now, random, mapping };
+        let mut choice =
+            Choice { table: self, conn, zones, manip, range: &range, now, random, mapping };
         let chosen = choice.choose(&current).ok_or(Exhausted)?;
         let Some(reply) = chosen.inverse() else { return Ok(()) };
         // A clash of the destination may still be mended by another source port.
         let (reserved, mapping) = (choice.is_reserved(&chosen), choice.mapping);
-        if manip == Manip::Source && (reserved || self.lookup(&reply, now).is_some()) {
+        let taken = reserved || self.lookup_in(&reply, zones, Direction::Reply, now).is_some();
+        if manip == Manip::Source && taken {
             return Err(Exhausted);
         }
         if manip == Manip::Source {
@@ -121,6 +124,7 @@ impl Range {
 pub(crate) struct Choice<'a> {
     pub(crate) table: &'a mut Conntrack,
     pub(crate) conn: &'a Connection,
+    pub(crate) zones: [u16; 2],
     pub(crate) manip: Manip,
     pub(crate) range: &'a Range,
     pub(crate) now: Instant,
@@ -180,16 +184,20 @@ impl Choice<'_> {
         if self.manip == Manip::Source && self.is_reserved(tuple) {
             return true;
         }
-        let taken =
-            tuple.inverse().is_some_and(|reply| self.table.lookup(&reply, self.now).is_some());
+        let reply = tuple.inverse();
+        let taken = reply.is_some_and(|reply| self.occupant(&reply).is_some());
         self.table.stats.found += u64::from(taken);
         taken
+    }
+
+    fn occupant(&mut self, reply: &Tuple) -> Option<(ConnId, Direction)> {
+        self.table.lookup_in(reply, self.zones, Direction::Reply, self.now)
     }
 
     /// The newest translation of the same original source that the range allows
     /// (`find_appropriate_src`): endpoint-independent mapping (RFC 4787 REQ-1) as far as it goes.
     fn existing_mapping(&self, current: &Tuple) -> Option<Tuple> {
-        self.table.same_source(current).find_map(|conn| {
+        self.table.same_source(current).filter(|c| c.zones()[0] == self.zones[0]).find_map(|conn| {
             let reply = &conn.tuples[1];
             // For ICMP the identifier stands at the same place in both directions.
             let sport = if current.is_icmp() { reply.sport } else { reply.dport };
@@ -252,9 +260,9 @@ impl Choice<'_> {
     /// (TIME_WAIT or CLOSE), if its sequence numbers are beyond that one's.
     fn evict(&mut self, tuple: &Tuple) -> bool {
         let Some(reply) = tuple.inverse() else { return false };
-        let Some((id, direction)) = self.table.lookup(&reply, self.now) else { return true };
+        let Some((id, direction)) = self.occupant(&reply) else { return true };
         let (Some(mine), Some(old)) = (self.conn.tcp(), self.table.get(id)) else { return false };
-        let gives_way = direction == crate::Direction::Reply
+        let gives_way = direction == Direction::Reply
             && old.status.has(Status::SNAT)
             && mine.state() == TcpState::SynSent
             && old.tcp().is_some_and(|tcp| tcp.is_over() && mine.is_beyond(tcp));

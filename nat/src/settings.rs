@@ -32,6 +32,10 @@ pub struct TcpTimeouts {
 pub struct Settings {
     /// `nf_conntrack_max`: most connections in the table; 0 is unlimited.
     pub max: u32,
+    /// `nf_conntrack_expect_max`: most expectations.
+    pub expect_max: u32,
+    /// FTP: an address that isn't the sender's own is expected, too (`loose` of nf_conntrack_ftp).
+    pub ftp_loose: bool,
     /// `nf_conntrack_checksum`: a wrong transport checksum makes a packet INVALID.
     pub checksum: bool,
     /// `nf_conntrack_acct`: count packets and bytes of each connection.
@@ -91,6 +95,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max: 262_144,
+            expect_max: 4096,
+            ftp_loose: false,
             checksum: true,
             acct: false,
             timestamp: false,

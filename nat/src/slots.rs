@@ -23,17 +23,71 @@ pub(crate) struct Slot {
 
 impl Conntrack {
     #[inline]
-    pub(crate) fn find_slot(&self, tuple: &Tuple) -> Option<(ConnId, Direction)> {
-        let hash = self.key.tuple(tuple);
-        let &entry = self.index.find(hash, |&e| tuple_at(&self.slots, e) == Some(tuple))?;
+    pub(crate) fn find_slot(&self, tuple: &Tuple, zones: [u16; 2]) -> Option<(ConnId, Direction)> {
+        let found = self.find_hashed(tuple, zones, zones[0]);
+        // Most often both are the same.
+        if found.is_none() && zones[0] != zones[1] {
+            return self.find_hashed(tuple, zones, zones[1]);
+        }
+        found
+    }
+
+    /// The connection that has this tuple in a direction whose zone is that of the same direction of
+    /// `zones` and equals `zone` (`nf_ct_key_equal` in the chain of that zone).
+    #[inline]
+    pub(crate) fn find_hashed(
+        &self,
+        tuple: &Tuple,
+        zones: [u16; 2],
+        zone: u16,
+    ) -> Option<(ConnId, Direction)> {
+        let hash = self.key.zoned(tuple, zone);
+        let &entry = self.index.find(hash, |&e| {
+            conn_at(&self.slots, e).is_some_and(|conn| {
+                let way = e as usize & 1;
+                conn.tuples[way] == *tuple && {
+                    let own = conn.zones()[way];
+                    own == zone && own == zones[way]
+                }
+            })
+        })?;
         let slot = entry / 2;
-        let direction = if entry & 1 == 0 { Direction::Original } else { Direction::Reply };
+        // Of a flow that is its own answer, netfilter finds the reply first.
+        let own_answer = tuple.src == tuple.dst && tuple.sport == tuple.dport;
+        let original = entry & 1 == 0 && !own_answer;
+        let direction = if original { Direction::Original } else { Direction::Reply };
         Some((ConnId { slot, generation: self.slots[slot as usize].generation }, direction))
     }
 
     /// As [`Conntrack::find`]; a connection that is found expired is removed.
-    pub(crate) fn lookup(&mut self, tuple: &Tuple, now: Instant) -> Option<(ConnId, Direction)> {
-        let (id, direction) = self.find_slot(tuple)?;
+    pub(crate) fn lookup(
+        &mut self,
+        tuple: &Tuple,
+        zones: [u16; 2],
+        now: Instant,
+    ) -> Option<(ConnId, Direction)> {
+        let found = self.find_slot(tuple, zones);
+        self.unless_expired(found, now)
+    }
+
+    /// The same for one direction's zone only, as netfilter asks whether a tuple is taken.
+    pub(crate) fn lookup_in(
+        &mut self,
+        tuple: &Tuple,
+        zones: [u16; 2],
+        direction: Direction,
+        now: Instant,
+    ) -> Option<(ConnId, Direction)> {
+        let found = self.find_hashed(tuple, zones, zones[direction.index()]);
+        self.unless_expired(found, now)
+    }
+
+    fn unless_expired(
+        &mut self,
+        found: Option<(ConnId, Direction)>,
+        now: Instant,
+    ) -> Option<(ConnId, Direction)> {
+        let (id, direction) = found?;
         if self.get(id)?.is_expired(now) {
             self.remove(id.slot);
             return None;
@@ -58,7 +112,7 @@ impl Conntrack {
             self.slots.push(Slot { generation: 0, conn: None });
             (self.slots.len() - 1) as u32
         });
-        let hashes = conn.tuples.map(|t| self.key.tuple(&t));
+        let hashes = [0, 1].map(|way| self.key.zoned(&conn.tuples[way], conn.zones()[way]));
         let (source, translated) = (conn.tuples[0], conn.status.has(Status::SNAT));
         self.wheel.arm(slot, conn.deadline);
         let place = &mut self.slots[slot as usize];
@@ -67,7 +121,8 @@ impl Conntrack {
         let (key, slots) = (self.key, &self.slots);
         for (direction, hash) in hashes.into_iter().enumerate() {
             self.index.insert_unique(hash, slot * 2 + direction as u32, |&e| {
-                tuple_at(slots, e).map_or(0, |t| key.tuple(t))
+                let way = e as usize & 1;
+                conn_at(slots, e).map_or(0, |c| key.zoned(&c.tuples[way], c.zones()[way]))
             });
         }
         if translated {
@@ -124,9 +179,10 @@ impl Conntrack {
         let place_generation = place.generation;
         place.generation = place.generation.wrapping_add(1);
         self.wheel.disarm(slot);
-        for (direction, tuple) in conn.tuples.iter().enumerate() {
+        for (direction, (tuple, zone)) in conn.tuples.iter().zip(conn.zones()).enumerate() {
             let entry = slot * 2 + direction as u32;
-            if let Ok(found) = self.index.find_entry(self.key.tuple(tuple), |&e| e == entry) {
+            let hash = self.key.zoned(tuple, zone);
+            if let Ok(found) = self.index.find_entry(hash, |&e| e == entry) {
                 found.remove();
             }
         }
@@ -134,6 +190,7 @@ impl Conntrack {
             self.unlink_source(slot, &conn);
         }
         self.release_mappings(&conn);
+        self.unexpect_all(&conn);
         self.free.push(slot);
         let id = ConnId { slot, generation: place_generation };
         self.events.push(EventKind::Destroy, Changes::default(), id, &conn);
@@ -165,9 +222,8 @@ pub(crate) fn conn_of(slots: &mut [Slot], id: ConnId) -> Option<&mut Connection>
 }
 
 #[inline]
-fn tuple_at(slots: &[Slot], entry: u32) -> Option<&Tuple> {
-    let conn = slots.get(entry as usize / 2)?.conn.as_ref()?;
-    Some(&conn.tuples[entry as usize & 1])
+fn conn_at(slots: &[Slot], entry: u32) -> Option<&Connection> {
+    slots.get(entry as usize / 2)?.conn.as_ref()
 }
 
 fn same_source_at(slots: &[Slot], slot: u32, tuple: &Tuple) -> bool {

@@ -5,7 +5,9 @@ use tidegate_packet::{Family, Instant, Parsed, Transport, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
 use crate::event::{Before, Changes, EventKind, Events};
+use crate::expect::Expectations;
 use crate::expiry::Wheel;
+use crate::extra::Template;
 use crate::hash::HashKey;
 use crate::mapping::Mappings;
 use crate::settings::Settings;
@@ -28,10 +30,15 @@ pub struct Conntrack {
     pub(crate) sources: HashTable<u32>,
     pub(crate) mappings: Mappings,
     pub(crate) wheel: Wheel,
+    pub(crate) expectations: Expectations,
+    /// Random numbers drawn so far.
+    pub(crate) draws: u64,
     /// Where the search for a victim goes on when the table is full.
     pub(crate) victim: u32,
     pub(crate) events: Events,
     pub(crate) stats: Stats,
+    /// How often the rules have changed.
+    pub(crate) rules: u32,
 }
 
 impl Conntrack {
@@ -47,9 +54,12 @@ impl Conntrack {
             index: HashTable::new(),
             sources: HashTable::new(),
             wheel: Wheel::new(),
+            expectations: Expectations::default(),
+            draws: 0,
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
+            rules: 0,
         }
     }
 
@@ -68,7 +78,19 @@ impl Conntrack {
     /// `bytes` starts at the IP header. `verify` says that nobody has looked at the transport
     /// checksum (never for partial fields, never at OUTPUT).
     pub fn track(&mut self, packet: &Parsed, bytes: &[u8], verify: bool, now: Instant) -> Tracked {
-        match self.try_track(packet, bytes, verify && self.settings.checksum, now) {
+        self.track_as(&Template::default(), packet, bytes, verify, now)
+    }
+
+    /// The same for a packet that a `CT` rule has met.
+    pub fn track_as(
+        &mut self,
+        template: &Template,
+        packet: &Parsed,
+        bytes: &[u8],
+        verify: bool,
+        now: Instant,
+    ) -> Tracked {
+        match self.try_track(template, packet, bytes, verify && self.settings.checksum, now) {
             Ok(tracked) => tracked,
             Err(reason) => {
                 let icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
@@ -80,6 +102,7 @@ impl Conntrack {
 
     fn try_track(
         &mut self,
+        template: &Template,
         packet: &Parsed,
         bytes: &[u8],
         verify: bool,
@@ -89,11 +112,17 @@ impl Conntrack {
             return Err(InvalidReason::Fragment);
         }
         self.mappings.seen = now;
+        // "No next header" has nothing to track (ipv6_skip_exthdr).
+        if packet.protocol == protocol::NO_NEXT && !packet.src.is_v4() {
+            return Err(InvalidReason::Malformed);
+        }
         let segment = packet.segment(bytes);
         match packet.protocol {
             protocol::ICMP | protocol::ICMPV6 => match icmp::check(packet, segment, verify)? {
                 icmp::Kind::Untracked => return Ok(Tracked::untracked()),
-                icmp::Kind::Error => return icmp_error::track(self, packet, bytes, now),
+                icmp::Kind::Error => {
+                    return icmp_error::track(self, packet, bytes, template.zones, now);
+                }
                 icmp::Kind::Query => {}
             },
             protocol::TCP => tcp::check(packet, segment, verify)?,
@@ -103,12 +132,12 @@ impl Conntrack {
             _ => {}
         }
         let tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
-        if let Some((id, direction)) = self.lookup(&tuple, now)
+        if let Some((id, direction)) = self.lookup(&tuple, template.zones, now)
             && let Some(tracked) = self.packet_of(id, direction, packet, segment, now)?
         {
             return Ok(tracked);
         }
-        self.start(tuple, packet, segment, now)
+        self.start(template, tuple, packet, segment, now)
     }
 
     /// Hands a packet of a known connection to its protocol. `None`: the connection is over and
@@ -180,6 +209,7 @@ impl Conntrack {
     /// Makes a connection that its first packet carries along.
     fn start(
         &mut self,
+        template: &Template,
         tuple: Tuple,
         packet: &Parsed,
         segment: &[u8],
@@ -189,7 +219,7 @@ impl Conntrack {
         let reply = tuple.inverse().ok_or(InvalidReason::IcmpNew)?;
         let proto = match packet.transport {
             Transport::Tcp { .. } => Proto::Tcp(tcp::TcpTrack::new(segment, settings)?),
-            Transport::Udp { .. } => Proto::Udp { start: now },
+            Transport::Udp { .. } => Proto::Udp { start: now, rules: self.rules },
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::may_start(packet)?;
                 Proto::Plain
@@ -210,7 +240,10 @@ impl Conntrack {
             _ => generic::packet(&mut conn, settings, now),
         }
         conn.count(direction, packet.len);
-        Ok(Tracked { state: State::New, direction, entry: Entry::Own(conn), role: Role::Member })
+        let mut tracked =
+            Tracked { state: State::New, direction, entry: Entry::Own(conn), role: Role::Member };
+        self.prepare(&mut tracked, template, now);
+        Ok(tracked)
     }
 
     /// The tracking of a packet that the gateway makes in answer to `question` (a reset, an
@@ -328,9 +361,11 @@ impl Conntrack {
         if conn.status.has(Status::DYING) {
             return Ok(Confirmed::Nothing);
         }
-        let tuples = conn.tuples;
+        let ([original, reply], zones) = (conn.tuples, conn.zones());
         // Both tuples must be free, also as the other direction of somebody else's.
-        if tuples.iter().any(|t| self.lookup(t, now).is_some()) {
+        if self.lookup_in(&original, zones, Direction::Original, now).is_some()
+            || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()
+        {
             self.stats.insert_failed += 1;
             self.stats.drop += 1;
             return Err(ConfirmDrop::Clash);
@@ -355,8 +390,8 @@ impl Conntrack {
         if self.events.wanted()
             && let Some(conn) = conn_of(&mut self.slots, id)
         {
-            conn.pending = Changes::default();
-            self.events.push(EventKind::New, Changes::STATE, id, conn);
+            let changes = std::mem::take(&mut conn.pending).with(Changes::STATE);
+            self.events.push(EventKind::New, changes, id, conn);
         }
         tracked.entry = Entry::Known(id);
         Ok(if made_room { Confirmed::InsertedForAnother(id) } else { Confirmed::Inserted(id) })
@@ -364,6 +399,7 @@ impl Conntrack {
 
     /// Removes all connections whose time is over and says how many there were.
     pub fn expire(&mut self, now: Instant) -> usize {
+        self.expire_expected(now);
         let mut ended = 0;
         while let Some(slot) = self.wheel.pop(now) {
             let Some(conn) = self.slots.get(slot as usize).and_then(|s| s.conn.as_ref()) else {
@@ -383,8 +419,11 @@ impl Conntrack {
 
     /// When [`Conntrack::expire`] should be called next; nothing can expire before.
     pub fn next_expiry(&self) -> Option<Instant> {
-        let (connections, mappings) = (self.wheel.next(), self.mappings.next_expiry());
-        connections.into_iter().chain(mappings).min()
+        let Self { wheel, expectations, mappings, .. } = self;
+        [wheel.next(), expectations.next_expiry(), mappings.next_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What has been counted.
@@ -419,7 +458,17 @@ impl Conntrack {
 
     /// The connection that a packet with this tuple belongs to, and its direction.
     pub fn find(&self, tuple: &Tuple, now: Instant) -> Option<(ConnId, Direction)> {
-        let (id, direction) = self.find_slot(tuple)?;
+        self.find_in(tuple, [0; 2], now)
+    }
+
+    /// The same in other zones, original and reply.
+    pub fn find_in(
+        &self,
+        tuple: &Tuple,
+        zones: [u16; 2],
+        now: Instant,
+    ) -> Option<(ConnId, Direction)> {
+        let (id, direction) = self.find_slot(tuple, zones)?;
         self.get(id).filter(|c| !c.is_expired(now)).map(|_| (id, direction))
     }
 

@@ -315,13 +315,27 @@ pub(crate) fn packet(
     settings: &Settings,
     now: Instant,
 ) -> Result<TcpVerdict, InvalidReason> {
-    let segment = Segment::parse(segment).ok_or(InvalidReason::Malformed)?;
+    let mut segment = Segment::parse(segment).ok_or(InvalidReason::Malformed)?;
     let kind = Kind::of(segment.flags);
+    segment.unshift(conn.seq_offset(direction.other(), segment.ack.wrapping_sub(1)));
     let status = conn.status;
+    let proxied = conn.extra().is_some_and(|e| e.handshake.is_some());
     let Proto::Tcp(tcp) = &mut conn.proto else { return Err(InvalidReason::Malformed) };
     let mut old = tcp.state;
     let mut judge_window = true;
     let next = match NEXT[direction.index()][kind as usize][old as usize] {
+        // The SYN proxy's client asks whether its window is still closed (nf_conntrack_tcp_packet
+        // lets such a segment belong to its connection).
+        Next::Invalid
+            if proxied
+                && old == TcpState::SynSent
+                && kind == Kind::Ack
+                && direction == Direction::Original
+                && tcp.last.direction == direction
+                && tcp.peers[0].end.wrapping_sub(1) == segment.seq =>
+        {
+            return Ok(TcpVerdict::Pass);
+        }
         Next::Invalid => return Err(InvalidReason::TcpState),
         Next::To(TcpState::SynSent) if tcp.is_over() => {
             if tcp.may_reopen(direction) {

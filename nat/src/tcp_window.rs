@@ -32,7 +32,7 @@ pub(crate) fn before(a: u32, b: u32) -> bool {
 
 /// `a > b` in sequence space.
 #[inline]
-fn after(a: u32, b: u32) -> bool {
+pub(crate) fn after(a: u32, b: u32) -> bool {
     before(b, a)
 }
 
@@ -46,6 +46,8 @@ pub(crate) struct Segment<'a> {
     pub(crate) end: u32,
     pub(crate) window: u16,
     pub(crate) flags: u8,
+    /// How far the other side's numbers are shifted on their way.
+    shift: u32,
 }
 
 impl<'a> Segment<'a> {
@@ -62,7 +64,14 @@ impl<'a> Segment<'a> {
             end: seq.wrapping_add(len),
             window: header.window(),
             flags,
+            shift: 0,
         })
+    }
+
+    /// What is acknowledged, as the other side counts: its numbers have been shifted by this.
+    pub(crate) fn unshift(&mut self, by: u32) {
+        self.shift = by;
+        self.ack = self.ack.wrapping_sub(by);
     }
 
     /// Window scale and flags of a SYN's options; `None` if it has no options at all.
@@ -93,6 +102,7 @@ impl<'a> Segment<'a> {
         });
         for block in blocks.unwrap_or_default().chunks_exact(8) {
             let edge = u32::from_be_bytes([block[4], block[5], block[6], block[7]]);
+            let edge = edge.wrapping_sub(self.shift);
             if after(edge, highest) {
                 highest = edge;
             }

@@ -104,7 +104,16 @@ enum Command {
 
 /// Does what the arguments (the program's name first) say.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    read_label_names();
     dispatch(args, daemon::run, &mut io::stdout(), &mut io::stderr())
+}
+
+/// The names of connection labels, where iptables has them, too. Without the file there are none.
+fn read_label_names() {
+    const FILE: &str = "/etc/xtables/connlabel.conf";
+    if let Ok(text) = std::fs::read_to_string(FILE) {
+        tidegate_filter::labels::Labels::parse(&text).put_in_force();
+    }
 }
 
 fn dispatch(

@@ -54,6 +54,7 @@ pub(super) fn main(args: RunArgs, daemon: Daemon, err: &mut dyn Write) -> io::Re
     }
     let again = args.gateway;
     let reload = move || {
+        super::read_label_names();
         let loaded = again.read()?;
         for warning in loaded.warnings {
             tracing::warn!("{warning}");

@@ -95,8 +95,14 @@ reasons! {
     RuleDrop = "rule_drop",
     /// A REJECT rule.
     RuleReject = "rule_reject",
+    /// Segment of a handshake that the SYN proxy answers itself.
+    SynProxyTaken = "synproxy_taken",
     /// Connection table full, or the new connection's tuple was taken meanwhile.
     ConnectionTable = "connection_table",
+    /// Control message of a protocol with a helper that can't be read, rewritten or expected.
+    Helper = "helper",
+    /// Segment to a SYN proxy that no cookie goes with, or with a wrong checksum.
+    SynProxy = "synproxy",
     /// No free port or address left for a translation.
     NatExhausted = "nat_exhausted",
     /// Translation impossible (no address on the egress, header not translatable).

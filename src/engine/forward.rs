@@ -21,7 +21,7 @@ use super::rules::Copy;
 use super::{Engine, Fate};
 use tidegate_filter::{Hook, TableName};
 use tidegate_nat::Tracked;
-use tidegate_packet::{Family, ipv4};
+use tidegate_packet::{Family, checksum, ipv4, protocol, tcp};
 
 impl Engine {
     /// A packet that came in by an interface.
@@ -42,15 +42,28 @@ impl Engine {
         self.rules(TableName::Raw, Hook::Prerouting, packet, None)?;
         self.track(packet);
         self.rules(TableName::Mangle, Hook::Prerouting, packet, None)?;
-        self.translate(Hook::Prerouting, packet, None)
+        self.translate(Hook::Prerouting, packet, None)?;
+        // Linux looks for a socket of its own before it routes, and joins pieces to have a whole TCP
+        // header for that (tcp_v4_early_demux).
+        if let (protocol::TCP, Some(pieces)) = (packet.parsed.protocol, &mut packet.pieces) {
+            pieces.header_was_written(tcp::MIN_HEADER_LEN);
+        }
+        Ok(())
     }
 
     /// INPUT: for the gateway itself.
-    fn deliver(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
+    fn deliver(&mut self, packet: Packet<'_>) -> Result<Fate, Drop> {
+        self.with_room(packet, Self::deliver_in_place)
+    }
+
+    fn deliver_in_place(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
         self.rules(TableName::Mangle, Hook::Input, &mut packet, None)?;
         self.rules(TableName::Filter, Hook::Input, &mut packet, None)?;
         self.rules(TableName::Security, Hook::Input, &mut packet, None)?;
         self.translate(Hook::Input, &mut packet, None)?;
+        if self.shake(&mut packet)? {
+            return Ok(Fate::Consumed);
+        }
         self.confirm(&mut packet)?;
         self.host(packet)
     }
@@ -69,10 +82,17 @@ impl Engine {
     }
 
     /// POSTROUTING: the last look, the source translation, and out.
-    fn leave(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    fn leave(&mut self, packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+        self.with_room(packet, |engine, packet| engine.leave_in_place(packet, hop))
+    }
+
+    fn leave_in_place(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
         self.rules(TableName::Mangle, Hook::Postrouting, &mut packet, out)?;
         self.translate(Hook::Postrouting, &mut packet, out)?;
+        if self.shake(&mut packet)? {
+            return Ok(Fate::Consumed);
+        }
         self.confirm(&mut packet)?;
         if hop.egress == LOOPBACK {
             self.loop_back(&packet, LOOPBACK);
@@ -86,7 +106,7 @@ impl Engine {
     }
 
     /// OUTPUT: a packet of the gateway's own, routed to `hop`.
-    fn send(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    pub(crate) fn send(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
         let before = (packet.parsed.src, packet.parsed.dst, packet.mark);
         self.rules(TableName::Raw, Hook::Output, &mut packet, out)?;
@@ -158,6 +178,8 @@ pub(crate) enum Own {
         /// And its mark.
         mark: u32,
     },
+    /// A SYN in a client's name, to the server.
+    Syn(Vec<u8>),
     /// A copy that TEE has made: through OUTPUT, untracked, to a next hop that is settled.
     Copied(Copy),
 }
@@ -187,7 +209,10 @@ impl Engine {
     /// Sends what was queued. Answers to answers are rare and errors are never answered, so the
     /// bound on what comes up meanwhile is only a safety net.
     pub(crate) fn send_own(&mut self) {
-        self.own.extend(self.copies.drain(..).map(Own::Copied));
+        // Copies of what arrives were made before anything could be answered.
+        let (early, late): (Vec<_>, Vec<_>) = self.copies.drain(..).partition(|c| c.arriving);
+        early.into_iter().rev().for_each(|copy| self.own.push_front(Own::Copied(copy)));
+        self.own.extend(late.into_iter().map(Own::Copied));
         for _ in 0..self.own.len() + 64 {
             self.own.extend(self.copies.drain(..).map(Own::Copied));
             let Some(own) = self.own.pop_front() else { return };
@@ -200,6 +225,10 @@ impl Engine {
                 Own::Looped { input, frame: looped, tracked, mark } => {
                     frame = looped;
                     self.come_in_again(&mut frame, input, tracked, mark)
+                }
+                Own::Syn(bytes) => {
+                    frame = OwnedFrame::new(&bytes);
+                    self.send_syn(&mut frame)
                 }
                 Own::Copied(copy) => {
                     frame = OwnedFrame::new(&copy.bytes);
@@ -254,6 +283,16 @@ impl Engine {
                 Family::V4 => ipv4::decrement_ttl(packet.bytes_mut()),
                 Family::V6 => packet.bytes_mut()[7] -= 1,
             }
+        }
+        // A way on which it doesn't fit is to be noticed (nf_dup_ipv4).
+        if family == Family::V4 && !packet.parsed.dont_fragment {
+            let header = packet.bytes_mut();
+            let mut delta = checksum::Delta::default();
+            let old = [header[6], header[7]];
+            header[6] |= 0x40;
+            delta.replace(&old, &[header[6], header[7]]);
+            delta.update(header, 10, checksum::Field::Complete);
+            packet.parsed.dont_fragment = true;
         }
         self.send(packet, hop)
     }

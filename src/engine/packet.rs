@@ -3,7 +3,7 @@
 use super::interface::{InterfaceId, PortId};
 use super::ip_options::Options;
 use crate::io::{Checksum, Frame, HEADROOM, Meta, Offload};
-use tidegate_filter::Link;
+use tidegate_filter::{Link, Tracking};
 use tidegate_nat::{Pieces, Tracked};
 use tidegate_packet::checksum::{self, Field};
 use tidegate_packet::{Family, ParseError, Parsed, ethernet, ipv6, protocol, udp};
@@ -25,6 +25,10 @@ pub struct Packet<'a> {
     pub link: Option<Link>,
     /// Its mark.
     pub mark: u32,
+    /// What a `CT` rule has said about its connection, before it is tracked.
+    pub tracking: Option<Tracking>,
+    /// It is a SYN that the SYN proxy has made.
+    pub synproxy: bool,
     /// Its place in a connection, once tracked.
     pub tracked: Option<Tracked>,
     /// It was put together from these fragments.
@@ -54,6 +58,8 @@ impl<'a> Packet<'a> {
             port: None,
             link: None,
             mark: 0,
+            tracking: None,
+            synproxy: false,
             tracked: None,
             pieces: None,
             options: None,
@@ -132,6 +138,32 @@ impl<'a> Packet<'a> {
         if checksum::complete_partial(bytes, usize::from(start), usize::from(offset)) {
             self.frame.meta.offload.checksum = Checksum::Valid;
         }
+    }
+
+    /// Whether something is settled about its connection before it is tracked.
+    pub fn has_template(&self) -> bool {
+        self.tracking.is_some() || self.synproxy
+    }
+
+    /// Whether its slot has so many free bytes behind the packet.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.frame.slot.len() - self.frame.meta.end >= bytes
+    }
+
+    /// A copy of its frame with room behind it, for [`Packet::moved_to`].
+    pub fn with_room(&self, bytes: usize) -> OwnedFrame {
+        let mut slot = Vec::with_capacity(self.frame.meta.end + bytes);
+        slot.extend_from_slice(&self.frame.slot[..self.frame.meta.end]);
+        slot.resize(self.frame.meta.end + bytes, 0);
+        OwnedFrame { slot, meta: *self.frame.meta }
+    }
+
+    /// The same packet in other memory, in which its bytes stand at the same place.
+    pub fn moved_to<'b>(self, frame: &'b mut OwnedFrame) -> Packet<'b>
+    where
+        'a: 'b,
+    {
+        Packet { frame: frame.frame(), ..self }
     }
 
     /// A copy that owns its memory.

@@ -33,6 +33,7 @@ impl Engine {
                 self.reject(packet, with);
                 Err(Drop::RuleReject)
             }
+            Verdict::SynProxy(offer) => self.proxy(packet, offer),
             // Validation lets nat targets into the nat table only, which `translate` runs.
             Verdict::Nat(_) => Ok(()),
         }
@@ -64,7 +65,8 @@ impl Engine {
         let RulesInForce { rulesets, counters, memory, .. } = rules;
         let family = packet.parsed.family as usize;
         let mut walk = rulesets[family].walk(table, hook);
-        let mut reports = Reports { log, listened, copies, mark: None, copied: packet.copied };
+        let mut reports =
+            Reports { log, listened, copies, mark: None, labels: 0, copied: packet.copied };
         let verdict = loop {
             let connection = connection_view(conntrack, packet.tracked.as_ref(), *now);
             let view = View { interfaces, routes, conntrack, now: *now };
@@ -75,7 +77,7 @@ impl Engine {
                 output: output.map(|id| interfaces.get(id).name.as_str()),
                 port: packet.port.and_then(|port| interfaces.bridge_port_name(port)),
                 link: packet.link,
-                state: state_of(packet.tracked.as_ref()),
+                state: state_of(packet),
                 connection: connection.as_ref(),
                 mark: packet.mark,
                 now: *now,
@@ -94,8 +96,12 @@ impl Engine {
                 }
             }
         };
+        let labels = reports.labels;
         if let Some(mark) = reports.mark {
             packet.mark = mark;
+        }
+        if let (Some(tracked), 1..) = (&mut packet.tracked, labels) {
+            conntrack.set_labels(tracked, labels);
         }
         verdict
     }
@@ -106,6 +112,26 @@ impl Engine {
         packet: &Packet<'_>,
         output: Option<InterfaceId>,
     ) -> bool {
+        self.as_first(packet, output, |rules, query, memory| rules.covers_source(query, memory))
+    }
+
+    /// How a rule would translate the destination of this packet if it started a connection.
+    pub(crate) fn destination_of_first(
+        &self,
+        hook: Hook,
+        packet: &Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Option<filter::NatAction> {
+        self.as_first(packet, output, |rules, query, memory| rules.destination(hook, query, memory))
+    }
+
+    /// Asks the rules about a packet as if it started a connection.
+    fn as_first<R>(
+        &self,
+        packet: &Packet<'_>,
+        output: Option<InterfaceId>,
+        ask: impl FnOnce(&Ruleset, &Query<'_>, &filter::Memory) -> R,
+    ) -> R {
         let Self { interfaces, routes, conntrack, now, .. } = self;
         let view = View { interfaces, routes, conntrack, now: *now };
         let query = Query {
@@ -125,7 +151,7 @@ impl Engine {
             cpu: 0,
             gateway: &view,
         };
-        self.rules.of(packet.parsed.family).covers_source(&query, &self.rules.memory)
+        ask(self.rules.of(packet.parsed.family), &query, &self.rules.memory)
     }
 }
 
@@ -153,7 +179,10 @@ fn make(edit: Edit, packet: &mut Packet<'_>, conntrack: &mut nat::Conntrack, mtu
         }
         Edit::Mss(clamp) => clamp_mss::clamp(packet, clamp, mtu),
         Edit::FillChecksum => packet.complete_checksum(),
+        // The first word counts, and a packet that has its connection (it was looped back) keeps it.
+        Edit::Untrack | Edit::Track(_) if packet.has_template() || packet.tracked.is_some() => {}
         Edit::Untrack => packet.tracked = Some(nat::Tracked::untracked()),
+        Edit::Track(tracking) => packet.tracking = Some(tracking),
         Edit::ConnMark(mark) => {
             if let Some(tracked) = &mut packet.tracked {
                 conntrack.set_mark(tracked, mark);
@@ -267,6 +296,8 @@ struct Reports<'a> {
     listened: &'a log::Groups,
     copies: &'a mut Vec<Copy>,
     mark: Option<u32>,
+    /// What `connlabel --set` asks for.
+    labels: u128,
     /// The packet is itself a copy.
     copied: bool,
 }
@@ -319,12 +350,17 @@ impl filter::Effects for Reports<'_> {
     fn set_mark(&mut self, mark: u32) {
         self.mark = Some(mark);
     }
+
+    fn set_label(&mut self, label: u8) {
+        self.labels |= 1 << label;
+    }
 }
 
 /// A packet's state as rules see it. One that was never tracked is INVALID to them, as in Linux a
-/// packet without a connection is.
-fn state_of(tracked: Option<&nat::Tracked>) -> filter::CtState {
-    match tracked.map(nat::Tracked::state) {
+/// packet without a connection is; one that a `CT` rule has met is NEW until it is tracked.
+fn state_of(packet: &Packet<'_>) -> filter::CtState {
+    match packet.tracked.as_ref().map(nat::Tracked::state) {
+        None if packet.has_template() => filter::CtState::New,
         Some(nat::State::New) => filter::CtState::New,
         Some(nat::State::Established) => filter::CtState::Established,
         Some(nat::State::Related) => filter::CtState::Related,
@@ -363,6 +399,8 @@ fn connection_view(
         snat: status.has(nat::Status::SNAT),
         dnat: status.has(nat::Status::DNAT),
         mark: conn.mark(),
+        labels: conn.labels(),
+        helper: conn.master_helper().map(super::track::shown),
         expires: conn.time_left(now).as_secs() as u32,
         accounting: conn.accounting().map(|c| (c.packets, c.bytes)),
     })

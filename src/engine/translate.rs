@@ -4,9 +4,10 @@ use super::Engine;
 use super::counters::Drop;
 use super::interface::{InterfaceId, LOOPBACK};
 use super::packet::Packet;
+use super::track;
 use crate::io::Checksum;
 use tidegate_filter::{self as filter, Hook, NatAction, NatRange, TableName, Verdict};
-use tidegate_nat::{BlockRule, Filtering, Manip, MappingRule, Range, State, Tracked};
+use tidegate_nat::{BlockRule, Filtering, Manip, MappingRule, Range, State, Template, Tracked};
 use tidegate_packet::{Addr, Prefix, protocol};
 
 impl Engine {
@@ -19,7 +20,12 @@ impl Engine {
             return;
         }
         let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
-        let tracked = self.conntrack.track(&packet.parsed, packet.bytes(), verify, self.now);
+        let template = match packet.tracking {
+            Some(tracking) => track::template(tracking, packet.mark),
+            None => Template { synproxy: packet.synproxy, ..Template::default() },
+        };
+        let (parsed, bytes) = (&packet.parsed, packet.bytes());
+        let tracked = self.conntrack.track_as(&template, parsed, bytes, verify, self.now);
         packet.tracked = Some(tracked);
     }
 
@@ -51,6 +57,15 @@ impl Engine {
             && !self.conntrack.check_egress(&tracked, u32::from(egress.0))
         {
             return Err(Drop::NatImpossible);
+        }
+        if manip == Manip::Destination
+            && has_table
+            && let Some(present) = self.conntrack.second_look(&tracked)
+        {
+            packet.tracked = Some(tracked);
+            self.take_over(hook, packet, output, present);
+            let Some(taken) = packet.tracked.take() else { return Ok(()) };
+            tracked = taken;
         }
         if has_table && self.conntrack.needs_nat(&tracked, manip) {
             packet.tracked = Some(tracked);
@@ -108,6 +123,42 @@ impl Engine {
         }
     }
 
+    /// A UDP flow that new rules send elsewhere begins anew with this packet.
+    fn take_over(
+        &mut self,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        output: Option<InterfaceId>,
+        present: (Addr, u16),
+    ) {
+        let (addr, port) = present;
+        let in_ports = |range: NatRange| {
+            let fixed = range.ports.filter(|_| range.base_port.is_none());
+            fixed.is_none_or(|(first, last)| (first..=last).contains(&port))
+        };
+        let stays = match self.destination_of_first(hook, packet, output) {
+            None => true,
+            Some(NatAction::Destination(range)) => {
+                let within = |(first, last)| (first..=last).contains(&addr);
+                range.addrs.is_none_or(within) && in_ports(range)
+            }
+            Some(NatAction::Redirect(range)) => {
+                self.redirect_address(packet).is_ok_and(|to| to == addr) && in_ports(range)
+            }
+            Some(NatAction::Netmap { network, len }) => {
+                Prefix::new(network, len).is_some_and(|network| network.contains(addr))
+            }
+            Some(NatAction::Source(_) | NatAction::Masquerade(_)) => true,
+        };
+        if stays {
+            return;
+        }
+        if let Some(id) = packet.tracked.take().and_then(|tracked| tracked.id()) {
+            self.conntrack.delete(id);
+        }
+        self.track(packet);
+    }
+
     /// What the nat table says about a new connection: a range, and for MASQUERADE the egress.
     fn ask_nat_table(
         &mut self,
@@ -120,7 +171,9 @@ impl Engine {
         }
         let action = match self.evaluate(TableName::Nat, hook, packet, output) {
             Verdict::Accept => return Ok((None, None)),
-            Verdict::Drop | Verdict::Reject(_) => return Err(Drop::RuleDrop),
+            Verdict::Drop | Verdict::Reject(_) | Verdict::SynProxy(_) => {
+                return Err(Drop::RuleDrop);
+            }
             Verdict::Nat(action) => action,
         };
         Ok(match action {
@@ -175,7 +228,9 @@ impl Engine {
     /// Puts a new connection into the table, once nothing can stop its first packet any more.
     pub(crate) fn confirm(&mut self, packet: &mut Packet<'_>) -> Result<(), Drop> {
         let Some(tracked) = &mut packet.tracked else { return Ok(()) };
-        self.conntrack.confirm(tracked, self.now).map(|_| ()).map_err(|_| Drop::ConnectionTable)
+        let confirmed =
+            self.conntrack.confirm(tracked, self.now).map_err(|_| Drop::ConnectionTable)?;
+        self.help(packet, confirmed)
     }
 }
 

@@ -183,6 +183,12 @@ impl Sysctls {
         self.flag("tidegate/invalid_bypasses_nat")
     }
 
+    /// Whether the FTP helper expects connections to addresses that aren't the announcer's, as with
+    /// `loose=1` of nf_conntrack_ftp.
+    pub fn ftp_loose(&self) -> bool {
+        self.flag("tidegate/ftp_loose")
+    }
+
     /// An interface's own value: what was set for it, else for `default`.
     fn conf(&self, family: Family, interface: &str, name: &str) -> i64 {
         let version = if family == Family::V4 { 4 } else { 6 };

@@ -116,6 +116,7 @@ const NO_SCTP: &str = "SCTP connections are either closed or established here";
 /// All parameters; of several rows that match a key the first counts.
 pub static PARAMETERS: &[Parameter] = &[
     flag("tidegate/invalid_bypasses_nat", 0, Honoured),
+    flag("tidegate/ftp_loose", 0, Honoured),
     // The gateway's own default, see the module's head.
     flag("net/ipv4/ip_forward", 1, Honoured),
     flag("net/ipv4/conf/{if}/forwarding", 1, Honoured),
@@ -287,7 +288,7 @@ pub static PARAMETERS: &[Parameter] = &[
     any("net/netfilter/nf_conntrack_helper", "helpers are attached by rules only"),
     any("net/netfilter/nf_conntrack_count", "it can only be read"),
     any("net/netfilter/nf_conntrack_buckets", SIZING),
-    any("net/netfilter/nf_conntrack_expect_max", SIZING),
+    number("net/netfilter/nf_conntrack_expect_max", 1, 65_536, 4096, "entries", Honoured),
     number("net/netfilter/nf_conntrack_frag6_timeout", 0, 86_400, 60, "seconds", Honoured),
     number("net/netfilter/nf_conntrack_frag6_high_thresh", 0, 1 << 40, 4 << 20, "bytes", Honoured),
     any("net/netfilter/nf_conntrack_frag6_*", SIZING),

@@ -10,6 +10,7 @@
 //! sysctl net.ipv4.conf.all.rp_filter=1
 //! mtu ppp0 1400
 //! route 172.16.0.0/12 via 10.3.0.9 dev eth1
+//! cookies                             the gateway draws sequence numbers of its own (SYNPROXY)
 //! noroute                             without the default routes
 //! unresolved 192.168.0.9              a host that doesn't answer
 //! address eth0 172.20.0.1/24          a further address of the gateway
@@ -63,6 +64,8 @@ pub struct Settings {
     pub mtus: Vec<(String, u16)>,
     /// Further routes: destination, gateway, interface.
     pub routes: Vec<(String, Option<String>, String)>,
+    /// The gateway draws sequence numbers of its own.
+    pub cookies: bool,
     /// Without the topology's default routes.
     pub no_default_route: bool,
     /// Hosts without a neighbour entry.
@@ -230,6 +233,7 @@ fn setting(settings: &mut Settings, words: &[&str]) -> Result<bool, String> {
         }
         ["route", to, "dev", dev] => settings.routes.push(((*to).into(), None, (*dev).into())),
         ["differs", why @ ..] => settings.differs = Some(why.join(" ")),
+        ["cookies"] => settings.cookies = true,
         ["lenient"] => settings.lenient = true,
         ["noroute"] => settings.no_default_route = true,
         ["unresolved", host] => settings.unresolved.push((*host).to_owned()),

@@ -1,6 +1,7 @@
 //! Compares two transcripts of a case.
 
 use crate::case::{Case, Expect};
+use crate::connections;
 use crate::decode::{Decoded, Value, decode};
 use crate::side::{Played, Transcript};
 use std::collections::{BTreeSet, HashMap};
@@ -30,6 +31,8 @@ impl Renaming {
 struct Comparison<'a> {
     renaming: Renaming,
     known: BTreeSet<u16>,
+    /// How far the second side's sequence numbers of cookies are from the first side's.
+    cookie: Option<u32>,
     injected: Vec<(u16, u8)>,
     case: &'a Case,
     names: Names,
@@ -44,8 +47,14 @@ pub fn compare(case: &Case, names: Names, a: &Transcript, b: &Transcript) -> Str
         .filter(|f| f.len() > 22 && f[12..14] == [0x08, 0x00])
         .map(|f| (u16::from_be_bytes([f[18], f[19]]), f[22]))
         .collect();
-    let mut comparison =
-        Comparison { renaming: Renaming::default(), known: a.known.clone(), injected, case, names };
+    let mut comparison = Comparison {
+        renaming: Renaming::default(),
+        known: a.known.clone(),
+        cookie: None,
+        injected,
+        case,
+        names,
+    };
     let mut report = String::new();
     for (at, (left, right)) in a.steps.iter().zip(&b.steps).enumerate() {
         let differences = comparison.step(left, right);
@@ -55,11 +64,15 @@ pub fn compare(case: &Case, names: Names, a: &Transcript, b: &Transcript) -> Str
             report.push_str(&differences);
         }
     }
-    for (what, left, right) in
-        [("counters", &a.counters, &b.counters), ("connections", &a.connections, &b.connections)]
-    {
-        if let (Some(left), Some(right)) = (left, right) {
-            report.push_str(&comparison.lines(what, left, right));
+    if let (Some(left), Some(right)) = (&a.counters, &b.counters) {
+        report.push_str(&comparison.lines("counters", left, right));
+    }
+    if let (Some(left), Some(right)) = (&a.connections, &b.connections) {
+        let (left, left_times) = connections::masked(left, &a.known);
+        let (right, right_times) = connections::masked(right, &a.known);
+        report.push_str(&comparison.lines("connections", &left, &right));
+        if left == right {
+            report.push_str(&connections::late(&left, &left_times, &right_times));
         }
     }
     report
@@ -145,8 +158,21 @@ impl Comparison<'_> {
                 // The gateway's own packets may carry any label; a forwarded one keeps its own.
                 a == b || !self.labels().contains(a)
             }
+            (Value::Text(a), Value::Text(b))
+                if self.case.settings.cookies && matches!(name, "tcp.seq" | "tcp.ack") =>
+            {
+                a == b || self.same_distance(a, b)
+            }
             (a, b) => a == b,
         }
+    }
+
+    /// Each side draws the number that its cookies begin from; all that follow are as far from the
+    /// other side's as the first.
+    fn same_distance(&mut self, a: &str, b: &str) -> bool {
+        let (Ok(a), Ok(b)) = (a.parse::<u32>(), b.parse::<u32>()) else { return false };
+        let distance = b.wrapping_sub(a);
+        *self.cookie.get_or_insert(distance) == distance
     }
 
     /// Flow labels that the case gives.

@@ -128,6 +128,7 @@ fn how(reason: Drop) -> How {
         | Drop::NatExhausted
         | Drop::NatImpossible
         | Drop::NatBypass => state(reason),
+        Drop::Helper | Drop::SynProxy | Drop::SynProxyTaken => conversations(reason),
         Drop::NeighbourFailed
         | Drop::NeighbourQueue
         | Drop::HostIgnored
@@ -610,5 +611,41 @@ fn frames_cut_anywhere() {
             assert_eq!(count(&sim), before + 1, "{cut} of {bytes:02x?}: {drops:?}");
             assert_eq!(sim.collect(), [], "{cut} of {bytes:02x?}");
         }
+    }
+}
+
+/// Reasons that belong to a protocol's conversation.
+fn conversations(reason: Drop) -> Vec<Row> {
+    let segment = |up: bool, flags, seq, ack, text: &[u8]| {
+        let (port, src, dst) = match up {
+            true => ("eth0", "192.168.0.2", "198.51.100.10"),
+            false => ("ppp0", "198.51.100.10", "192.168.0.2"),
+        };
+        let (sport, dport) = if up { (4000, 21) } else { (21, 4000) };
+        let fields = Tcp { sport, dport, seq, ack, flags, window: 8000, ..Tcp::default() };
+        let packet = builder::tcp(Ip::new(addr(src), addr(dst), 6), fields, text);
+        (port, arriving(port, &packet).into())
+    };
+    const PROXY: &str = "*filter\n-A FORWARD -p tcp -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY\nCOMMIT\n*raw\n-A PREROUTING -p tcp --syn -j CT --notrack\nCOMMIT\n";
+    let proxy = || SimConfig {
+        sysctls: "net.netfilter.nf_conntrack_tcp_loose = 0\n".into(),
+        ..with_rules(PROXY)
+    };
+    match reason {
+        Drop::Helper => {
+            let rules = "*raw\n-A PREROUTING -p tcp --dport 21 -j CT --helper ftp\nCOMMIT\n";
+            let frames = vec![
+                segment(true, tcp::SYN, 1000, 0, b""),
+                segment(false, tcp::SYN | tcp::ACK, 5000, 1001, b""),
+                segment(true, tcp::ACK, 1001, 5001, b""),
+                segment(true, tcp::ACK, 1001, 5001, b"USER x\r\n"),
+                segment(true, tcp::ACK, 1009, 5001, b"PORT 192,168,0"),
+            ];
+            vec![row("half a command", with_rules(rules), frames)]
+        }
+        Drop::SynProxyTaken => {
+            vec![row("a SYN", proxy(), vec![segment(true, tcp::SYN, 1000, 0, b"")])]
+        }
+        _ => vec![row("no cookie", proxy(), vec![segment(true, tcp::ACK, 1000, 7, b"")])],
     }
 }

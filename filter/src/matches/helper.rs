@@ -1,4 +1,4 @@
-//! `-m helper`: connections that a helper looks after. There are none: `CT --helper` is refused.
+//! `-m helper`: connections that a helper has expected.
 
 use std::fmt::Write as _;
 
@@ -20,16 +20,16 @@ struct Helper {
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     let (word, inverted) = given.required("helper")?;
-    if !inverted {
-        given.warn("no connection here has a helper: this never matches");
-    }
     Ok(Box::new(Helper { name: cut(&word.text, MAX_NAME).to_owned(), inverted }))
 }
 
 impl Match for Helper {
-    /// xt_helper: only the connections of a helper can be judged, and what can't be is as negated.
-    fn matches(&self, _: &mut Context<'_>) -> bool {
-        self.inverted
+    /// xt_helper: only what a helper has expected can be judged, and what can't be is as negated. The
+    /// rule's name may go on behind the helper's; an empty one stands for any helper.
+    fn matches(&self, context: &mut Context<'_>) -> bool {
+        let helper = context.query.connection.and_then(|c| c.helper);
+        helper.is_some_and(|h| self.name.is_empty() || self.name.starts_with(h.name()))
+            != self.inverted
     }
 
     fn list(&self, out: &mut String, _: Listing) {

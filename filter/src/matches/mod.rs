@@ -6,6 +6,7 @@ mod cgroup;
 mod cluster;
 mod comment;
 mod connbytes;
+mod connlabel;
 mod connlimit;
 mod connmark;
 mod conntrack;
@@ -64,6 +65,7 @@ static ALL: &[&MatchSpec] = &[
     &cluster::SPEC,
     &comment::SPEC,
     &connbytes::SPEC,
+    &connlabel::SPEC,
     &connlimit::SPEC,
     &connmark::SPEC,
     &conntrack::SPEC,
@@ -132,6 +134,11 @@ pub(crate) fn refused(name: &str) -> Option<&'static str> {
 /// The match of that name in a family.
 pub(crate) fn find(name: &str, family: Family) -> Option<&'static MatchSpec> {
     ALL.iter().copied().find(|spec| spec.answers_to(name, family))
+}
+
+/// The names of the matches of a family.
+pub(crate) fn names(family: Family) -> impl Iterator<Item = &'static str> {
+    ALL.iter().filter(move |spec| spec.families.contains(&family)).map(|spec| spec.name)
 }
 
 /// The first `N` bytes of the upper-layer header. A later fragment has none and doesn't match; a

@@ -20,6 +20,7 @@ mod redirect;
 mod reject;
 mod set;
 mod snat;
+mod synproxy;
 mod tcpmss;
 mod tcpoptstrip;
 mod tee;
@@ -55,6 +56,7 @@ static ALL: &[&TargetSpec] = &[
     &reject::V6,
     &set::SPEC,
     &snat::SPEC,
+    &synproxy::SPEC,
     &tcpmss::SPEC,
     &tcpoptstrip::SPEC,
     &tee::SPEC,
@@ -80,4 +82,10 @@ pub(crate) fn refused(name: &str) -> Option<&'static str> {
 /// The target of that name in a family.
 pub(crate) fn find(name: &str, family: Family) -> Option<&'static TargetSpec> {
     ALL.iter().copied().find(|spec| spec.answers_to(name, family))
+}
+
+/// The names of the targets of a family, and of verdicts.
+pub(crate) fn names(family: Family) -> impl Iterator<Item = &'static str> {
+    let targets = ALL.iter().filter(move |spec| spec.families.contains(&family));
+    targets.map(|spec| spec.name).chain(["ACCEPT", "DROP", "RETURN"])
 }

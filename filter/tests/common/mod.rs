@@ -39,6 +39,9 @@ impl Effects for Seen {
     fn set_mark(&mut self, mark: u32) {
         self.0.push(format!("mark {mark:#x}"));
     }
+    fn set_label(&mut self, label: u8) {
+        self.0.push(format!("label {label}"));
+    }
     fn nflog(&mut self, record: NflogRecord<'_>) {
         self.0.push(format!("nflog {} {}", record.group, record.prefix));
     }

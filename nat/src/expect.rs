@@ -1,0 +1,302 @@
+//! Expectations: connections that a helper has read about and that haven't begun yet.
+//!
+//! An expectation belongs to its *master*, the connection that announced it, and ends with it, when
+//! its time is over, or when the connection comes. There is a bound for each master and helper
+//! ([`Policy`]) and one for all ([`crate::Settings::expect_max`]).
+
+use std::time::Duration;
+
+use hashbrown::HashTable;
+use tidegate_packet::Instant;
+
+use crate::conn::Direction;
+use crate::expiry::Wheel;
+use crate::hash::HashKey;
+use crate::helpers::Helper;
+use crate::table::Conntrack;
+use crate::tracked::ConnId;
+use crate::{Connection, Tuple};
+
+/// How many connections of a kind may be expected by one master at a time, and how long.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Policy {
+    pub(crate) max: usize,
+    pub(crate) timeout: Duration,
+}
+
+/// A connection that is expected.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// Its original direction.
+    pub tuple: Tuple,
+    /// Any source address will do.
+    pub any_source: bool,
+    /// Any source port will do.
+    pub any_sport: bool,
+    /// Who announced it.
+    pub master: ConnId,
+    /// The helper that reads the master.
+    pub helper: Helper,
+    /// Which kind of the helper's connections it is.
+    pub class: u8,
+    /// When it is given up.
+    pub deadline: Instant,
+    /// It stays when the connection comes.
+    pub permanent: bool,
+    /// What reads the connection once it is there.
+    pub(crate) child_helper: Option<Helper>,
+    pub(crate) zones: [u16; 2],
+    pub(crate) follow: Follow,
+}
+
+/// How the expected connection is translated.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// As the rules say.
+    Rules,
+    /// As its master (`nf_nat_follow_master`).
+    Master {
+        /// The direction of the master that it goes in.
+        direction: Direction,
+        /// The port that it really is for.
+        port: u16,
+    },
+}
+
+/// Why nothing can be expected.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Somebody else expects the same.
+    Clash,
+    /// No room, or the master is gone.
+    Full,
+}
+
+/// The table of expectations.
+#[derive(Debug)]
+pub(crate) struct Expectations {
+    slots: Vec<Option<Expectation>>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    wheel: Wheel,
+}
+
+impl Default for Expectations {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), index: HashTable::new(), wheel: Wheel::new() }
+    }
+}
+
+impl Expectations {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn get(&self, slot: u32) -> Option<&Expectation> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Expectation> {
+        self.slots.iter().flatten()
+    }
+
+    fn insert(&mut self, expectation: Expectation, key: &HashKey) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        self.wheel.arm(slot, expectation.deadline);
+        let hash = hash(key, &expectation.tuple);
+        self.slots[slot as usize] = Some(expectation);
+        let slots = &self.slots;
+        self.index.insert_unique(hash, slot, |&s| {
+            slots[s as usize].as_ref().map_or(0, |e| self::hash(key, &e.tuple))
+        });
+        slot
+    }
+
+    fn remove(&mut self, slot: u32, key: &HashKey) -> Option<Expectation> {
+        let gone = self.slots.get_mut(slot as usize)?.take()?;
+        if let Ok(entry) = self.index.find_entry(hash(key, &gone.tuple), |&s| s == slot) {
+            entry.remove();
+        }
+        self.wheel.disarm(slot);
+        self.free.push(slot);
+        Some(gone)
+    }
+
+    fn matching(&self, tuple: &Tuple, key: &HashKey) -> impl Iterator<Item = (u32, &Expectation)> {
+        self.index
+            .iter_hash(hash(key, tuple))
+            .filter_map(|&slot| Some((slot, self.get(slot)?)))
+            .filter(|(_, e)| e.same_destination(tuple))
+    }
+
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.wheel.next()
+    }
+}
+
+/// Of what every expectation knows: where the connection goes.
+fn hash(key: &HashKey, tuple: &Tuple) -> u64 {
+    let Tuple { dst, dport, protocol, .. } = *tuple;
+    key.tuple(&Tuple { src: dst, dst, sport: 0, dport, protocol })
+}
+
+impl Expectation {
+    fn same_destination(&self, tuple: &Tuple) -> bool {
+        let t = &self.tuple;
+        (t.dst, t.dport, t.protocol) == (tuple.dst, tuple.dport, tuple.protocol)
+    }
+
+    fn covers(&self, tuple: &Tuple, zones: [u16; 2]) -> bool {
+        self.same_destination(tuple)
+            && (self.any_source || self.tuple.src == tuple.src)
+            && (self.any_sport || self.tuple.sport == tuple.sport)
+            && self.zones == zones
+    }
+
+    /// Whether both say the same.
+    fn equals(&self, other: &Self) -> bool {
+        self.tuple == other.tuple
+            && (self.any_source, self.any_sport) == (other.any_source, other.any_sport)
+            && self.zones == other.zones
+    }
+
+    /// Whether a connection could be meant by both.
+    fn clashes(&self, other: &Self) -> bool {
+        self.same_destination(&other.tuple)
+            && (self.any_source || other.any_source || self.tuple.src == other.tuple.src)
+            && (self.any_sport || other.any_sport || self.tuple.sport == other.tuple.sport)
+            && self.zones == other.zones
+    }
+}
+
+impl Conntrack {
+    /// Registers an expectation (`nf_ct_expect_related`). One that says the same for the same master
+    /// is replaced; the oldest of its kind goes if the master has too many.
+    pub(crate) fn expect(&mut self, expectation: Expectation) -> Result<(), Refused> {
+        let same = |e: &Expectation| e.master == expectation.master && e.equals(&expectation);
+        let mut replaced = None;
+        for (slot, other) in self.expectations.matching(&expectation.tuple, &self.key) {
+            if same(other) {
+                if other.class != expectation.class {
+                    return Err(Refused::Full);
+                }
+                replaced = Some(slot);
+                break;
+            }
+            if other.clashes(&expectation) {
+                return Err(Refused::Clash);
+            }
+        }
+        if let Some(slot) = replaced {
+            self.unexpect(slot);
+        }
+        let policy = expectation.helper.policy(expectation.class);
+        let of_class: Vec<u32> = self
+            .expected_by(expectation.master)
+            .ok_or(Refused::Full)?
+            .iter()
+            .copied()
+            .filter(|s| self.expectations.get(*s).is_some_and(|e| e.class == expectation.class))
+            .collect();
+        if of_class.len() >= policy.max
+            && let Some(oldest) = of_class.first()
+        {
+            self.unexpect(*oldest);
+        }
+        if self.expectations.len() >= self.settings.expect_max as usize {
+            return Err(Refused::Full);
+        }
+        let master = expectation.master;
+        self.stats.expect_create += 1;
+        let slot = self.expectations.insert(expectation, &self.key);
+        if let Some(expected) = self.expected_by_mut(master) {
+            expected.push(slot);
+        }
+        Ok(())
+    }
+
+    fn expected_by(&self, master: ConnId) -> Option<&Vec<u32>> {
+        Some(&self.get(master)?.extra()?.help.as_ref()?.expected)
+    }
+
+    fn expected_by_mut(&mut self, master: ConnId) -> Option<&mut Vec<u32>> {
+        let conn = crate::slots::conn_of(&mut self.slots, master)?;
+        Some(&mut conn.extra_mut()?.help.as_mut()?.expected)
+    }
+
+    fn unexpect(&mut self, slot: u32) -> Option<Expectation> {
+        let gone = self.expectations.remove(slot, &self.key)?;
+        self.stats.expect_delete += 1;
+        if let Some(expected) = self.expected_by_mut(gone.master) {
+            expected.retain(|s| *s != slot);
+        }
+        Some(gone)
+    }
+
+    /// Removes what a connection expects that is itself gone.
+    pub(crate) fn unexpect_all(&mut self, master: &Connection) {
+        let Some(help) = master.extra().and_then(|e| e.help.as_ref()) else { return };
+        for slot in &help.expected {
+            let gone = self.expectations.remove(*slot, &self.key);
+            self.stats.expect_delete += u64::from(gone.is_some());
+        }
+    }
+
+    /// Removes those of a master's expectations that `which` names.
+    pub(crate) fn unexpect_if(&mut self, master: ConnId, which: impl Fn(&Expectation) -> bool) {
+        for slot in self.expected_by(master).cloned().unwrap_or_default() {
+            if self.expectations.get(slot).is_some_and(&which) {
+                self.unexpect(slot);
+            }
+        }
+    }
+
+    /// The expectation that a new connection fulfils; it is used up by that.
+    pub(crate) fn take_expected(
+        &mut self,
+        tuple: &Tuple,
+        zones: [u16; 2],
+        now: Instant,
+    ) -> Option<Expectation> {
+        let found = self
+            .expectations
+            .matching(tuple, &self.key)
+            .find(|(_, e)| e.covers(tuple, zones) && e.deadline > now);
+        let (slot, found) = found?;
+        if self.get(found.master)?.is_expired(now) {
+            return None;
+        }
+        self.stats.expect_new += 1;
+        if found.permanent { Some(found.clone()) } else { self.unexpect(slot) }
+    }
+
+    /// Removes the expectations whose time is over.
+    pub(crate) fn expire_expected(&mut self, now: Instant) {
+        while let Some(slot) = self.expectations.wheel.pop(now) {
+            match self.expectations.get(slot).map(|e| e.deadline) {
+                Some(deadline) if deadline > now => self.expectations.wheel.arm(slot, deadline),
+                Some(_) => {
+                    self.unexpect(slot);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Gives up those that `which` names, and says how many.
+    pub fn unexpect_where(&mut self, which: impl Fn(&Self, &Expectation) -> bool) -> usize {
+        let meant = |slot: &u32| self.expectations.get(*slot).is_some_and(|e| which(self, e));
+        let slots = self.expectations.slots.len() as u32;
+        let gone: Vec<u32> = (0..slots).filter(meant).collect();
+        gone.into_iter().filter_map(|slot| self.unexpect(slot)).count()
+    }
+
+    /// All expectations.
+    pub fn expectations(&self) -> impl Iterator<Item = &Expectation> {
+        self.expectations.iter()
+    }
+}
