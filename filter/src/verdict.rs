@@ -79,4 +79,21 @@ pub struct NatRange {
     pub random_fully: bool,
     /// `--persistent`: a client keeps its address.
     pub persistent: bool,
+    /// `--mapping endpoint-independent`, an option of Tidegate's: one outside port for each inside
+    /// one; and `--filtering`, who may come in by it.
+    pub mapping: Option<Filtering>,
+    /// `--port-block-size` and `--port-blocks`: ports come out of blocks of this size, of which a
+    /// host has so many at most.
+    pub blocks: Option<(u16, u16)>,
+}
+
+/// Whose packets an endpoint-independent mapping lets in (RFC 4787 section 5).
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Filtering {
+    /// Anybody's.
+    EndpointIndependent,
+    /// Those of addresses that the inside has sent to.
+    AddressDependent,
+    /// Those of addresses and ports that the inside has sent to.
+    AddressAndPortDependent,
 }

@@ -33,6 +33,22 @@ fn the_place_is_told() {
         ("*filter\n-A INPUT -j MASQUERADE\nCOMMIT\n", at(2, 13, "MASQUERADE")),
         ("*nat\n-A PREROUTING -j MASQUERADE\nCOMMIT\n", at(2, 18, "MASQUERADE")),
         ("*nat\n-A POSTROUTING -j DROP\nCOMMIT\n", at(2, 19, "DROP")),
+        ("*nat\n-A POSTROUTING -j MASQUERADE --mapping none\nCOMMIT\n", at(2, 40, "none")),
+        ("*nat\n-A POSTROUTING -j MASQUERADE --filtering none\nCOMMIT\n", at(2, 42, "none")),
+        (
+            "*nat\n-A POSTROUTING -j MASQUERADE --filtering address-dependent\nCOMMIT\n",
+            at(2, 42, "address-dependent"),
+        ),
+        ("*nat\n-A POSTROUTING -j MASQUERADE --port-block-size 64\nCOMMIT\n", at(2, 48, "64")),
+        (
+            "*nat\n-A POSTROUTING -j MASQUERADE --mapping endpoint-independent --port-block-size 8\nCOMMIT\n",
+            at(2, 79, "8"),
+        ),
+        (
+            "*nat\n-A POSTROUTING -p udp -j SNAT --to-source 192.0.2.1:1-99 \
+             --mapping endpoint-independent --port-block-size 100\nCOMMIT\n",
+            at(2, 107, "100"),
+        ),
         ("*filter\n:X -\n:Y -\n-A INPUT -j X\n-A X -j Y\n-A Y -j X\nCOMMIT\n", at(6, 9, "X")),
         ("*filter\n-A INPUT -j QUEUE\nCOMMIT\n", at(2, 13, "QUEUE")),
         ("*fitler\nCOMMIT\n", at(1, 1, "*fitler")),
@@ -146,6 +162,34 @@ proptest! {
         let once = print(&format!("*filter\n:T -\n{}\nCOMMIT\n", fine.join("\n")).replace("\n\n", "\n"));
         let once = once.expect("each line was taken alone");
         prop_assert_eq!(print(&once), Some(once.clone()));
+    }
+}
+
+/// Tidegate's own options are printed so that they load again; the filtering that goes without
+/// saying is said.
+#[test]
+fn mappings_are_printed() {
+    const ENDPOINT: &str = "--mapping endpoint-independent";
+    for (given, want) in [
+        ("MASQUERADE --mapping endpoint-independent", "address-and-port-dependent"),
+        (
+            "MASQUERADE --filtering address-dependent --mapping endpoint-independent",
+            "address-dependent",
+        ),
+        (
+            "SNAT --to-source 192.0.2.1 --mapping endpoint-independent --filtering endpoint-independent",
+            "endpoint-independent",
+        ),
+        (
+            "MASQUERADE --mapping endpoint-independent --port-block-size 64",
+            "address-and-port-dependent --port-block-size 64 --port-blocks 1",
+        ),
+    ] {
+        let target = given.split(" --m").next().unwrap().split(" --f").next().unwrap();
+        let want = format!("-A POSTROUTING -j {target} {ENDPOINT} --filtering {want}\n");
+        let printed = print(&format!("*nat\n-A POSTROUTING -j {given}\nCOMMIT\n")).unwrap();
+        assert!(printed.contains(&want), "{printed}");
+        assert_eq!(print(&printed), Some(printed.clone()));
     }
 }
 

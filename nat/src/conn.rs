@@ -199,6 +199,8 @@ pub struct Connection {
     pub(crate) masqueraded: u32,
     /// Neighbours in the chain of translated connections with the same original source.
     pub(crate) same_source: [u32; 2],
+    /// Endpoint-independent mappings that translate its source and its destination.
+    pub(crate) mappings: [u32; 2],
     pub(crate) rare: Option<Box<Rare>>,
     pub(crate) proto: Proto,
 }
@@ -213,6 +215,7 @@ impl Connection {
             mark: 0,
             masqueraded: NOT_MASQUERADED,
             same_source: [crate::slots::NONE; 2],
+            mappings: [crate::mapping::NONE; 2],
             rare: acct.then(|| Box::new(Rare { counted: true, ..Rare::default() })),
             proto,
         }

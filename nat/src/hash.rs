@@ -3,6 +3,7 @@
 use tidegate_packet::Addr;
 
 use crate::Tuple;
+use crate::mapping::Endpoint;
 
 /// The table's secret.
 #[derive(Copy, Clone, Debug)]
@@ -54,6 +55,19 @@ impl HashKey {
     pub(crate) fn source(&self, t: &Tuple) -> u64 {
         let s = halves(t.src);
         self.words(&[s[0], s[1], u64::from(t.sport) << 16 | u64::from(t.protocol)])
+    }
+
+    /// Of one end of a flow.
+    #[inline]
+    pub(crate) fn endpoint(&self, e: &Endpoint) -> u64 {
+        let a = halves(e.addr);
+        self.words(&[a[0], a[1], u64::from(e.port) << 16 | u64::from(e.protocol)])
+    }
+
+    /// Of a mapping's number and an address.
+    pub(crate) fn peer(&self, mapping: u32, peer: Addr) -> u64 {
+        let a = halves(peer);
+        self.words(&[a[0], a[1], u64::from(mapping)])
     }
 
     fn words(&self, words: &[u64]) -> u64 {

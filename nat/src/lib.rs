@@ -16,6 +16,8 @@
 //! it is shared. Time and randomness are arguments.
 #![forbid(unsafe_code)]
 
+mod blocks;
+mod choice;
 pub mod conn;
 pub mod control;
 pub mod event;
@@ -28,6 +30,7 @@ mod hash;
 pub mod helpers;
 mod icmp;
 mod icmp_error;
+mod mapping;
 mod ports;
 pub mod refragment;
 mod related;
@@ -46,6 +49,8 @@ mod translate;
 pub mod tuple;
 mod udp;
 
+pub use blocks::{BlockEvent, BlockRule};
+pub use choice::MappingRule;
 pub use conn::{Connection, Counters, Direction, Status};
 pub use control::{Create, Refused, Update};
 pub use event::{Changes, Event, EventKind};
@@ -53,6 +58,7 @@ pub use expect::Expectation;
 pub use extra::Template;
 pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
 pub use helpers::{HELP_ROOM, HelpDrop, Helper};
+pub use mapping::Filtering;
 pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};
 pub use sctp::SctpState;

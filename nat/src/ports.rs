@@ -3,6 +3,7 @@
 use tidegate_packet::jhash::jhash2;
 use tidegate_packet::{Addr, Instant, Prefix};
 
+use crate::choice::MappingRule;
 use crate::conn::{Connection, Direction, Status};
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
@@ -26,6 +27,8 @@ pub struct Range {
     pub persistent: bool,
     /// `NETMAP`: the network bits become this network's, the host bits stay. Goes before `addrs`.
     pub netmap: Option<Prefix>,
+    /// `--mapping endpoint-independent`: one outside address and port for each inside one.
+    pub mapping: Option<MappingRule>,
 }
 
 /// There is no free port (or, for protocols without, no free address pair) in the range: the
@@ -59,13 +62,19 @@ impl Conntrack {
         let Some(current) = conn.tuples[1].inverse() else { return Ok(()) };
         let range = range.map_or_else(Range::default, |r| r.without_netmap(&current, manip));
         let zones = conn.zones();
-        let mut choice = Choice { table: self, conn, zones, manip, range: &range, now, random };
-        let chosen = choice.choose(&current);
+        let mapping = crate::mapping::NONE;
+        let mut choice =
+            Choice { table: self, conn, zones, manip, range: &range, now, random, mapping };
+        let chosen = choice.choose(&current).ok_or(Exhausted)?;
         let Some(reply) = chosen.inverse() else { return Ok(()) };
         // A clash of the destination may still be mended by another source port.
-        let taken = self.lookup_in(&reply, zones, Direction::Reply, now).is_some();
+        let (reserved, mapping) = (choice.is_reserved(&chosen), choice.mapping);
+        let taken = reserved || self.lookup_in(&reply, zones, Direction::Reply, now).is_some();
         if manip == Manip::Source && taken {
             return Err(Exhausted);
+        }
+        if manip == Manip::Source {
+            conn.mappings[0] = mapping;
         }
         if chosen != current {
             conn.tuples[1] = reply;
@@ -89,17 +98,17 @@ impl Range {
         Self { addrs: Some((new, new)), netmap: None, ..*self }
     }
 
-    fn any_random(&self) -> bool {
+    pub(crate) fn any_random(&self) -> bool {
         self.random || self.random_fully
     }
 
-    fn has_addr(&self, addr: Addr) -> bool {
+    pub(crate) fn has_addr(&self, addr: Addr) -> bool {
         self.addrs.is_none_or(|(first, last)| (first..=last).contains(&addr))
     }
 
     /// Whether a tuple's port (or identifier) is one of the range's. Protocols without ports fit
     /// in any range.
-    fn has_port(&self, tuple: &Tuple, manip: Manip) -> bool {
+    pub(crate) fn has_port(&self, tuple: &Tuple, manip: Manip) -> bool {
         let Some((first, last)) = self.ports else { return true };
         let port = match manip {
             _ if tuple.is_icmp() => tuple.sport,
@@ -112,19 +121,31 @@ impl Range {
 }
 
 /// One choice under way.
-struct Choice<'a> {
-    table: &'a mut Conntrack,
-    conn: &'a Connection,
-    zones: [u16; 2],
-    manip: Manip,
-    range: &'a Range,
-    now: Instant,
-    random: &'a mut dyn FnMut() -> u32,
+pub(crate) struct Choice<'a> {
+    pub(crate) table: &'a mut Conntrack,
+    pub(crate) conn: &'a Connection,
+    pub(crate) zones: [u16; 2],
+    pub(crate) manip: Manip,
+    pub(crate) range: &'a Range,
+    pub(crate) now: Instant,
+    pub(crate) random: &'a mut dyn FnMut() -> u32,
+    /// The endpoint-independent mapping that was chosen.
+    pub(crate) mapping: u32,
 }
 
 impl Choice<'_> {
-    /// The steps of netfilter's `get_unique_tuple`.
-    fn choose(&mut self, current: &Tuple) -> Tuple {
+    /// By a mapping of our own where the rule wants one, else the steps of netfilter's
+    /// `get_unique_tuple`. What comes out may be taken all the same.
+    fn choose(&mut self, current: &Tuple) -> Option<Tuple> {
+        if self.manip == Manip::Source
+            && let Some(mapped) = self.mapped(current)
+        {
+            return mapped;
+        }
+        Some(self.choose_as_netfilter(current))
+    }
+
+    fn choose_as_netfilter(&mut self, current: &Tuple) -> Tuple {
         let range = self.range;
         if self.manip == Manip::Source && !range.any_random() {
             // 1. What fits as it is, stays; what doesn't gets the mapping its source has already.
@@ -157,8 +178,12 @@ impl Choice<'_> {
         tuple
     }
 
-    /// Whether answers to this tuple would belong to another connection.
-    fn is_taken(&mut self, tuple: &Tuple) -> bool {
+    /// Whether answers to this tuple would belong to another connection, or to another inside end
+    /// whose mapping it is.
+    pub(crate) fn is_taken(&mut self, tuple: &Tuple) -> bool {
+        if self.manip == Manip::Source && self.is_reserved(tuple) {
+            return true;
+        }
         let reply = tuple.inverse();
         let taken = reply.is_some_and(|reply| self.occupant(&reply).is_some());
         self.table.stats.found += u64::from(taken);
@@ -246,7 +271,7 @@ impl Choice<'_> {
 }
 
 /// Ports below 1024 mean something to some servers, so they stay among themselves.
-fn port_class(port: u16) -> (u16, u16) {
+pub(crate) fn port_class(port: u16) -> (u16, u16) {
     match port {
         0..512 => (1, 511),
         512..1024 => (600, 1023),
@@ -257,7 +282,7 @@ fn port_class(port: u16) -> (u16, u16) {
 /// An address out of the range, by a hash of the source and (unless `--persistent`) the
 /// destination: the same client keeps its address towards a server, also after a restart
 /// (`find_best_ips_proto`).
-fn pick_address(tuple: &mut Tuple, manip: Manip, range: &Range) {
+pub(crate) fn pick_address(tuple: &mut Tuple, manip: Manip, range: &Range) {
     let Some((first, last)) = range.addrs else { return };
     if first == last {
         return set_address(tuple, manip, first);

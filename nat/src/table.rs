@@ -9,6 +9,7 @@ use crate::expect::Expectations;
 use crate::expiry::Wheel;
 use crate::extra::Template;
 use crate::hash::HashKey;
+use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
 use crate::settings::Settings;
 use crate::slots::{Slot, conn_of};
@@ -28,6 +29,7 @@ pub struct Conntrack {
     pub(crate) index: HashTable<u32>,
     /// Newest connection of each translated source: `find_appropriate_src` of netfilter.
     pub(crate) sources: HashTable<u32>,
+    pub(crate) mappings: Mappings,
     pub(crate) wheel: Wheel,
     pub(crate) expectations: Expectations,
     /// Random numbers drawn so far.
@@ -43,9 +45,11 @@ pub struct Conntrack {
 impl Conntrack {
     /// An empty table. `hash_key` must be secret and random.
     pub fn new(settings: Settings, hash_key: [u64; 2]) -> Self {
+        let key = HashKey::new(hash_key);
         Self {
             settings,
-            key: HashKey::new(hash_key),
+            key,
+            mappings: Mappings::new(key),
             slots: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
@@ -108,6 +112,7 @@ impl Conntrack {
         if packet.is_later_fragment() {
             return Err(InvalidReason::Fragment);
         }
+        self.mappings.seen = now;
         // "No next header" has nothing to track (ipv6_skip_exthdr).
         if packet.protocol == protocol::NO_NEXT && !packet.src.is_v4() {
             return Err(InvalidReason::Malformed);
@@ -410,12 +415,17 @@ impl Conntrack {
                 self.wheel.arm(slot, deadline);
             }
         }
+        self.mappings.expire(now);
         ended
     }
 
     /// When [`Conntrack::expire`] should be called next; nothing can expire before.
     pub fn next_expiry(&self) -> Option<Instant> {
-        [self.wheel.next(), self.expectations.next_expiry()].into_iter().flatten().min()
+        let Self { wheel, expectations, mappings, .. } = self;
+        [wheel.next(), expectations.next_expiry(), mappings.next_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What has been counted.
@@ -471,7 +481,9 @@ impl Conntrack {
 
     /// Removes all connections.
     pub fn flush(&mut self) -> usize {
-        self.delete_if(|_| true)
+        let gone = self.delete_if(|_| true);
+        self.mappings.remove_unused(|_| true);
+        gone
     }
 
     /// Removes the connections that `which` names, and says how many.
@@ -499,6 +511,19 @@ impl Conntrack {
 
     /// Removes what was masqueraded for an interface whose address has changed.
     pub fn forget_masqueraded(&mut self, interface: u32) -> usize {
-        self.delete_if(|conn| conn.masqueraded() == Some(interface))
+        let slots = 0..self.slots.len() as u32;
+        let by_mapping: Vec<u32> = slots
+            .filter(|&slot| {
+                let conn = self.slots[slot as usize].conn.as_ref();
+                conn.is_some_and(|conn| self.came_in_by(conn, interface))
+            })
+            .collect();
+        let mut gone = by_mapping.len();
+        for slot in by_mapping {
+            self.remove(slot);
+        }
+        gone += self.delete_if(|conn| conn.masqueraded() == Some(interface));
+        self.mappings.remove_unused(|m| m.masqueraded && m.interface == interface);
+        gone
     }
 }

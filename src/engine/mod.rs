@@ -237,11 +237,19 @@ impl Engine {
     /// something.
     #[inline]
     pub fn has_news(&self) -> bool {
-        !self.log.is_empty() || !self.dhcp_frames.is_empty() || self.conntrack.has_events()
+        !self.log.is_empty()
+            || !self.dhcp_frames.is_empty()
+            || self.conntrack.has_events()
+            || self.conntrack.has_block_events()
     }
 
-    /// What rules have left for the log since the last call.
+    /// What rules, and blocks of ports, have left for the log since the last call.
     pub fn take_log(&mut self) -> log::Waiting {
+        let (blocks, lost) = self.conntrack.block_events();
+        for block in &blocks {
+            self.log.line(|| log::Line::of_block(block));
+        }
+        self.log.lost += lost;
         std::mem::take(&mut self.log)
     }
 

@@ -6,8 +6,8 @@ use super::interface::{InterfaceId, LOOPBACK};
 use super::packet::Packet;
 use super::track;
 use crate::io::Checksum;
-use tidegate_filter::{Hook, NatAction, NatRange, TableName, Verdict};
-use tidegate_nat::{Manip, Range, State, Template};
+use tidegate_filter::{self as filter, Hook, NatAction, NatRange, TableName, Verdict};
+use tidegate_nat::{BlockRule, Filtering, Manip, MappingRule, Range, State, Template, Tracked};
 use tidegate_packet::{Addr, Prefix, protocol};
 
 impl Engine {
@@ -69,9 +69,12 @@ impl Engine {
         }
         if has_table && self.conntrack.needs_nat(&tracked, manip) {
             packet.tracked = Some(tracked);
-            let range = self.ask_nat_table(hook, packet, output)?;
+            let mut range = self.ask_nat_table(hook, packet, output)?;
             let Some(taken) = packet.tracked.take() else { return Ok(()) };
             tracked = taken;
+            if let (None, Some(input)) = (&range.0, packet.input) {
+                range = self.by_mapping(hook, &mut tracked, input);
+            }
             let rng = &mut self.rng;
             self.conntrack
                 .set_nat(&mut tracked, manip, range.0.as_ref(), self.now, &mut || {
@@ -102,6 +105,22 @@ impl Engine {
         }
         packet.tracked = Some(tracked);
         done.map_err(|_| Drop::NatImpossible)
+    }
+
+    /// Where no rule translates: a mapping that a rule has made may lead inside, and what comes from
+    /// inside to it has to look as if it came from outside.
+    fn by_mapping(
+        &mut self,
+        hook: Hook,
+        tracked: &mut Tracked,
+        input: InterfaceId,
+    ) -> (Option<Range>, Option<InterfaceId>) {
+        let input = u32::from(input.0);
+        match hook {
+            Hook::Prerouting => (self.conntrack.inbound(tracked, input, self.now), None),
+            Hook::Postrouting => (self.conntrack.hairpin(tracked, input), None),
+            _ => (None, None),
+        }
     }
 
     /// A UDP flow that new rules send elsewhere begins anew with this packet.
@@ -158,7 +177,8 @@ impl Engine {
             Verdict::Nat(action) => action,
         };
         Ok(match action {
-            NatAction::Source(range) | NatAction::Destination(range) => (Some(plain(range)), None),
+            NatAction::Source(range) => (Some(mapped(range, output, false)), None),
+            NatAction::Destination(range) => (Some(plain(range)), None),
             NatAction::Netmap { network, len } => {
                 let netmap = Prefix::new(network, len);
                 (Some(Range { netmap, ..Range::default() }), None)
@@ -166,8 +186,8 @@ impl Engine {
             NatAction::Masquerade(range) => {
                 let egress = output.ok_or(Drop::NatImpossible)?;
                 let addr = self.masquerade_address(packet, egress)?;
-                let range = Range { addrs: Some((addr, addr)), ..plain(range) };
-                (Some(range), Some(egress))
+                let range = mapped(range, output, true);
+                (Some(Range { addrs: Some((addr, addr)), ..range }), Some(egress))
             }
             NatAction::Redirect(range) => {
                 let addr = self.redirect_address(packet)?;
@@ -224,6 +244,23 @@ fn header_len(transport: u8) -> usize {
 }
 
 fn plain(range: NatRange) -> Range {
-    let NatRange { addrs, ports, base_port, random, random_fully, persistent } = range;
-    Range { addrs, ports, base_port, random, random_fully, persistent, netmap: None }
+    let NatRange { addrs, ports, base_port, random, random_fully, persistent, .. } = range;
+    let (netmap, mapping) = (None, None);
+    Range { addrs, ports, base_port, random, random_fully, persistent, netmap, mapping }
+}
+
+/// A range of a rule for the source, which may ask for a mapping.
+fn mapped(range: NatRange, output: Option<InterfaceId>, masqueraded: bool) -> Range {
+    let plain = plain(range);
+    let (Some(filtering), Some(output)) = (range.mapping, output) else { return plain };
+    let filtering = match filtering {
+        filter::Filtering::EndpointIndependent => Filtering::EndpointIndependent,
+        filter::Filtering::AddressDependent => Filtering::AddressDependent,
+        filter::Filtering::AddressAndPortDependent => Filtering::AddressAndPortDependent,
+    };
+    let blocks = range.blocks.map(|(size, most)| BlockRule { size, most });
+    let interface = u32::from(output.0);
+    let mapping = Some(MappingRule { filtering, interface, masqueraded, blocks });
+    // RFC 4787 REQ-2: all of a host's flows have the same address, mapped or not.
+    Range { mapping, persistent: true, ..plain }
 }

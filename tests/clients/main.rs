@@ -15,6 +15,7 @@ mod http;
 mod paths;
 mod scans;
 mod stage;
+mod stun;
 
 use stage::{Outcome, Stage};
 
@@ -33,6 +34,7 @@ const TESTS: &[Test] = &[
     Test { name: "a_narrow_path", program: "ping", run: paths::a_narrow_path },
     Test { name: "many_streams", program: "iperf3", run: bulk::many_streams },
     Test { name: "curl", program: "curl", run: http::curl },
+    Test { name: "stun", program: "stund", run: stun::behaviour },
 ];
 
 fn main() -> ExitCode {

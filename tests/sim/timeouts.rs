@@ -1,9 +1,12 @@
 //! What the passing of time does to connections.
 
-use crate::common::page;
+use crate::common::{addr, page};
+use crate::nat_world::{ALICE, Nat};
 use crate::world::{HostId, PageWorld, World};
 use smoltcp::iface::SocketHandle;
 use std::time::Duration;
+use tidegate_packet::builder::{Ip, echo};
+use tidegate_packet::protocol;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -88,4 +91,39 @@ fn a_closed_tcp_connection_is_gone_after_two_minutes() {
     assert_eq!(world.sim.engine().conntrack().len(), 1, "TIME_WAIT");
     world.sleep(120 * SECOND);
     assert_eq!(world.sim.engine().conntrack().len(), 0);
+}
+
+/// netfilter's timers are shorter than RFC 4787, 5382 and 5508 want; these parameters make them long
+/// enough. The answer to a SYN here is a SYN: the simultaneous open of RFC 5382 REQ-2.
+#[test]
+fn timers_as_the_rfcs_want_them() {
+    let server = "198.51.100.1:3478";
+    for (tcp, sysctls, seconds) in [
+        (false, "", 30),
+        (false, "net.netfilter.nf_conntrack_udp_timeout = 120", 120),
+        (true, "", 120),
+        (true, "net.netfilter.nf_conntrack_tcp_timeout_syn_sent = 240", 240),
+    ] {
+        for (wait, open) in [(seconds - 1, true), (seconds + 1, false)] {
+            let mut nat = Nat::tuned(113, "-j MASQUERADE", "", sysctls);
+            if tcp {
+                nat = nat.tcp();
+            }
+            let seen = nat.out(ALICE, server).expect("a way out");
+            nat.wait(wait);
+            assert_eq!(nat.comes_in(server, &seen, ALICE), open, "{sysctls} after {wait} s");
+        }
+    }
+    for (sysctls, seconds) in [("", 30), ("net.netfilter.nf_conntrack_icmp_timeout = 60", 60)] {
+        for (wait, open) in [(seconds - 1, true), (seconds + 1, false)] {
+            let mut nat = Nat::tuned(113, "-j MASQUERADE", "", sysctls);
+            let [inside, there] = ["192.168.0.2", "198.51.100.1"].map(addr);
+            let question = echo(Ip::new(inside, there, protocol::ICMP), true, 7, 1, b"ping");
+            assert!(nat.pass("eth0", &question).is_some());
+            nat.wait(wait);
+            let header = Ip::new(there, addr("203.0.113.1"), protocol::ICMP);
+            let answer = nat.pass("ppp0", &echo(header, false, 7, 1, b"ping"));
+            assert_eq!(answer.is_some(), open, "{sysctls} after {wait} s");
+        }
+    }
 }

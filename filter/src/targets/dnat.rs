@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use tidegate_packet::{Family, protocol};
 
+use super::mapping::save_mapping;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::lex::Word;
@@ -141,6 +142,7 @@ pub(super) fn save_switches(out: &mut String, range: &NatRange) {
             save_name(out, name, false);
         }
     }
+    save_mapping(out, range);
 }
 
 /// Appends a range and its switches as `iptables -L` shows them.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::dnat::{ports, save_switches, switches};
+use super::mapping::mapping;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::{Hook, TableName};
@@ -11,7 +12,15 @@ use crate::values::{Span, save_option};
 use crate::verdict::{NatAction, NatRange, Verdict};
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
-    options: &[value(&["to-ports"]), flag(&["random"]), flag(&["random-fully"])],
+    options: &[
+        value(&["to-ports"]),
+        flag(&["random"]),
+        flag(&["random-fully"]),
+        value(&["mapping"]),
+        value(&["filtering"]),
+        value(&["port-block-size"]),
+        value(&["port-blocks"]),
+    ],
     tables: &[TableName::Nat],
     hooks: &[Hook::Postrouting],
     ..Spec::new("MASQUERADE", build)
@@ -23,7 +32,7 @@ struct Masquerade(NatRange);
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
     let ports = given.value("to-ports").map(|(word, _)| ports(given, word)).transpose()?;
     let range = switches(given, NatRange { ports, ..NatRange::default() });
-    Ok(Box::new(Masquerade(range)))
+    Ok(Box::new(Masquerade(mapping(given, range)?)))
 }
 
 impl Target for Masquerade {

@@ -9,6 +9,7 @@ mod dscp;
 mod ecn;
 mod hmark;
 mod log;
+mod mapping;
 mod mark;
 mod masquerade;
 mod netmap;

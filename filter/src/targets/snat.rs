@@ -3,6 +3,7 @@
 use tidegate_packet::Family;
 
 use super::dnat::{Shown, list_range, range, save_switches, switches};
+use super::mapping::mapping;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::{Hook, TableName};
@@ -15,6 +16,10 @@ pub(crate) static SPEC: TargetSpec = TargetSpec {
         flag(&["random"]),
         flag(&["random-fully"]),
         flag(&["persistent"]),
+        value(&["mapping"]),
+        value(&["filtering"]),
+        value(&["port-block-size"]),
+        value(&["port-blocks"]),
     ],
     tables: &[TableName::Nat],
     hooks: &[Hook::Postrouting, Hook::Input],
@@ -30,6 +35,7 @@ struct Snat {
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
     let (word, _) = given.required("to-source")?;
     let range = switches(given, range(given, word, false)?);
+    let range = mapping(given, range)?;
     Ok(Box::new(Snat { range, family: given.family }))
 }
 

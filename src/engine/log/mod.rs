@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use tidegate_filter::{
     AuditRecord, Hook, LogFlags, LogRecord, NflogRecord, Query, TableName, TraceRecord,
 };
+use tidegate_nat::BlockEvent;
 use tidegate_packet::Family;
 
 /// Lines and packets that wait to be taken at most; more are lost and counted. They are taken after
@@ -147,6 +148,16 @@ impl Line {
         let NflogRecord { hook, group, prefix, query, mark, .. } = *record;
         let plain = LogRecord { prefix, ..plain(hook, query, mark) };
         let text = format!("{}NFLOG={group} ", Self::of(&plain).text);
+        Self { level: NOTICE, text }
+    }
+
+    /// The line of a block of ports: who is behind a port from now on, or is so no longer (RFC 6888
+    /// section 4). Destinations aren't in it (REQ-12).
+    pub fn of_block(event: &BlockEvent) -> Self {
+        let BlockEvent { given, inside, outside, ports: (first, last) } = *event;
+        let what = if given { "given" } else { "back" };
+        let text =
+            format!("NAT ports {what}: inside={inside} outside={outside} ports={first}-{last}");
         Self { level: NOTICE, text }
     }
 
