@@ -84,10 +84,12 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
 /// Runs a gateway until SIGTERM or SIGINT.
 pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let clock = Clock::start();
-    let sets = rules::sets(&config, clock.now()).map_err(DaemonError::Rules)?;
+    let sets = Sets::new();
+    // A set of the state is newer than its file.
+    let state = saved::read(&config, &sets, clock.now()).map_err(DaemonError::State)?;
+    sets.add_missing(&rules::sets(&config, clock.now()).map_err(DaemonError::Rules)?);
     let Rulesets { v4, v6, warnings, mut fingerprints } =
         rules::load(&config, &sets).map_err(DaemonError::Rules)?;
-    let state = saved::read(&config, &sets).map_err(DaemonError::State)?;
     let report = Report { diagnostics: warnings };
     say(&report.render(Style::of_stderr()));
     setup::check_rights()?;

@@ -33,10 +33,16 @@ pub fn sets(config: &Config, now: Instant) -> Result<Sets, Report> {
 pub fn read_sets(path: &Path, now: Instant) -> Result<Sets, Report> {
     let source = Source::read(path).map_err(|error| Report::from(*error))?;
     let sets = Sets::new();
+    restore_sets(&source, &sets, now)?;
+    Ok(sets)
+}
+
+/// Puts a text's sets among others.
+pub fn restore_sets(source: &Arc<Source>, sets: &Sets, now: Instant) -> Result<(), Report> {
     let errors = sets.restore(&source.text, now).err().unwrap_or_default();
     let diagnostics: Vec<_> =
-        errors.into_iter().map(|d| diagnostic(&source, d, Severity::Error)).collect();
-    if diagnostics.is_empty() { Ok(sets) } else { Err(Report { diagnostics }) }
+        errors.into_iter().map(|d| diagnostic(source, d, Severity::Error)).collect();
+    if diagnostics.is_empty() { Ok(()) } else { Err(Report { diagnostics }) }
 }
 
 /// Loads the rules that a configuration names, or the built-in ones; they may name these sets. The
@@ -72,8 +78,26 @@ fn load_family(config: &Config, family: Family, sets: &Sets) -> Result<Read, Rep
             Source::new("built-in rules", text)
         }
     };
-    let (ruleset, warnings) = parse(&source, family, sets)?;
+    let (ruleset, mut warnings) = parse(&source, family, sets)?;
+    warnings.extend(strangers(config, &source.name, &ruleset));
     Ok((ruleset, warnings, fingerprint(&source.text)))
+}
+
+/// Interfaces that rules ask for and the gateway doesn't have: such rules never match.
+fn strangers(config: &Config, source: &str, ruleset: &Ruleset) -> Vec<Diagnostic> {
+    let known: Vec<&str> =
+        config.interfaces.iter().map(|i| i.name.as_str()).chain(["lo"]).collect();
+    let strange = ruleset.interfaces().into_iter().filter(|name| !known.contains(name));
+    strange
+        .map(|name| {
+            let message = format!(
+                "{source}: the gateway has no interface `{name}`: rules for it never match"
+            );
+            let warning =
+                Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(message) };
+            warning.nearest(name, known.iter().copied())
+        })
+        .collect()
 }
 
 /// Tells texts apart (FNV-1a, which stays the same from one build to the next).

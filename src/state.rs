@@ -3,13 +3,13 @@
 //!
 //! ```text
 //! %tidegate state 1
+//! %ipset
+//! create …                           as ipset save
 //! %ipv4 1234567890abcdef edited      the fingerprint of the rules file they came from
 //! *filter …                          as iptables-save -c
 //! %ipv6 …
 //! %recent NAME
 //! 192.0.2.1 64 1 1700000000000000000 address, TTL, place of the next stamp, stamps since 1970
-//! %ipset
-//! create …                           as ipset save
 //! %end
 //! ```
 //!
@@ -88,6 +88,11 @@ impl Snapshot {
     /// As text; `stamp` is for the comments of the rules.
     pub fn text(&self, stamp: &str) -> String {
         let mut out = format!("{HEAD}\n");
+        // Rules name sets, so these come first.
+        if !self.sets.is_empty() {
+            out.push_str("%ipset\n");
+            out.push_str(&self.sets);
+        }
         let style = SaveStyle { stamp, rule_counters: true };
         let edited = if self.edited { " edited" } else { "" };
         for ((ruleset, counters), fingerprint) in self.rules.iter().zip(self.fingerprints) {
@@ -97,10 +102,6 @@ impl Snapshot {
         }
         for (name, text) in &self.recent {
             out.push_str(&format!("%recent {name}\n{text}"));
-        }
-        if !self.sets.is_empty() {
-            out.push_str("%ipset\n");
-            out.push_str(&self.sets);
         }
         out.push_str(END);
         out.push('\n');
@@ -157,17 +158,18 @@ impl State {
         text.lines().next() == Some(HEAD)
     }
 
-    /// Reads a file, whose rules may name these sets; `None` if it isn't there.
-    pub fn read(path: &Path, sets: &Sets) -> Result<Option<Self>, Report> {
+    /// Reads a file; `None` if it isn't there. Its sets are put among `sets`.
+    pub fn read(path: &Path, sets: &Sets, now: Instant) -> Result<Option<Self>, Report> {
         if !path.exists() {
             return Ok(None);
         }
         let source = Source::read(path).map_err(|error| Report::from(*error))?;
-        Self::parse(&source, sets).map(Some)
+        Self::parse(&source, sets, now).map(Some)
     }
 
-    /// Reads a text. A state that isn't whole is an error: half of the rules are none.
-    pub fn parse(source: &Arc<Source>, sets: &Sets) -> Result<Self, Report> {
+    /// Reads a text and puts its sets among `sets`, where its rules find them. A state that isn't
+    /// whole is an error: half of the rules are none.
+    pub fn parse(source: &Arc<Source>, sets: &Sets, now: Instant) -> Result<Self, Report> {
         let mut report = Report::default();
         let mut state =
             Self { source: source.clone(), rules: [None, None], recent: Vec::new(), sets: None };
@@ -185,7 +187,7 @@ impl State {
             return Err(report);
         }
         for (head, body) in &sections[1..sections.len() - 1] {
-            state.section(head, body, sets, &mut report);
+            state.section(head, body, (sets, now), &mut report);
         }
         if report.has_errors() { Err(report) } else { Ok(state) }
     }
@@ -194,7 +196,7 @@ impl State {
         &mut self,
         head: &Range<usize>,
         body: &Range<usize>,
-        sets: &Sets,
+        (sets, now): (&Sets, Instant),
         report: &mut Report,
     ) {
         let source = self.source.clone();
@@ -233,7 +235,13 @@ impl State {
                     Err(line) => report.push(entry_error(&source, body, line)),
                 }
             }
-            ["%ipset"] => self.sets = Some(body.clone()),
+            ["%ipset"] => {
+                let masked = Source::new(source.name.clone(), masked(&source.text, body));
+                match rules::restore_sets(&masked, sets, now) {
+                    Ok(()) => self.sets = Some(body.clone()),
+                    Err(errors) => report.diagnostics.extend(errors.diagnostics),
+                }
+            }
             _ => {
                 let place = source.place(head.clone());
                 report.push(place.error("a saved state has no such part"));

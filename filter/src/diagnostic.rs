@@ -27,6 +27,7 @@ impl Diagnostic {
     }
 
     fn new(text: &str, breaks: &[usize], problem: Problem) -> Self {
+        let problem = problem.nearest_expected();
         let Problem { span, message, help, told: _ } = problem;
         let start = span.start.min(text.len());
         let line = breaks.partition_point(|at| *at < start);
@@ -177,6 +178,46 @@ impl Problem {
         self.help = Some(help.into());
         self
     }
+}
+
+impl Problem {
+    /// Says which known name is near the one that was written, if one is.
+    pub fn nearest<'a>(mut self, word: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        if let Some(name) = nearest(word, known) {
+            let meant = format!("did you mean `{name}`?");
+            self.help = Some(match self.help {
+                Some(help) => format!("{meant} {help}"),
+                None => meant,
+            });
+        }
+        self
+    }
+
+    /// The same for a message about a `word` whose help lists the words that were expected.
+    fn nearest_expected(self) -> Self {
+        let word = self.message.split('`').nth(1).map(str::to_owned);
+        let list = self.help.as_deref().and_then(|help| help.strip_prefix("expected "));
+        let (Some(word), Some(list)) = (word, list.map(str::to_owned)) else { return self };
+        let known = list.split(", ").flat_map(|part| part.split(" or "));
+        self.nearest(&word, known.filter(|name| !name.contains(' ')))
+    }
+}
+
+/// The known name nearest to `word`, if one is near enough to be meant. Case doesn't count.
+fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Longer ones are no slip of the finger, and would take long to compare.
+    const LONGEST: usize = 64;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let lower = word.to_ascii_lowercase();
+    known
+        .into_iter()
+        .filter(|name| name.len().abs_diff(word.len()) <= 3 && *name != word)
+        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_ascii_lowercase()), name))
+        .filter(|(distance, name)| *distance <= (name.len().max(word.len()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
 }
 
 pub(crate) type Outcome<T> = Result<T, Problem>;

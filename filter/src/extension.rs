@@ -175,6 +175,16 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether it can't match the first packet of a connection.
+    fn never_new(&self) -> bool {
+        false
+    }
+
+    /// Whether its presence makes the kernel count what connections carry.
+    fn needs_accounting(&self) -> bool {
+        false
+    }
+
     /// The `recent` list it uses.
     fn recent(&self) -> Option<RecentUse<'_>> {
         None

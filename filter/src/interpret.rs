@@ -60,14 +60,8 @@ impl Ruleset {
     /// of its connection, or the chain would drop it (as a match does that meets a header cut
     /// short). Nothing is counted or remembered.
     pub fn covers_source(&self, query: &Query<'_>, memory: &Memory) -> bool {
-        let Some(table) = self.table(TableName::Nat) else { return false };
-        let query = Query { state: CtState::New, connection: None, ..*query };
-        let mut walk = Walk::new(Some(table), Hook::Postrouting);
-        let verdict = loop {
-            match walk.leg(&query, None, memory, &mut NoEffects) {
-                Step::Done(verdict) => break verdict,
-                Step::Edit(_) => {}
-            }
+        let Some(verdict) = self.first_packet(Hook::Postrouting, query, memory) else {
+            return false;
         };
         // In POSTROUTING a NETMAP is one of the source.
         matches!(
@@ -77,6 +71,27 @@ impl Ruleset {
                     NatAction::Source(_) | NatAction::Masquerade(_) | NatAction::Netmap { .. }
                 )
         )
+    }
+
+    /// How the nat table would translate this packet's destination if it were the first of its
+    /// connection. Nothing is counted or remembered.
+    pub fn destination(&self, hook: Hook, query: &Query<'_>, memory: &Memory) -> Option<NatAction> {
+        match self.first_packet(hook, query, memory)? {
+            Verdict::Nat(action) => Some(action),
+            _ => None,
+        }
+    }
+
+    fn first_packet(&self, hook: Hook, query: &Query<'_>, memory: &Memory) -> Option<Verdict> {
+        let table = self.table(TableName::Nat)?;
+        let query = Query { state: CtState::New, connection: None, ..*query };
+        let mut walk = Walk::new(Some(table), hook);
+        loop {
+            match walk.leg(&query, None, memory, &mut NoEffects) {
+                Step::Done(verdict) => return Some(verdict),
+                Step::Edit(_) => {}
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use tidegate_packet::{Addr, Family};
 use crate::diagnostic::Diagnostic;
 use crate::ruleset::Ruleset;
 use crate::sets::Sets;
-use crate::{parse, validate};
+use crate::validate;
 
 /// A rules file.
 #[derive(Copy, Clone, Debug)]
@@ -39,8 +39,7 @@ pub fn load_with(
     sets: &Sets,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let diagnose = |problems| Diagnostic::all(source.text, problems);
-    let ast = parse::file(source.text, parse::Reading::all(family)).map_err(diagnose)?;
-    let (ruleset, warnings) = validate::ruleset(&ast, family, sets).map_err(diagnose)?;
+    let (ruleset, warnings) = validate::ruleset(source.text, family, sets).map_err(diagnose)?;
     Ok(Loaded { ruleset, warnings: diagnose(warnings) })
 }
 

@@ -135,3 +135,8 @@ pub(crate) fn protocol_number(name: &str) -> Option<u8> {
         .find(|(_, names)| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
         .map(|(number, _)| *number)
 }
+
+/// All names of protocols.
+pub(crate) fn protocols() -> impl Iterator<Item = &'static str> {
+    PROTOCOLS.iter().flat_map(|(_, names)| names.iter().copied())
+}

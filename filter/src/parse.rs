@@ -4,4 +4,4 @@ pub(crate) mod command;
 mod file;
 pub(crate) mod option;
 
-pub(crate) use file::{Reading, file};
+pub(crate) use file::{Event, Reading, file, stream};

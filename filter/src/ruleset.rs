@@ -31,6 +31,8 @@ pub(crate) struct Table {
     pub chains: Vec<Chain>,
     /// Whether a rule looks at connections.
     pub uses_conntrack: bool,
+    /// Whether a rule asks what connections have carried.
+    pub needs_accounting: bool,
     /// The matches of rules that remember under a name.
     pub remembering: Vec<Arc<[NamedMatch]>>,
 }
@@ -42,10 +44,12 @@ impl Table {
             rule.matches.iter().any(|m| m.test.uses_conntrack())
                 || matches!(&rule.action, Action::Target(_, t) if t.uses_conntrack())
         });
+        let needs_accounting =
+            rules().any(|rule| rule.matches.iter().any(|m| m.test.needs_accounting()));
         let remembers = |m: &NamedMatch| m.test.recent().is_some() || m.test.hashlimit().is_some();
         let remembering = rules().map(|rule| &rule.matches).filter(|m| m.iter().any(remembers));
         let remembering = remembering.cloned().collect();
-        Self { name, chains, uses_conntrack, remembering }
+        Self { name, chains, uses_conntrack, needs_accounting, remembering }
     }
 }
 
@@ -140,6 +144,23 @@ impl Ruleset {
     /// rule doesn't, and no packet passes its chains then (nf_nat_inet_fn wants a connection).
     pub fn uses_conntrack(&self) -> bool {
         self.tables.iter().any(|table| table.uses_conntrack)
+    }
+
+    /// The names of interfaces that rules ask for with `-i` and `-o`. Beginnings of names (`eth+`) and
+    /// what stands behind `!` aren't among them.
+    pub fn interfaces(&self) -> std::collections::BTreeSet<&str> {
+        let rules = self.tables.iter().flat_map(|table| &table.chains).flat_map(|c| &c.rules);
+        rules
+            .flat_map(|rule| [&rule.base.input, &rule.base.output])
+            .flatten()
+            .filter(|interface| !interface.prefix && !interface.inverted)
+            .map(|interface| &*interface.name)
+            .collect()
+    }
+
+    /// Whether a rule asks how much connections have carried.
+    pub fn needs_accounting(&self) -> bool {
+        self.tables.iter().any(|table| table.needs_accounting)
     }
 
     /// Counters for this ruleset, starting from what the file said.

@@ -98,6 +98,11 @@ pub(crate) fn name(port: u16, protocol: u8) -> Option<&'static str> {
     })
 }
 
+/// All names of services.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    SERVICES.split(' ').filter_map(|entry| entry.split('/').next())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
 //! AST → [`Ruleset`]: chains exist, jumps don't loop, extensions stand where they may.
 
 mod hooks;
+mod reach;
 mod rule;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use crate::counters::{Count, Counters, Slots};
 use crate::diagnostic::{Outcome, Problem, Refusal};
 use crate::lex::Word;
 use crate::live::list::told as told_of;
+use crate::parse::{self, Event, Reading};
 use crate::query::{Hook, TableName};
 use crate::ruleset::{Builtin, Chain, Policy, Rule, Ruleset, Table};
 use crate::sets::Sets;
@@ -31,31 +33,56 @@ fn too_long(name: &str) -> String {
     format!("chain name `{name}' too long (must be under {} chars)", MAX_CHAIN_NAME + 1)
 }
 
-/// Validates a whole file; on failure gives all problems found.
+/// The line with this byte.
+fn line_of(text: &str, at: usize) -> &str {
+    let start = text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |n| n + 1);
+    text.get(start..).unwrap_or_default()
+}
+
+/// Validates a whole file while it is read; on failure gives all problems found.
 pub(crate) fn ruleset(
-    ast: &FileAst,
+    text: &str,
     family: Family,
     sets: &Sets,
 ) -> Result<(Ruleset, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
-    let mut warnings = ast.warnings.clone();
+    let mut told = Vec::new();
+    let mut open: Option<Draftbook> = None;
     let mut tables: Vec<Draftbook> = Vec::new();
-    for table in &ast.tables {
-        let mut book = Draftbook::empty(table.name, family, sets);
-        book.read(table, &mut problems, &mut warnings);
-        // A second section of a table replaces the first, which keeps its place in the order.
-        match tables.iter_mut().find(|t| t.name == book.name) {
-            Some(earlier) => *earlier = book,
-            None => tables.push(book),
-        }
+    let (mut warnings, unread) =
+        parse::stream(text, Reading::all(family), &mut |event| match event {
+            Event::Open(name) => open = Some(Draftbook::empty(name, family, sets)),
+            Event::Item(item) => {
+                if let Some(Err(problem)) = open.as_mut().map(|book| book.item(&item, &mut told)) {
+                    problems.push(problem);
+                }
+            }
+            Event::Commit => {
+                // A second section of a table replaces the first, which keeps its place in the order.
+                let Some(book) = open.take() else { return };
+                match tables.iter_mut().find(|t| t.name == book.name) {
+                    Some(earlier) => *earlier = book,
+                    None => tables.push(book),
+                }
+            }
+        });
+    warnings.extend(told);
+    // Where a chain's own line can't be read, all the rules that name it would be wrong, too.
+    let names_a_chain = |p: &Problem| !line_of(text, p.span.start).starts_with("-A");
+    if unread.iter().any(names_a_chain) {
+        problems.clear();
     }
+    problems.extend(unread);
     if !problems.is_empty() {
+        problems.sort_by_key(|p| p.span.start);
         return Err(problems);
     }
     let mut slots = Slots::default();
     let tables = tables
         .into_iter()
-        .filter_map(|book| book.finish(&mut slots).map_err(|p| problems.extend(p)).ok())
+        .filter_map(|book| {
+            book.finish(&mut slots, &mut warnings).map_err(|p| problems.extend(p)).ok()
+        })
         .map(Arc::new)
         .collect();
     if !problems.is_empty() {
@@ -183,20 +210,6 @@ impl Draftbook {
         self.reindex();
     }
 
-    /// Reads a section of a file.
-    pub fn read(
-        &mut self,
-        table: &TableAst,
-        problems: &mut Vec<Problem>,
-        warnings: &mut Vec<Problem>,
-    ) {
-        for item in &table.items {
-            if let Err(problem) = self.item(item, warnings) {
-                problems.push(problem);
-            }
-        }
-    }
-
     /// The table.
     pub fn name(&self) -> TableName {
         self.name
@@ -270,12 +283,14 @@ impl Draftbook {
     /// A chain, to be changed.
     fn chain(&mut self, name: &Word) -> Outcome<&mut ChainDraft> {
         let table = self.name.as_str();
-        let at = self.find(&name.text);
-        let chain = at.and_then(|at| self.chains.get_mut(at)).ok_or_else(|| {
-            name.wrong(format!("table {table} has no chain `{}`", name.text))
+        let Some(at) = self.find(&name.text) else {
+            return Err(name
+                .wrong(format!("table {table} has no chain `{}`", name.text))
                 .help("a chain must be declared before rules use it")
-                .refused(Refusal::NoChain)
-        })?;
+                .nearest(&name.text, self.chain_names())
+                .refused(Refusal::NoChain));
+        };
+        let chain = &mut self.chains[at];
         chain.classifier = None;
         Ok(chain)
     }
@@ -503,7 +518,11 @@ impl Draftbook {
     }
 
     /// Settles the order of chains, resolves jumps, checks what depends on where chains hang.
-    pub fn finish(mut self, slots: &mut Slots) -> Result<Table, Vec<Problem>> {
+    pub fn finish(
+        mut self,
+        slots: &mut Slots,
+        warnings: &mut Vec<Problem>,
+    ) -> Result<Table, Vec<Problem>> {
         let builtins = self.chains.iter().filter(|c| c.hook.is_some()).count();
         self.chains[builtins..].sort_by(|a, b| a.name.cmp(&b.name));
         self.reindex();
@@ -512,6 +531,7 @@ impl Draftbook {
             chain.rules.iter_mut().for_each(|rule| rule.resolve(&index));
         }
         hooks::check(&self.chains)?;
+        reach::check(self.name, &self.chains, warnings);
         let mut chains = Vec::with_capacity(self.chains.len());
         for draft in self.chains {
             let mut rules: Vec<Rule> = Vec::with_capacity(draft.rules.len());

@@ -76,6 +76,7 @@ impl Word {
             self.wrong(format!("unknown port or service `{}`", self.text))
                 .words(format!("invalid port/service `{}' specified", self.text))
                 .help("expected a number of 0 to 65535 or a service name such as ssh")
+                .nearest(&self.text, services::names())
         })
     }
 

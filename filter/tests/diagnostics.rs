@@ -148,3 +148,100 @@ proptest! {
         prop_assert_eq!(print(&once), Some(once.clone()));
     }
 }
+
+/// The message and the help of the only complaint.
+fn only_complaint(text: &str) -> String {
+    match load(Source { name: "test", text }, Family::V4) {
+        Err(errors) if errors.len() == 1 => errors[0].to_string(),
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn what_was_meant_is_told() {
+    for (rule, meant) in [
+        ("-A INPUT -p tcp --dprot 22 -j ACCEPT", "--dport"),
+        ("-A INPUT -p tcp --tcp-flag5 SYN,ACK SYN", "--tcp-flags"),
+        ("-A INPUT --sorce 10.0.0.1", "--source"),
+        ("-A INPUT -m contrack --ctstate NEW", "conntrack"),
+        ("-A INPUT -m conntrack --ctstat3 NEW", "--ctstate"),
+        ("-A INPUT -m conntrack --ctstate ESTABLISHD", "ESTABLISHED"),
+        ("-A INPUT -m recent --rchek --name x", "--rcheck"),
+        ("-A INPUT -j DROPP", "DROP"),
+        ("-A INPUT -j accept", "ACCEPT"),
+        ("-A INPUT -j REJET", "REJECT"),
+        ("-A INPUT -j REJECT --reject-with icmp-port-unreachble", "icmp-port-unreachable"),
+        ("-A INPUT -j LOG --log-level warnin", "warning"),
+        ("-A INPTU -j DROP", "INPUT"),
+        ("-A INPUT -j mychian", "mychain"),
+        ("-A INPUT -p tpc", "tcp"),
+        ("-A INPUT -p tcp --dport htpp", "http"),
+        ("-A INPUT -p tcp --tcp-flags SYN,AKC SYN", "ACK"),
+        ("-A INPUT -p icmp --icmp-type echo-requst", "echo-request"),
+        ("-A INPUT -m pkttype --pkt-type brodcast", "broadcast"),
+        ("-A INPUT -m addrtype --src-type LOACL", "LOCAL"),
+    ] {
+        let text = format!("*filter\n:mychain - [0:0]\n{rule}\nCOMMIT\n");
+        let told = only_complaint(&text);
+        assert!(told.contains(&format!("did you mean `{meant}`?")), "{rule}: {told}");
+    }
+    for (text, meant) in [("*fitler\nCOMMIT\n", "filter"), ("*mange\nCOMMIT\n", "mangle")] {
+        assert!(only_complaint(text).contains(&format!("did you mean `{meant}`?")), "{text}");
+    }
+    // Nothing is near these.
+    for rule in ["-A INPUT -j 8", "-A INPUT -m zzzzzzzzz", "-A INPUT --qqqqqqqq"] {
+        let told = only_complaint(&format!("*filter\n{rule}\nCOMMIT\n"));
+        assert!(!told.contains("did you mean"), "{rule}: {told}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_told_at_once() {
+    let text = "*filter\n-A INPUT -j DROPP\n-A INPUT --foo\n-A OUTPUT -j X\nCOMMIT\n";
+    let lines: Vec<usize> = complaints(text).into_iter().map(|c| c.0).collect();
+    assert_eq!(lines, [2, 3, 4]);
+}
+
+#[test]
+fn what_never_comes_into_play_is_told() {
+    let warned = |text: &str| -> Vec<(usize, String)> {
+        let loaded = load(Source { name: "test", text }, Family::V4).expect("right rules");
+        loaded.warnings.into_iter().map(|w| (w.line, w.message)).collect()
+    };
+    for (text, line, says) in [
+        ("*filter\n-A INPUT -j ACCEPT\n-A INPUT -j DROP\nCOMMIT\n", 3, "`INPUT` decides"),
+        (
+            "*filter\n-A INPUT -m comment --comment x -j REJECT\n-A INPUT -p tcp -j DROP\nCOMMIT\n",
+            3,
+            "decides about all",
+        ),
+        ("*filter\n:X -\n-A X -j DROP\nCOMMIT\n", 3, "gets to chain `X`"),
+        ("*filter\n:X -\n-A INPUT -j DROP\n-A INPUT -j X\n-A X -j DROP\nCOMMIT\n", 5, "chain `X`"),
+        (
+            "*nat\n-A POSTROUTING -m conntrack --ctstate ESTABLISHED -j MASQUERADE\nCOMMIT\n",
+            2,
+            "first packet",
+        ),
+        (
+            "*nat\n-A PREROUTING -m conntrack --ctstate INVALID,UNTRACKED -j ACCEPT\nCOMMIT\n",
+            2,
+            "first packet",
+        ),
+    ] {
+        let found = warned(text);
+        assert!(found.iter().any(|(l, w)| *l == line && w.contains(says)), "{text}: {found:?}");
+    }
+    for text in [
+        "*filter\n-A INPUT -p tcp -j ACCEPT\n-A INPUT -j DROP\nCOMMIT\n",
+        "*filter\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j DROP\nCOMMIT\n",
+        "*filter\n-A INPUT\n-A INPUT -j DROP\nCOMMIT\n",
+        "*filter\n-A INPUT -j LOG\n-A INPUT -j DROP\nCOMMIT\n",
+        "*filter\n:EMPTY -\n-A INPUT -j DROP\nCOMMIT\n",
+        "*filter\n:X -\n:Y -\n-A INPUT -j X\n-A INPUT -g Y\n-A X -j RETURN\n-A Y -j DROP\nCOMMIT\n",
+        "*nat\n-A POSTROUTING -m conntrack --ctstate NEW -j MASQUERADE\nCOMMIT\n",
+        "*nat\n-A POSTROUTING -m conntrack ! --ctstate INVALID -j MASQUERADE\nCOMMIT\n",
+        "*nat\n-A POSTROUTING -m conntrack --ctstate DNAT -j MASQUERADE\nCOMMIT\n",
+    ] {
+        assert_eq!(warned(text), [], "{text}");
+    }
+}

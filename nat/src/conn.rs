@@ -62,10 +62,10 @@ impl Status {
     pub const SEQ_ADJUST: Self = Self(1 << 6);
     /// No longer in the table; only a packet on its way still holds it.
     pub const DYING: Self = Self(1 << 9);
-    /// A rule has given it a helper.
-    pub const HELPER: Self = Self(1 << 13);
     /// Packets don't prolong it.
     pub const FIXED_TIMEOUT: Self = Self(1 << 10);
+    /// A rule has given it a helper.
+    pub const HELPER: Self = Self(1 << 13);
 
     /// Whether all of `other`'s bits are set.
     #[inline]
@@ -133,8 +133,8 @@ impl fmt::Debug for Status {
             (Status::SNAT_DONE, "SNAT_DONE"),
             (Status::DNAT_DONE, "DNAT_DONE"),
             (Status::DYING, "DYING"),
-            (Status::HELPER, "HELPER"),
             (Status::FIXED_TIMEOUT, "FIXED_TIMEOUT"),
+            (Status::HELPER, "HELPER"),
         ];
         f.debug_set()
             .entries(NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name))
@@ -157,7 +157,11 @@ pub(crate) enum Proto {
     /// Nothing.
     Plain,
     /// When the connection was made.
-    Udp { start: Instant },
+    Udp {
+        start: Instant,
+        /// Under which rules its destination was decided ([`crate::Conntrack::rules_changed`]).
+        rules: u32,
+    },
     /// States and tags.
     Sctp(SctpTrack),
     /// States and windows.
@@ -167,8 +171,6 @@ pub(crate) enum Proto {
 /// What few connections need.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rare {
-    /// Whether packets and bytes are counted.
-    pub(crate) counted: bool,
     pub(crate) accounting: [Counters; 2],
     /// Whether it is remembered when the connection began.
     pub(crate) stamped: bool,
@@ -187,6 +189,8 @@ pub struct Connection {
     pub(crate) status: Status,
     /// What has changed since the last event, while anybody listens.
     pub(crate) pending: Changes,
+    /// Packets and bytes are counted.
+    pub(crate) counted: bool,
     /// When it ends if no packet comes. Before [`Status::CONFIRMED`] it counts from zero, since
     /// the time begins when the first packet leaves.
     pub(crate) deadline: Instant,
@@ -205,11 +209,12 @@ impl Connection {
             tuples: [original, reply],
             status: Status::default(),
             pending: Changes::default(),
+            counted: acct,
             deadline: Instant::ZERO,
             mark: 0,
             masqueraded: NOT_MASQUERADED,
             same_source: [crate::slots::NONE; 2],
-            rare: acct.then(|| Box::new(Rare { counted: true, ..Rare::default() })),
+            rare: acct.then(Box::default),
             proto,
         }
     }
@@ -257,7 +262,7 @@ impl Connection {
 
     /// As [`Connection::accounting`]; `None` if nothing is counted.
     pub fn counted(&self) -> Option<[Counters; 2]> {
-        self.rare.as_ref().filter(|r| r.counted).map(|r| r.accounting)
+        self.rare.as_ref().filter(|_| self.counted).map(|r| r.accounting)
     }
 
     /// When it entered the table, if [`crate::Settings::timestamp`] was set then.
@@ -269,7 +274,8 @@ impl Connection {
     pub(crate) fn extend(&mut self, settings: &Settings) {
         if settings.acct || settings.timestamp {
             let rare = self.rare.get_or_insert_default();
-            (rare.counted, rare.stamped) = (settings.acct, settings.timestamp);
+            rare.stamped = settings.timestamp;
+            self.counted = settings.acct;
         }
     }
 
@@ -334,7 +340,7 @@ impl Connection {
 
     #[inline]
     pub(crate) fn count(&mut self, direction: Direction, bytes: u32) {
-        if let Some(rare) = self.rare.as_mut().filter(|rare| rare.counted) {
+        if let (true, Some(rare)) = (self.counted, &mut self.rare) {
             let counters = &mut rare.accounting[direction.index()];
             counters.packets += 1;
             counters.bytes += u64::from(bytes);

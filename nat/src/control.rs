@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_packet::{Instant, protocol};
+use tidegate_packet::{Addr, Instant, protocol};
 
 use crate::Tuple;
 use crate::conn::{Connection, Counters, Direction, Proto, Status};
@@ -10,7 +10,7 @@ use crate::event::{Changes, EventKind};
 use crate::slots::conn_of;
 use crate::table::Conntrack;
 use crate::tcp::{TcpState, TcpTrack};
-use crate::tracked::ConnId;
+use crate::tracked::{ConnId, Entry, Role, Tracked};
 
 /// What may be set of a connection. What is absent stays.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub struct Update {
     pub status: Option<u16>,
     /// The TCP state.
     pub state: Option<TcpState>,
+    /// Labels to set.
+    pub add_labels: u128,
+    /// Labels to take away.
+    pub del_labels: u128,
 }
 
 impl Update {
@@ -45,6 +49,10 @@ pub struct Create {
     pub mark: u32,
     /// The TCP state, for TCP.
     pub state: Option<TcpState>,
+    /// Its zones, original then reply.
+    pub zones: [u16; 2],
+    /// Its labels.
+    pub labels: u128,
 }
 
 /// Why something can't be done.
@@ -65,6 +73,31 @@ pub enum Refused {
 }
 
 impl Conntrack {
+    /// The nat table may say something else from now on: see [`Conntrack::second_look`].
+    pub fn rules_changed(&mut self) {
+        self.rules = self.rules.wrapping_add(1);
+    }
+
+    /// Once after each change of rules: where the packets of a UDP flow in its original direction
+    /// go now, with which port. The kernel keeps a flow as it was until nothing passes for a while,
+    /// which for a flow that is kept alive is never.
+    #[inline]
+    pub fn second_look(&mut self, tracked: &Tracked) -> Option<(Addr, u16)> {
+        let Entry::Known(id) = tracked.entry else { return None };
+        if tracked.direction == Direction::Reply || tracked.role != Role::Member {
+            return None;
+        }
+        let current = self.rules;
+        let conn = conn_of(&mut self.slots, id)?;
+        let Proto::Udp { rules, .. } = &mut conn.proto else { return None };
+        if *rules == current {
+            return None;
+        }
+        *rules = current;
+        let reply = &conn.tuples[1];
+        Some((reply.src, reply.sport))
+    }
+
     /// Names the process whose doing the next changes are, until called again with `None`.
     pub fn set_author(&mut self, author: Option<u32>) {
         self.events.author = author;
@@ -96,6 +129,9 @@ impl Conntrack {
     pub fn update(&mut self, id: ConnId, update: &Update, now: Instant) -> Result<(), Refused> {
         let Some(conn) = conn_of(&mut self.slots, id) else { return Err(Refused::Absent) };
         let armed = conn.deadline;
+        // The kernel reports everything that could have been changed this way.
+        let mut changes =
+            Changes::REPLY.with(Changes::ASSURED).with(Changes::STATE).with(Changes::MARK);
         if let Some(bits) = update.status {
             if Status::from_bits(bits).without(Update::STATUS) != Status::default() {
                 return Err(Refused::Invalid);
@@ -108,14 +144,16 @@ impl Conntrack {
         if let Some((mask, value)) = update.mark {
             conn.mark = (conn.mark & !mask) ^ value;
         }
+        if update.add_labels | update.del_labels != 0 {
+            let extra = conn.make_extra();
+            extra.labels = extra.labels & !update.del_labels | update.add_labels;
+            changes = changes.with(Changes::LABEL);
+        }
         if let Some(timeout) = update.timeout {
             conn.deadline = now + timeout;
         }
         let deadline = conn.deadline;
         conn.pending = Changes::default();
-        // The kernel reports everything that could have been changed this way.
-        let changes =
-            Changes::REPLY.with(Changes::ASSURED).with(Changes::STATE).with(Changes::MARK);
         self.events.push(EventKind::Update, changes, id, conn);
         if deadline < armed {
             self.wheel.arm(id.slot, deadline);
@@ -132,7 +170,7 @@ impl Conntrack {
 
     /// Makes a connection.
     pub fn create(&mut self, create: &Create, now: Instant) -> Result<ConnId, Refused> {
-        let Create { original, reply, timeout, status, mark, state } = *create;
+        let Create { original, reply, timeout, status, mark, state, zones, labels } = *create;
         let consistent = original.protocol == reply.protocol
             && original.src.family() == original.dst.family()
             && reply.src.family() == original.src.family()
@@ -142,7 +180,9 @@ impl Conntrack {
         if !consistent || status.without(Update::STATUS) != Status::default() {
             return Err(Refused::Invalid);
         }
-        if [original, reply].iter().any(|t| self.lookup(t, [0; 2], now).is_some()) {
+        if self.lookup_in(&original, zones, Direction::Original, now).is_some()
+            || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()
+        {
             return Err(Refused::Exists);
         }
         if self.settings.max != 0 && self.len() >= self.settings.max as usize {
@@ -153,13 +193,17 @@ impl Conntrack {
         }
         let proto = match (original.protocol, state) {
             (protocol::TCP, Some(state)) => Proto::Tcp(TcpTrack::by_hand(state)),
-            (protocol::UDP, _) => Proto::Udp { start: now },
+            (protocol::UDP, _) => Proto::Udp { start: now, rules: self.rules },
             _ => Proto::Plain,
         };
         let mut conn = Connection::new(original, reply, proto, false);
         conn.extend(&self.settings);
         conn.start(now);
         conn.mark = mark;
+        if zones != [0; 2] || labels != 0 {
+            let extra = conn.make_extra();
+            (extra.zones, extra.labels) = (zones, labels);
+        }
         conn.status
             .set(status.with(Status::CONFIRMED).with(Status::SNAT_DONE).with(Status::DNAT_DONE));
         if original.inverse() != Some(reply) {
@@ -185,9 +229,10 @@ impl Conntrack {
     pub fn find_exactly(
         &self,
         tuple: &Tuple,
+        zones: [u16; 2],
         direction: Direction,
         now: Instant,
     ) -> Option<ConnId> {
-        self.find(tuple, now).filter(|(_, d)| *d == direction).map(|(id, _)| id)
+        self.find_in(tuple, zones, now).filter(|(_, d)| *d == direction).map(|(id, _)| id)
     }
 }

@@ -120,9 +120,7 @@ impl Events {
         id: ConnId,
         connection: &Connection,
     ) {
-        let asked =
-            connection.event_mask().is_none_or(|mask| mask & bits(kind, changes, connection) != 0);
-        if !self.wanted || !asked {
+        if !self.wanted || !told(kind, changes, connection) {
             return;
         }
         if self.waiting.len() >= EVENTS_MAX {
@@ -134,24 +132,24 @@ impl Events {
     }
 }
 
-/// What happened, in the places that `--ctevents` gives it (`IPCT_*`).
-fn bits(kind: EventKind, changes: Changes, connection: &Connection) -> u16 {
+/// Whether an event is among those that a rule wants to be told of its connection
+/// (`CT --ctevents`). The numbers are the kernel's `IPCT_*`.
+fn told(kind: EventKind, changes: Changes, connection: &Connection) -> bool {
+    let Some(mask) = connection.event_mask() else { return true };
+    let bits = [
+        (Changes::REPLY, 3),
+        (Changes::ASSURED, 4),
+        (Changes::STATE, 5),
+        (Changes::HELPER, 6),
+        (Changes::MARK, 7),
+        (Changes::LABEL, 10),
+    ];
+    let wanted = |bit: u16| mask >> bit & 1 == 1;
     match kind {
-        EventKind::New if connection.status.has(Status::EXPECTED) => 1 << 1,
-        EventKind::New => 1 << 0,
-        EventKind::Destroy => 1 << 2,
-        EventKind::Update => [
-            (Changes::REPLY, 3),
-            (Changes::ASSURED, 4),
-            (Changes::STATE, 5),
-            (Changes::HELPER, 6),
-            (Changes::MARK, 7),
-            (Changes::LABEL, 10),
-        ]
-        .iter()
-        .filter(|(change, _)| changes.has(*change))
-        .map(|(_, bit)| 1 << bit)
-        .sum(),
+        // `new,related`: which of them a connection is, its status says.
+        EventKind::New => wanted(u16::from(connection.status.has(Status::EXPECTED))),
+        EventKind::Destroy => wanted(2),
+        EventKind::Update => bits.iter().any(|(change, bit)| changes.has(*change) && wanted(*bit)),
     }
 }
 

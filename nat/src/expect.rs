@@ -211,6 +211,7 @@ impl Conntrack {
             return Err(Refused::Full);
         }
         let master = expectation.master;
+        self.stats.expect_create += 1;
         let slot = self.expectations.insert(expectation, &self.key);
         if let Some(expected) = self.expected_by_mut(master) {
             expected.push(slot);
@@ -229,6 +230,7 @@ impl Conntrack {
 
     fn unexpect(&mut self, slot: u32) -> Option<Expectation> {
         let gone = self.expectations.remove(slot, &self.key)?;
+        self.stats.expect_delete += 1;
         if let Some(expected) = self.expected_by_mut(gone.master) {
             expected.retain(|s| *s != slot);
         }
@@ -239,7 +241,8 @@ impl Conntrack {
     pub(crate) fn unexpect_all(&mut self, master: &Connection) {
         let Some(help) = master.extra().and_then(|e| e.help.as_ref()) else { return };
         for slot in &help.expected {
-            self.expectations.remove(*slot, &self.key);
+            let gone = self.expectations.remove(*slot, &self.key);
+            self.stats.expect_delete += u64::from(gone.is_some());
         }
     }
 
@@ -267,6 +270,7 @@ impl Conntrack {
         if self.get(found.master)?.is_expired(now) {
             return None;
         }
+        self.stats.expect_new += 1;
         if found.permanent { Some(found.clone()) } else { self.unexpect(slot) }
     }
 
@@ -281,6 +285,14 @@ impl Conntrack {
                 None => {}
             }
         }
+    }
+
+    /// Gives up those that `which` names, and says how many.
+    pub fn unexpect_where(&mut self, which: impl Fn(&Self, &Expectation) -> bool) -> usize {
+        let meant = |slot: &u32| self.expectations.get(*slot).is_some_and(|e| which(self, e));
+        let slots = self.expectations.slots.len() as u32;
+        let gone: Vec<u32> = (0..slots).filter(meant).collect();
+        gone.into_iter().filter_map(|slot| self.unexpect(slot)).count()
     }
 
     /// All expectations.

@@ -4,7 +4,6 @@
 use tidegate_packet::Instant;
 
 use crate::conn::Status;
-use crate::event::Changes;
 use crate::expect::{Expectation, Follow};
 use crate::extra::{Master, Template};
 use crate::helpers::Help;
@@ -79,12 +78,12 @@ impl Conntrack {
 
     /// Sets labels of the packet's connection (`connlabel --set`).
     pub fn set_labels(&mut self, tracked: &mut Tracked, labels: u128) {
-        let wanted = self.events.wanted();
         if let Some(conn) = self.view_mut(tracked) {
-            if wanted && conn.labels() | labels != conn.labels() {
-                conn.pending = conn.pending.with(Changes::LABEL);
-            }
+            let labels_before = conn.labels();
             conn.make_extra().labels |= labels;
+            if conn.labels() != labels_before {
+                conn.pending = conn.pending.with(crate::Changes::LABEL);
+            }
         }
     }
 }

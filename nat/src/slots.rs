@@ -52,7 +52,10 @@ impl Conntrack {
             })
         })?;
         let slot = entry / 2;
-        let direction = if entry & 1 == 0 { Direction::Original } else { Direction::Reply };
+        // Of a flow that is its own answer, netfilter finds the reply first.
+        let own_answer = tuple.src == tuple.dst && tuple.sport == tuple.dport;
+        let original = entry & 1 == 0 && !own_answer;
+        let direction = if original { Direction::Original } else { Direction::Reply };
         Some((ConnId { slot, generation: self.slots[slot as usize].generation }, direction))
     }
 

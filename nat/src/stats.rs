@@ -19,6 +19,12 @@ pub struct Stats {
     pub early_drop: u64,
     /// ICMP messages that are damaged, or errors about no connection.
     pub error: u64,
+    /// Connections that began as a helper had announced them.
+    pub expect_new: u64,
+    /// Expectations that were made.
+    pub expect_create: u64,
+    /// Expectations that are gone, fulfilled or not.
+    pub expect_delete: u64,
     /// New connections that found the table full and nothing to throw out.
     pub table_full: u64,
 }

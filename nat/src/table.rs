@@ -36,6 +36,8 @@ pub struct Conntrack {
     pub(crate) victim: u32,
     pub(crate) events: Events,
     pub(crate) stats: Stats,
+    /// How often the rules have changed.
+    pub(crate) rules: u32,
 }
 
 impl Conntrack {
@@ -54,6 +56,7 @@ impl Conntrack {
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
+            rules: 0,
         }
     }
 
@@ -104,6 +107,10 @@ impl Conntrack {
     ) -> Result<Tracked, InvalidReason> {
         if packet.is_later_fragment() {
             return Err(InvalidReason::Fragment);
+        }
+        // "No next header" has nothing to track (ipv6_skip_exthdr).
+        if packet.protocol == protocol::NO_NEXT && !packet.src.is_v4() {
+            return Err(InvalidReason::Malformed);
         }
         let segment = packet.segment(bytes);
         match packet.protocol {
@@ -208,7 +215,7 @@ impl Conntrack {
         let reply = tuple.inverse().ok_or(InvalidReason::IcmpNew)?;
         let proto = match packet.transport {
             Transport::Tcp { .. } => Proto::Tcp(tcp::TcpTrack::new(segment, settings)?),
-            Transport::Udp { .. } => Proto::Udp { start: now },
+            Transport::Udp { .. } => Proto::Udp { start: now, rules: self.rules },
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::may_start(packet)?;
                 Proto::Plain
@@ -380,8 +387,8 @@ impl Conntrack {
         if self.events.wanted()
             && let Some(conn) = conn_of(&mut self.slots, id)
         {
-            conn.pending = Changes::default();
-            self.events.push(EventKind::New, Changes::STATE, id, conn);
+            let changes = std::mem::take(&mut conn.pending).with(Changes::STATE);
+            self.events.push(EventKind::New, changes, id, conn);
         }
         tracked.entry = Entry::Known(id);
         Ok(if made_room { Confirmed::InsertedForAnother(id) } else { Confirmed::Inserted(id) })

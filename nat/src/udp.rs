@@ -60,7 +60,7 @@ pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
         return;
     }
     match conn.proto {
-        Proto::Udp { start } if now > start + STREAM_AFTER => {
+        Proto::Udp { start, .. } if now > start + STREAM_AFTER => {
             conn.refresh(settings.udp_stream, now);
             conn.status.set(Status::ASSURED);
         }

@@ -3,8 +3,9 @@
 use super::names::CONTROL;
 use crate::config::DEFAULT_CONTROL;
 use crate::conntrack::options::{Command, Form, Table, Verb, Wrong};
+use crate::conntrack::wire::Which;
 use crate::conntrack::{Action, Ask, Entry, Fault, Tell, What};
-use crate::conntrack::{json, save, text, xml};
+use crate::conntrack::{Expected, expected, json, save, text, xml};
 use crate::control::client::ClientError;
 use crate::control::{Client, Reply, Request};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -153,7 +154,16 @@ impl Run<'_> {
     fn read(&mut self, args: &[String]) -> Result<Command, End> {
         let labels = match std::fs::read_to_string(LABELS) {
             Ok(text) => parse_labels(&text),
-            Err(_) => Vec::new(),
+            Err(error) => {
+                // As the original says it, where labels are asked for.
+                let asked = |a: &String| a.starts_with("-l") || a.contains("label");
+                if args.iter().any(asked) {
+                    let why = error.to_string();
+                    let why = why.split(" (os error").next().unwrap_or_default();
+                    writeln!(self.err, "nfct_labelmap_new: {why}")?;
+                }
+                Vec::new()
+            }
         };
         let number = |name: &str| labels.iter().find(|(_, n)| n == name).map(|(bit, _)| *bit);
         let command = Command::read(args, &number)?;
@@ -179,7 +189,8 @@ impl Run<'_> {
                 self.ask(Ask::Count)?;
                 Ok(0)
             }
-            (_, Table::Expect) => self.expectations(verb),
+            (Verb::Stats, table) => self.stats(table == Table::Expect),
+            (_, Table::Expect) => self.expectations(command, verb),
             (Verb::List, _) => {
                 let action = if command.zero { Action::Zero } else { Action::List };
                 self.walk(command, action)
@@ -199,18 +210,19 @@ impl Run<'_> {
                 writeln!(self.out, "{count}")?;
                 Ok(0)
             }
-            (Verb::Stats, _) => {
-                let Tell::Stats(rows) = self.ask(Ask::Stats)? else { return Err(odd()) };
-                write!(self.out, "cpu={:<4}\t", 0)?;
-                for (name, value) in rows {
-                    // The original's numbers have 32 bits.
-                    write!(self.out, "{name}={} ", value as u32)?;
-                }
-                writeln!(self.out)?;
-                Ok(0)
-            }
             (Verb::Event, _) => self.watch(command),
         }
+    }
+
+    fn stats(&mut self, expectations: bool) -> Result<u64, End> {
+        let Tell::Stats(rows) = self.ask(Ask::Stats { expectations })? else { return Err(odd()) };
+        write!(self.out, "cpu={:<4}\t", 0)?;
+        for (name, value) in rows {
+            // The original's numbers have 32 bits.
+            write!(self.out, "{name}={} ", value as u32)?;
+        }
+        writeln!(self.out)?;
+        Ok(0)
     }
 
     fn ask(&mut self, ask: Ask) -> Result<Tell, End> {
@@ -312,22 +324,60 @@ impl Run<'_> {
         }
     }
 
-    fn expectations(&mut self, verb: Verb) -> Result<u64, End> {
-        let Tell::Page { entries, .. } = self.ask(Ask::Expectations)? else { return Err(odd()) };
-        match verb {
-            Verb::Count => writeln!(self.out, "{}", entries.len())?,
-            Verb::Stats => {
-                writeln!(self.out, "cpu={:<4}\texpect_new=0 expect_create=0 expect_delete=0 ", 0)?;
+    fn expectations(&mut self, command: &Command, verb: Verb) -> Result<u64, End> {
+        let which = match verb {
+            Verb::Get | Verb::Delete => {
+                let Some((protocol, side, _)) = command.exact_side() else {
+                    return Err(failed(Fault::Invalid, None));
+                };
+                match verb {
+                    Verb::Get => Which::Master(protocol, side),
+                    _ => Which::Tuple(protocol, side),
+                }
             }
+            _ => command.family.map_or(Which::All, Which::Family),
+        };
+        let delete = matches!(verb, Verb::Delete | Verb::Flush);
+        let Tell::Expected(expected) = self.ask(Ask::Expected { which, delete })? else {
+            return Err(odd());
+        };
+        let count = expected.len() as u64;
+        match verb {
+            Verb::Count => writeln!(self.out, "{count}")?,
             Verb::Flush => {
                 let done = "expectation table has been emptied.";
                 writeln!(self.err, "{NAME} v{VERSION} (conntrack-tools): {done}")?;
             }
-            Verb::List => {}
-            Verb::Get | Verb::Delete => return Err(failed(Fault::Absent, None)),
+            Verb::Get | Verb::Delete if count == 0 => return Err(failed(Fault::Absent, None)),
+            Verb::List | Verb::Get => self.print_expected(command, &expected)?,
+            Verb::Delete => {}
+            // Expectations are helpers' business here, and nobody counts them one by one.
             _ => return Err(failed(Fault::Unsupported, None)),
         }
-        Ok(0)
+        Ok(count)
+    }
+
+    fn print_expected(&mut self, command: &Command, all: &[Expected]) -> io::Result<()> {
+        let xml = command.form == Form::Xml && !all.is_empty();
+        if xml {
+            self.out.write_all(expected::HEAD.as_bytes())?;
+        }
+        for one in all {
+            if command.show.timestamp && command.form == Form::Plain {
+                let micros = crate::worker::unix_nanos() / 1000;
+                write!(self.out, "[{:<8}.{:<6}]\t", micros / 1_000_000, micros % 1_000_000)?;
+            }
+            let line = match command.form {
+                Form::Plain | Form::Save => one.line(),
+                Form::Xml => one.xml(),
+                Form::Json => one.json(),
+            };
+            writeln!(self.out, "{line}")?;
+        }
+        if xml {
+            self.out.write_all(expected::TAIL.as_bytes())?;
+        }
+        Ok(())
     }
 
     fn help(&mut self, command: &Command) -> Result<u64, End> {

@@ -102,18 +102,22 @@ impl Entry {
     /// All that is known of a connection.
     pub fn of(id: ConnId, conn: &Connection, moment: Moment) -> Self {
         let counted = conn.counted().map_or([None; 2], |c| c.map(Some));
+        let zones = conn.zones();
+        // A zone of one direction is shown with that direction.
+        let own = |zone: u16| (zones[0] != zones[1] && zone != 0).then_some(zone);
+        let side = |tuple, counters, zone| Side { zone: own(zone), ..Side::of(tuple, counters) };
         Self {
             id: id.number(),
             protocol: conn.original().protocol,
-            original: Side::of(conn.original(), counted[0]),
-            reply: Side::of(conn.reply(), counted[1]),
+            original: side(conn.original(), counted[0], zones[0]),
+            reply: side(conn.reply(), counted[1], zones[1]),
             status: conn.status().bits(),
             timeout: Some(conn.time_left(moment.now).as_secs()),
             state: conn.tcp_state().map(|state| state.name().to_owned()),
             mark: Some(conn.mark()),
-            zone: None,
-            helper: None,
-            labels: Vec::new(),
+            zone: (zones[0] == zones[1] && zones[0] != 0).then_some(zones[0]),
+            helper: conn.helper().map(|helper| helper.name().to_owned()),
+            labels: numbers(conn.labels()),
             start: conn.started().map(|at| moment.unix(at)),
             stop: None,
             uses: Some(1),
@@ -149,6 +153,19 @@ impl Entry {
     pub fn is_dpat(&self) -> bool {
         has_ports(self.protocol) && self.reply.sport != self.original.dport
     }
+}
+
+/// The numbers of the bits that are set.
+fn numbers(bits: u128) -> Vec<u8> {
+    if bits == 0 {
+        return Vec::new();
+    }
+    (0..128).filter(|bit| bits >> bit & 1 == 1).collect()
+}
+
+/// A bit for each number.
+pub fn bits(numbers: &[u8]) -> u128 {
+    numbers.iter().filter(|bit| **bit < 128).fold(0, |bits, bit| bits | 1 << bit)
 }
 
 /// The names that libnetfilter_conntrack has for protocols.

@@ -208,7 +208,16 @@ mod tests {
             let original = Tuple { src: a, dst: b, sport: port, dport: 53, protocol: 17 };
             let reply = original.inverse().unwrap();
             let timeout = Duration::from_secs(30);
-            let create = Create { original, reply, timeout, status: 0, mark: 0, state: None };
+            let create = Create {
+                original,
+                reply,
+                timeout,
+                status: 0,
+                mark: 0,
+                state: None,
+                zones: [0; 2],
+                labels: 0,
+            };
             table.create(&create, Instant::ZERO).unwrap();
         }
         table.take_events().0

@@ -1,9 +1,10 @@
 //! The gateway's side: the table walked in slices, connections changed, made and forgotten.
 
-use super::entry::{Entry, Moment, Side};
+use super::entry::{Entry, Moment, Side, bits};
 use super::events::{Hub, Subscription};
+use super::expected::Expected;
 use super::filter::Filter;
-use super::wire::{Action, Ask, Change, Fault, Tell};
+use super::wire::{Action, Ask, Change, Fault, Tell, Which};
 use crate::engine::Engine;
 use crate::worker::lock;
 use std::sync::{Arc, Mutex};
@@ -56,8 +57,8 @@ pub fn answer(
             Tell::Done
         }
         Ask::Count => Tell::Count(lock(engine).conntrack().len() as u64),
-        Ask::Stats => Tell::Stats(stats(&lock(engine))),
-        Ask::Expectations => Tell::Page { entries: Vec::new(), next: None, now: moment.unix_nanos },
+        Ask::Stats { expectations } => Tell::Stats(stats(&lock(engine), expectations)),
+        Ask::Expected { which, delete } => expected(&mut lock(engine), &which, delete, moment),
         Ask::Listen { filter, what, queue } => {
             peer.listening = hub.subscribe(*filter, what, queue);
             if peer.listening.is_none() {
@@ -195,7 +196,8 @@ fn update_of(change: &Change, entry: &Entry) -> Result<Option<Update>, Fault> {
         None => None,
     };
     let timeout = timeout.map(Duration::from_secs);
-    Ok(Some(Update { mark: *mark, timeout, status: *status, state }))
+    let (add_labels, del_labels) = (bits(add_labels), bits(del_labels));
+    Ok(Some(Update { mark: *mark, timeout, status: *status, state, add_labels, del_labels }))
 }
 
 fn tuple(protocol: u8, side: &Side) -> Tuple {
@@ -206,7 +208,8 @@ fn tuple(protocol: u8, side: &Side) -> Tuple {
 fn get(engine: &Engine, protocol: u8, side: &Side, reply: bool, moment: Moment) -> Tell {
     let table = engine.conntrack();
     let direction = if reply { Direction::Reply } else { Direction::Original };
-    let id = table.find_exactly(&tuple(protocol, side), direction, moment.now);
+    let zones = [side.zone.unwrap_or(0); 2];
+    let id = table.find_exactly(&tuple(protocol, side), zones, direction, moment.now);
     match id.and_then(|id| Some((id, table.get(id)?))) {
         Some((id, conn)) => {
             let entry = Entry { uses: Some(2), ..Entry::of(id, conn, moment) };
@@ -226,20 +229,48 @@ fn create(engine: &mut Engine, entry: &Entry, exclusive: bool, moment: Moment) -
     };
     let timeout = Duration::from_secs(entry.timeout.unwrap_or(0));
     let (status, mark) = (entry.status, entry.mark.unwrap_or(0));
-    let there = table.find_exactly(&original, Direction::Original, moment.now);
+    let own = |side: &Side| side.zone.or(entry.zone).unwrap_or(0);
+    let zones = [own(&entry.original), own(&entry.reply)];
+    let labels = bits(&entry.labels);
+    let there = table.find_exactly(&original, zones, Direction::Original, moment.now);
     if let (Some(id), false) = (there, exclusive) {
         let mark = entry.mark.map(|mark| (u32::MAX, mark));
-        let update = Update { mark, timeout: Some(timeout), status: Some(status), state };
+        let (timeout, status) = (Some(timeout), Some(status));
+        let update = Update { mark, timeout, status, state, add_labels: labels, del_labels: 0 };
         return match table.update(id, &update, moment.now) {
             Ok(()) => Tell::Done,
             Err(why) => Tell::Fault(why.into()),
         };
     }
     let reply = tuple(entry.protocol, &entry.reply);
-    match table.create(&Create { original, reply, timeout, status, mark, state }, moment.now) {
+    let create = Create { original, reply, timeout, status, mark, state, zones, labels };
+    match table.create(&create, moment.now) {
         Ok(_) => Tell::Done,
         Err(why) => Tell::Fault(why.into()),
     }
+}
+
+fn expected(engine: &mut Engine, which: &Which, delete: bool, moment: Moment) -> Tell {
+    let same =
+        |a: &Side, b: &Side| (a.src, a.dst, a.sport, a.dport) == (b.src, b.dst, b.sport, b.dport);
+    let meant = |expected: &Expected| match which {
+        Which::All => true,
+        Which::Family(family) => expected.tuple.src.is_ipv4() == (*family == 4),
+        Which::Tuple(protocol, side) => {
+            *protocol == expected.protocol && same(side, &expected.tuple)
+        }
+        Which::Master(protocol, side) => {
+            *protocol == expected.protocol && same(side, &expected.master)
+        }
+    };
+    let found: Vec<Expected> =
+        Expected::all(engine.conntrack(), moment).into_iter().filter(meant).collect();
+    if delete {
+        engine.conntrack_mut().unexpect_where(|table, expectation| {
+            Expected::of(table, expectation, moment).is_some_and(|e| meant(&e))
+        });
+    }
+    Tell::Expected(found)
 }
 
 impl From<Refused> for Fault {
@@ -255,9 +286,18 @@ impl From<Refused> for Fault {
 
 /// The counters that the kernel's message has, in its order. The last three count what can't
 /// happen here.
-fn stats(engine: &Engine) -> Vec<(String, u64)> {
+fn stats(engine: &Engine, expectations: bool) -> Vec<(String, u64)> {
     let s = engine.conntrack().stats();
-    [
+    let named = |(name, value): &(&str, u64)| ((*name).to_owned(), *value);
+    if expectations {
+        let rows = [
+            ("expect_new", s.expect_new),
+            ("expect_create", s.expect_create),
+            ("expect_delete", s.expect_delete),
+        ];
+        return rows.iter().map(named).collect();
+    }
+    let rows = [
         ("found", s.found),
         ("invalid", s.invalid),
         ("insert", s.insert),
@@ -268,7 +308,6 @@ fn stats(engine: &Engine) -> Vec<(String, u64)> {
         ("search_restart", 0),
         ("clash_resolve", 0),
         ("chaintoolong", 0),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .to_vec()
+    ];
+    rows.iter().map(named).collect()
 }

@@ -13,6 +13,7 @@
 
 pub mod entry;
 pub mod events;
+pub mod expected;
 pub mod filter;
 pub mod gateway;
 pub mod json;
@@ -25,5 +26,6 @@ pub mod xml;
 
 pub use entry::{Entry, Moment, Side};
 pub use events::{Happened, Hub, What};
+pub use expected::Expected;
 pub use filter::Filter;
 pub use wire::{Action, Ask, Fault, Tell};

@@ -104,10 +104,12 @@ fn write(
     Ok(())
 }
 
-/// How long it has lived, in seconds, if that is known.
+/// How long it has lived, in seconds, if that is known. As in the original, it is the difference
+/// between whole seconds.
 pub(super) fn age(entry: &Entry, now: u64) -> Option<u64> {
-    let start = entry.start?;
-    Some(entry.stop.unwrap_or(now).saturating_sub(start) / 1_000_000_000)
+    const SECOND: u64 = 1_000_000_000;
+    let end = entry.stop.unwrap_or(now) / SECOND;
+    Some(end.saturating_sub(entry.start? / SECOND))
 }
 
 fn side(to: &mut String, side: &Side, number: u8, which: &str) -> std::fmt::Result {
@@ -168,7 +170,7 @@ mod tests {
         let text = plain(&timed, None, Show { labels: true, ..none });
         assert!(text.contains("dport=80 packets=5 bytes=269 src="), "{text}");
         assert!(
-            text.ends_with("[ASSURED] mark=7 zone=5 delta-time=1 use=1 labels=label1,label3"),
+            text.ends_with("[ASSURED] mark=7 zone=5 delta-time=2 use=1 labels=label1,label3"),
             "{text}"
         );
     }

@@ -2,6 +2,7 @@
 
 use super::entry::{Entry, Side};
 use super::events::{Happened, What};
+use super::expected::Expected;
 use super::filter::Filter;
 use serde::{Deserialize, Serialize};
 
@@ -43,9 +44,17 @@ pub enum Ask {
     /// How many there are.
     Count,
     /// The counters.
-    Stats,
-    /// What is expected by helpers.
-    Expectations,
+    Stats {
+        /// Those of expectations.
+        expectations: bool,
+    },
+    /// What helpers expect: all of it, or what is meant.
+    Expected {
+        /// Which.
+        which: Which,
+        /// They are to be given up.
+        delete: bool,
+    },
     /// Be told what happens from now on, by [`Ask::Next`] on the same connection.
     Listen {
         /// To which connections.
@@ -57,6 +66,20 @@ pub enum Ask {
     },
     /// The events since the last time; waits a moment for some.
     Next,
+}
+
+/// Which expectations are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Which {
+    /// All.
+    All,
+    /// Of one family: 4 or 6.
+    Family(u8),
+    /// The one whose first packet has these ends.
+    Tuple(u8, Side),
+    /// Those of a connection with these ends.
+    Master(u8, Side),
 }
 
 /// Most events that wait for one listener.
@@ -107,6 +130,8 @@ pub enum Tell {
         /// The gateway's time, nanoseconds since 1970.
         now: u64,
     },
+    /// Expectations.
+    Expected(Vec<Expected>),
     /// It was done.
     Done,
     /// How many.

@@ -77,6 +77,7 @@ fn write(
     if let Some(seconds) = age(entry, now) {
         write!(to, "<deltatime>{seconds}</deltatime>")?;
     }
+    to.push_str("</meta>");
     if let Some(helper) = &entry.helper {
         write!(to, "<helper>{helper}</helper>")?;
     }
@@ -87,7 +88,6 @@ fn write(
         }
         to.push_str("</labels>");
     }
-    to.push_str("</meta>");
     if show.timestamp && what.is_some() {
         to.push_str(&crate::ctime::when(now));
     }
@@ -155,7 +155,7 @@ mod tests {
              </dport></layer4><counters><packets>5</packets><bytes>270</bytes></counters></meta>\
              <meta direction=\"independent\"><state>TIME_WAIT</state><timeout>119</timeout>\
              <mark>0</mark><use>1</use><id>477345646</id><assured/><timestamp>\
-             <start>1795369676840639458</start></timestamp><deltatime>1</deltatime></meta></flow>"
+             <start>1795369676840639458</start></timestamp><deltatime>2</deltatime></meta></flow>"
         );
     }
 }

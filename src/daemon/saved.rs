@@ -47,9 +47,6 @@ impl Keeper {
     /// At the start, before packets come.
     pub fn restore(&self, state: State) {
         let fingerprints = *self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.sets().is_some() {
-            tracing::warn!("the sets of the saved state are left out");
-        }
         for family in state.restore(&mut lock(&self.engine), fingerprints, self.moment()) {
             tracing::warn!(
                 ?family,
@@ -61,10 +58,11 @@ impl Keeper {
 
     /// The state as text.
     pub fn text(&self) -> String {
+        let sets = self.sets.save(self.clock.now());
         let snapshot = {
             let engine = lock(&self.engine);
             let fingerprints = *self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
-            Snapshot::take(&engine, fingerprints, String::new(), self.moment())
+            Snapshot::take(&engine, fingerprints, sets, self.moment())
         };
         snapshot.text(&crate::ctime::now())
     }
@@ -94,6 +92,14 @@ impl Keeper {
             let saved = wanted.states.iter().any(|state| state.rules_text(family).is_some());
             if saved && !wanted.texts[family as usize].is_empty() {
                 return Err(format!("there are two sets of {family:?} rules"));
+            }
+        }
+        for sets in wanted.states.iter().filter_map(State::sets) {
+            // They were read on their own above; here they meet those that are there.
+            let args = ["restore".to_owned(), "-exist".to_owned()];
+            let answer = self.sets.call(&args, sets, self.clock.now());
+            if answer.status != 0 {
+                return Err(answer.err);
             }
         }
         loop {
@@ -147,7 +153,8 @@ impl Wanted {
     ) -> Result<(), Report> {
         let source = Source::new(input.name.clone(), input.text.clone());
         if State::is_one(&input.text) {
-            self.states.push(State::parse(&source, sets)?);
+            let aside = Sets::new();
+            self.states.push(State::parse(&source, &aside, Instant::ZERO)?);
             if self.states.len() > 1 {
                 let text = format!("{} is a second saved state", input.name);
                 return Err(Report::from(Diagnostic::unplaced(text)));
@@ -225,8 +232,12 @@ impl Schedule {
 }
 
 /// The state that the configuration names, read and checked before anything is touched.
-pub(super) fn read(config: &config::Config, sets: &Sets) -> Result<Option<State>, Report> {
-    config.state.as_ref().map_or(Ok(None), |state| State::read(&state.file, sets))
+pub(super) fn read(
+    config: &config::Config,
+    sets: &Sets,
+    now: Instant,
+) -> Result<Option<State>, Report> {
+    config.state.as_ref().map_or(Ok(None), |state| State::read(&state.file, sets, now))
 }
 
 /// What a reload says of rules that were changed by command.

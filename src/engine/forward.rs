@@ -21,7 +21,7 @@ use super::rules::Copy;
 use super::{Engine, Fate};
 use tidegate_filter::{Hook, TableName};
 use tidegate_nat::Tracked;
-use tidegate_packet::{Family, ipv4};
+use tidegate_packet::{Family, checksum, ipv4, protocol, tcp};
 
 impl Engine {
     /// A packet that came in by an interface.
@@ -42,7 +42,13 @@ impl Engine {
         self.rules(TableName::Raw, Hook::Prerouting, packet, None)?;
         self.track(packet);
         self.rules(TableName::Mangle, Hook::Prerouting, packet, None)?;
-        self.translate(Hook::Prerouting, packet, None)
+        self.translate(Hook::Prerouting, packet, None)?;
+        // Linux looks for a socket of its own before it routes, and joins pieces to have a whole TCP
+        // header for that (tcp_v4_early_demux).
+        if let (protocol::TCP, Some(pieces)) = (packet.parsed.protocol, &mut packet.pieces) {
+            pieces.header_was_written(tcp::MIN_HEADER_LEN);
+        }
+        Ok(())
     }
 
     /// INPUT: for the gateway itself.
@@ -203,7 +209,10 @@ impl Engine {
     /// Sends what was queued. Answers to answers are rare and errors are never answered, so the
     /// bound on what comes up meanwhile is only a safety net.
     pub(crate) fn send_own(&mut self) {
-        self.own.extend(self.copies.drain(..).map(Own::Copied));
+        // Copies of what arrives were made before anything could be answered.
+        let (early, late): (Vec<_>, Vec<_>) = self.copies.drain(..).partition(|c| c.arriving);
+        early.into_iter().rev().for_each(|copy| self.own.push_front(Own::Copied(copy)));
+        self.own.extend(late.into_iter().map(Own::Copied));
         for _ in 0..self.own.len() + 64 {
             self.own.extend(self.copies.drain(..).map(Own::Copied));
             let Some(own) = self.own.pop_front() else { return };
@@ -274,6 +283,16 @@ impl Engine {
                 Family::V4 => ipv4::decrement_ttl(packet.bytes_mut()),
                 Family::V6 => packet.bytes_mut()[7] -= 1,
             }
+        }
+        // A way on which it doesn't fit is to be noticed (nf_dup_ipv4).
+        if family == Family::V4 && !packet.parsed.dont_fragment {
+            let header = packet.bytes_mut();
+            let mut delta = checksum::Delta::default();
+            let old = [header[6], header[7]];
+            header[6] |= 0x40;
+            delta.replace(&old, &[header[6], header[7]]);
+            delta.update(header, 10, checksum::Field::Complete);
+            packet.parsed.dont_fragment = true;
         }
         self.send(packet, hop)
     }

@@ -10,9 +10,10 @@ use super::icmp::Message;
 use super::packet::Packet;
 use super::reject::{Origin, transport_checksum_is_right};
 use super::{Engine, Fate};
+use crate::io::Checksum;
 use tidegate_filter::LinkType;
 use tidegate_packet::builder::{self, Ip};
-use tidegate_packet::{Addr, Family, Transport, icmp, icmpv6, protocol};
+use tidegate_packet::{Addr, Family, Transport, checksum, icmp, icmpv6, protocol};
 
 impl Engine {
     /// Hands a packet to the host.
@@ -37,17 +38,28 @@ impl Engine {
         if let Some(port) = self.host_port {
             return Ok(to_host_device(&mut packet, port));
         }
-        if packet.parsed.fragment.is_some() && packet.pieces.is_none() {
+        // A fragment that is all there is of its packet is none (RFC 6946).
+        let in_part = packet.parsed.fragment.is_some_and(|f| f.offset != 0 || f.more);
+        if in_part && packet.pieces.is_none() {
             return Err(Drop::HostIgnored);
         }
-        let knows = !matches!(packet.parsed.transport, Transport::Other | Transport::Ports { .. });
+        // A datagram is looked at below.
+        let knows = !matches!(
+            packet.parsed.transport,
+            Transport::Other | Transport::Ports { .. } | Transport::Udp { .. }
+        );
         if knows && !transport_checksum_is_right(&packet) {
             return Err(Drop::HostMalformed);
         }
         match packet.parsed.transport {
             Transport::Icmp { kind, code, .. } => self.host_icmp(&packet, kind, code),
             Transport::Icmpv6 { kind, .. } => self.host_icmpv6(&packet, kind),
-            Transport::Malformed => Err(Drop::HostMalformed),
+            // Nobody here would look into these.
+            Transport::Malformed
+                if !matches!(packet.parsed.protocol, protocol::SCTP | protocol::DCCP) =>
+            {
+                Err(Drop::HostMalformed)
+            }
             // TCP is between two stations (RFC 9293 section 3.9.2.3).
             Transport::Tcp { .. } if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) => {
                 Err(Drop::HostIgnored)
@@ -57,11 +69,18 @@ impl Engine {
                 Err(Drop::HostIgnored)
             }
             Transport::Udp { .. } if packet.parsed.protocol == protocol::UDP => {
+                if !datagram_is_right(&packet) {
+                    return Err(Drop::HostMalformed);
+                }
+                // The kernel forgets the connection before it answers (__udp4_lib_rcv).
+                packet.tracked = None;
                 self.send_error(&packet, Message::port_unreachable(packet.parsed.family));
                 Err(Drop::HostIgnored)
             }
             // IGMP is understood by every Linux host, so it isn't refused.
-            _ if packet.parsed.protocol == protocol::IGMP => Err(Drop::HostIgnored),
+            _ if packet.parsed.protocol == protocol::IGMP && packet.parsed.family == Family::V4 => {
+                Err(Drop::HostIgnored)
+            }
             _ => {
                 self.refuse_protocol(&packet);
                 Err(Drop::HostIgnored)
@@ -147,7 +166,11 @@ impl Engine {
         {
             return Err(Drop::HostIgnored);
         }
-        let hop_limit = self.policy.default_ttl;
+        // IPv6 has a default of its own.
+        let hop_limit = match packet.parsed.family {
+            Family::V4 => self.policy.default_ttl,
+            Family::V6 => 64,
+        };
         Ok(Ip { tos: packet.parsed.tos, hop_limit, ..Ip::new(src, asker, protocol) })
     }
 
@@ -176,8 +199,26 @@ fn to_host_device(packet: &mut Packet<'_>, port: super::interface::PortId) -> Fa
         options.undo(packet.bytes_mut());
     }
     packet.frame.meta.start = packet.l3;
-    if let crate::io::Checksum::Partial { start, .. } = &mut packet.frame.meta.offload.checksum {
+    if let Checksum::Partial { start, .. } = &mut packet.frame.meta.offload.checksum {
         *start = packet.parsed.l4;
     }
     Fate::Transmit(port)
+}
+
+/// Whether a datagram's length is possible, and its checksum right for that length: what lies behind
+/// it isn't part of it (RFC 768; zero stands for a jumbogram in IPv6, RFC 2675).
+fn datagram_is_right(packet: &Packet<'_>) -> bool {
+    let parsed = &packet.parsed;
+    let segment = parsed.segment(packet.bytes());
+    let Some(&[_, _, _, _, high, low, sum_high, sum_low]) = segment.first_chunk::<8>() else {
+        return false;
+    };
+    let len = match u16::from_be_bytes([high, low]) {
+        0 if parsed.family == Family::V6 => segment.len(),
+        len => usize::from(len),
+    };
+    let Some(datagram) = segment.get(..len).filter(|d| d.len() >= 8) else { return false };
+    packet.frame.meta.offload.checksum != Checksum::Unverified
+        || parsed.family == Family::V4 && (sum_high, sum_low) == (0, 0)
+        || checksum::verify_transport(parsed.src, parsed.dst, parsed.protocol, datagram)
 }

@@ -149,6 +149,11 @@ impl Limiter {
     /// The bucket of one destination: a token each `interval`, at most six saved.
     pub fn allow_peer(&mut self, peer: Addr, interval: Duration, now: Instant) -> bool {
         if interval.is_zero() {
+            // A limit that is switched off still empties the bucket, which IPv6 shares with
+            // redirects, unless it was looked at in the same instant (inet_peer_xrlim_allow).
+            if self.peers.len() < MAX_PEERS && self.peers.get(&peer).is_none_or(|p| p.1 < now) {
+                self.peers.insert(peer, (Duration::ZERO, now));
+            }
             return true;
         }
         let full = interval * BURST;
@@ -242,7 +247,9 @@ impl Engine {
             self.counters.drop(Drop::ErrorRateLimited);
             return;
         }
-        let Some(src) = self.error_source(parsed, to, found.target, egress) else { return };
+        let Some(src) = self.error_source(parsed, to, found.target, (input, egress)) else {
+            return;
+        };
         let answer = match parsed.family {
             Family::V4 => self.error_v4(about, src, message, options),
             Family::V6 => error_v6(parsed, bytes, src, message),
@@ -285,9 +292,12 @@ impl Engine {
         parsed: &Parsed,
         to: Addr,
         target: Target,
-        egress: InterfaceId,
+        (input, egress): (Option<InterfaceId>, InterfaceId),
     ) -> Option<Addr> {
-        if self.routes.is_local(parsed.dst) {
+        let here = |id| self.interfaces.get(id).has(parsed.dst);
+        let own = self.routes.is_local(parsed.dst)
+            && (!parsed.dst.is_v6_link_local() || input.is_none_or(here));
+        if own || self.interfaces.is_anycast(parsed.dst) {
             return Some(parsed.dst);
         }
         if egress == LOOPBACK {

@@ -118,6 +118,8 @@ impl Engine {
     pub fn new(setup: Setup) -> Self {
         let Setup { interfaces, routes, rules_v4, rules_v6, sysctls, host_port, seed } = setup;
         let policy = Policy::new(&sysctls, &interfaces, [&rules_v4, &rules_v6]);
+        let mut tracking = conntrack_settings(&sysctls);
+        tracking.acct |= rules_v4.needs_accounting() || rules_v6.needs_accounting();
         let mut rng = StdRng::from_seed(seed);
         let key = [rng.next_u64(), rng.next_u64()];
         Self {
@@ -126,7 +128,7 @@ impl Engine {
             interfaces,
             static_routes: routes,
             policy,
-            conntrack: Conntrack::new(conntrack_settings(&sysctls), key),
+            conntrack: Conntrack::new(tracking, key),
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
             rules: RulesInForce::new(rules_v4, rules_v6),
@@ -167,13 +169,17 @@ impl Engine {
     #[inline]
     pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
         self.counters.received[usize::from(port.0)].count(frame.bytes().len());
+        let before = self.outbox.len();
         let result = if self.host_port == Some(port) {
             self.host_output(frame)
         } else {
             self.link_in(port, frame)
         };
         if !self.own.is_empty() || !self.copies.is_empty() {
+            // Errors about a packet leave before it, also where it leaves in pieces.
+            let pieces = self.outbox.split_off(before);
             self.send_own();
+            self.outbox.extend(pieces);
         }
         match result {
             Ok(fate) => fate,
@@ -285,6 +291,7 @@ impl Engine {
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
+        self.conntrack.rules_changed();
         self.follow_rules();
     }
 
@@ -303,6 +310,7 @@ impl Engine {
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
         let old = self.rules.follow(base, change, seen)?;
+        self.conntrack.rules_changed();
         self.follow_rules();
         Ok(old)
     }
@@ -403,6 +411,10 @@ impl Engine {
             }
         }
         self.policy = policy;
+        // A rule that asks for it switches accounting on (connbytes_mt_check).
+        let asked = [Family::V4, Family::V6].map(|f| self.rules.of(f).needs_accounting());
+        let wanted = self.sysctls.conntrack("acct").is_some_and(|n| n != 0);
+        self.conntrack.settings_mut().acct = wanted || asked.contains(&true);
     }
 
     fn next_ip_id(&mut self) -> u16 {

@@ -47,8 +47,12 @@ impl Engine {
         let answer = builder::tcp(
             Ip {
                 dont_fragment: true,
-                tos: if origin == Origin::Host { parsed.tos } else { 0 },
-                hop_limit: self.policy.default_ttl,
+                // The question's, without its ECN bits (ip_send_unicast_reply).
+                tos: if origin == Origin::Host { parsed.tos & !3 } else { 0 },
+                hop_limit: match parsed.family {
+                    Family::V4 => self.policy.default_ttl,
+                    Family::V6 => 64,
+                },
                 ..Ip::new(parsed.dst, parsed.src, protocol::TCP)
             },
             reset_for(&header, segment.len()),
@@ -131,7 +135,8 @@ pub(crate) fn transport_checksum_is_right(packet: &Packet<'_>) -> bool {
         protocol::TCP | protocol::UDP | protocol::ICMPV6 => {
             checksum::verify_transport(parsed.src, parsed.dst, parsed.protocol, segment)
         }
-        _ if parsed.family == Family::V4 => checksum::of(segment) == 0,
+        // The kernel sums the IP header too, so no payload at all, or one of zeros, counts as right.
+        _ if parsed.family == Family::V4 => matches!(checksum::of(segment), 0 | 0xffff),
         _ => checksum::verify_transport(parsed.src, parsed.dst, parsed.protocol, segment),
     }
 }

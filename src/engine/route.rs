@@ -96,7 +96,11 @@ impl Routes {
     /// The best route to `dst`. For IPv6 link-local destinations, which every link has, `link` is
     /// the interface meant.
     pub fn lookup(&self, dst: Addr, link: Option<InterfaceId>) -> Option<Found> {
-        if let Some(&target) = self.local.get(&dst) {
+        let elsewhere = |target| {
+            dst.is_v6_link_local()
+                && matches!((target, link), (Target::Local(id), Some(link)) if id != link)
+        };
+        if let Some(&target) = self.local.get(&dst).filter(|t| !elsewhere(**t)) {
             return Some(Found { target, prefix_len: dst.family().bits() });
         }
         // All of 127.0.0.0/8 is here, as in Linux's local table; a default route must not have it.

@@ -155,9 +155,7 @@ impl Engine {
         }
         let found = self.routes.lookup(dst, Some(input)).map(|f| f.target);
         match found {
-            Some(Target::Local(id)) if !dst.is_v6_link_local() || id == input => {
-                Ok(Destination::Local)
-            }
+            Some(Target::Local(_)) => Ok(Destination::Local),
             _ if !self.policy.forwarding(Family::V6, input) => Err(Drop::ForwardingOff),
             Some(Target::Unicast { egress, via }) => {
                 if packet.link.is_some_and(|l| l.kind != LinkType::Unicast) {

@@ -112,6 +112,26 @@ impl Engine {
         packet: &Packet<'_>,
         output: Option<InterfaceId>,
     ) -> bool {
+        self.as_first(packet, output, |rules, query, memory| rules.covers_source(query, memory))
+    }
+
+    /// How a rule would translate the destination of this packet if it started a connection.
+    pub(crate) fn destination_of_first(
+        &self,
+        hook: Hook,
+        packet: &Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Option<filter::NatAction> {
+        self.as_first(packet, output, |rules, query, memory| rules.destination(hook, query, memory))
+    }
+
+    /// Asks the rules about a packet as if it started a connection.
+    fn as_first<R>(
+        &self,
+        packet: &Packet<'_>,
+        output: Option<InterfaceId>,
+        ask: impl FnOnce(&Ruleset, &Query<'_>, &filter::Memory) -> R,
+    ) -> R {
         let Self { interfaces, routes, conntrack, now, .. } = self;
         let view = View { interfaces, routes, conntrack, now: *now };
         let query = Query {
@@ -131,7 +151,7 @@ impl Engine {
             cpu: 0,
             gateway: &view,
         };
-        self.rules.of(packet.parsed.family).covers_source(&query, &self.rules.memory)
+        ask(self.rules.of(packet.parsed.family), &query, &self.rules.memory)
     }
 }
 

@@ -58,6 +58,15 @@ impl Engine {
         {
             return Err(Drop::NatImpossible);
         }
+        if manip == Manip::Destination
+            && has_table
+            && let Some(present) = self.conntrack.second_look(&tracked)
+        {
+            packet.tracked = Some(tracked);
+            self.take_over(hook, packet, output, present);
+            let Some(taken) = packet.tracked.take() else { return Ok(()) };
+            tracked = taken;
+        }
         if has_table && self.conntrack.needs_nat(&tracked, manip) {
             packet.tracked = Some(tracked);
             let range = self.ask_nat_table(hook, packet, output)?;
@@ -93,6 +102,42 @@ impl Engine {
         }
         packet.tracked = Some(tracked);
         done.map_err(|_| Drop::NatImpossible)
+    }
+
+    /// A UDP flow that new rules send elsewhere begins anew with this packet.
+    fn take_over(
+        &mut self,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        output: Option<InterfaceId>,
+        present: (Addr, u16),
+    ) {
+        let (addr, port) = present;
+        let in_ports = |range: NatRange| {
+            let fixed = range.ports.filter(|_| range.base_port.is_none());
+            fixed.is_none_or(|(first, last)| (first..=last).contains(&port))
+        };
+        let stays = match self.destination_of_first(hook, packet, output) {
+            None => true,
+            Some(NatAction::Destination(range)) => {
+                let within = |(first, last)| (first..=last).contains(&addr);
+                range.addrs.is_none_or(within) && in_ports(range)
+            }
+            Some(NatAction::Redirect(range)) => {
+                self.redirect_address(packet).is_ok_and(|to| to == addr) && in_ports(range)
+            }
+            Some(NatAction::Netmap { network, len }) => {
+                Prefix::new(network, len).is_some_and(|network| network.contains(addr))
+            }
+            Some(NatAction::Source(_) | NatAction::Masquerade(_)) => true,
+        };
+        if stays {
+            return;
+        }
+        if let Some(id) = packet.tracked.take().and_then(|tracked| tracked.id()) {
+            self.conntrack.delete(id);
+        }
+        self.track(packet);
     }
 
     /// What the nat table says about a new connection: a range, and for MASQUERADE the egress.

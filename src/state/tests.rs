@@ -16,7 +16,8 @@ fn moment(sim: &Sim, unix: u64) -> Moment {
 }
 
 fn parse(text: &str) -> Result<State, String> {
-    State::parse(&Source::new("state", text)).map_err(|report| report.render(Style::PLAIN))
+    State::parse(&Source::new("state", text), &Sets::new(), Instant::ZERO)
+        .map_err(|report| report.render(Style::PLAIN))
 }
 
 /// Without the comments, which have the time in them.
@@ -51,7 +52,7 @@ fn what_is_saved_comes_back() {
 }
 
 fn parse_rules(text: &str) -> Ruleset {
-    rules::parse(&Source::new("r", text), Family::V4).unwrap().0
+    rules::parse(&Source::new("r", text), Family::V4, &Sets::new()).unwrap().0
 }
 
 #[test]
@@ -123,5 +124,27 @@ fn files_are_written_whole_and_private() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     assert!(write(&folder.path().join("no/state"), "x").is_err());
-    assert!(State::read(&folder.path().join("none")).unwrap().is_none());
+    assert!(
+        State::read(&folder.path().join("none"), &Sets::new(), Instant::ZERO).unwrap().is_none()
+    );
+}
+
+#[test]
+fn sets_come_back_before_the_rules_that_name_them() {
+    let now = Instant::from_secs(100);
+    let sets = Sets::new();
+    sets.restore("create bad hash:net timeout 0\nadd bad 10.9.0.0/16 timeout 50\n", now).unwrap();
+    let rules = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+                 -A INPUT -m set --match-set bad src -j DROP\nCOMMIT\n";
+    let mut sim = engine("");
+    let ruleset = rules::parse(&Source::new("r", rules), Family::V4, &sets).unwrap().0;
+    sim.engine_mut().restore_rules([Some(ruleset), None], true);
+    let at = moment(&sim, 5000);
+    let text = Snapshot::take(sim.engine(), [0, 0], sets.save(now), at).text("NOW");
+    let again = Sets::new();
+    State::parse(&Source::new("state", text.clone()), &again, now).unwrap();
+    assert_eq!(again.save(now), sets.save(now));
+    assert!(again.save(now).contains("add bad 10.9.0.0/16 timeout 50"), "{}", again.save(now));
+    let error = parse(&text.replace("add bad 10.9", "add bad 10.x.9")).expect_err("no address");
+    assert!(error.contains("state:4:9"), "{error}");
 }

@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tidegate::lab::privilege;
 
 mod bridge;
+mod conntrack;
 mod dhcp;
 mod errors;
 mod harness;
@@ -75,6 +76,9 @@ const TESTS: &[Test] = tests! {
         names::rules_change_under_traffic,
         names::many_writers_at_a_time,
         names::lists_of_recent,
+        conntrack::connections_are_listed_changed_and_deleted,
+        conntrack::events_are_told_as_they_happen,
+        conntrack::sysctls_act_on_a_running_gateway,
         names::sets_that_rules_name,
         bridge::ports_form_one_lan,
         bridge::frames_cross_intact,

@@ -26,13 +26,13 @@ COMMIT
 ";
 
 /// Links to the program, and the gateway that they speak to.
-struct Names {
-    folder: tempfile::TempDir,
-    control: PathBuf,
+pub(super) struct Names {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) control: PathBuf,
 }
 
 impl Names {
-    fn install(gateway: &Gateway, from: &tidegate::lab::netns::Netns) -> Tried<Self> {
+    pub(super) fn install(gateway: &Gateway, from: &tidegate::lab::netns::Netns) -> Tried<Self> {
         let folder = tempfile::tempdir()?;
         let made = run(from, &["install-names", &folder.path().to_string_lossy()])?;
         assert!(made.status.success(), "{}", text(&made.stderr));
@@ -40,7 +40,7 @@ impl Names {
     }
 
     /// Exit status, standard output, standard error.
-    fn call(&self, line: &str, input: &str) -> Tried<(i32, String, String)> {
+    pub(super) fn call(&self, line: &str, input: &str) -> Tried<(i32, String, String)> {
         let mut words = line.split_whitespace();
         let name = words.next().ok_or("no program")?;
         let mut child = Command::new(self.folder.path().join(name))
@@ -57,7 +57,7 @@ impl Names {
     }
 
     /// A call that does what it is told, and what it writes.
-    fn done(&self, line: &str, input: &str) -> Tried<String> {
+    pub(super) fn done(&self, line: &str, input: &str) -> Tried<String> {
         match self.call(line, input)? {
             (0, out, _) => Ok(out),
             (status, _, err) => Err(format!("{line}: {status}: {err}").into()),

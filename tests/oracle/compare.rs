@@ -1,6 +1,7 @@
 //! Compares two transcripts of a case.
 
 use crate::case::{Case, Expect};
+use crate::connections;
 use crate::decode::{Decoded, Value, decode};
 use crate::side::{Played, Transcript};
 use std::collections::{BTreeSet, HashMap};
@@ -63,11 +64,15 @@ pub fn compare(case: &Case, names: Names, a: &Transcript, b: &Transcript) -> Str
             report.push_str(&differences);
         }
     }
-    for (what, left, right) in
-        [("counters", &a.counters, &b.counters), ("connections", &a.connections, &b.connections)]
-    {
-        if let (Some(left), Some(right)) = (left, right) {
-            report.push_str(&comparison.lines(what, left, right));
+    if let (Some(left), Some(right)) = (&a.counters, &b.counters) {
+        report.push_str(&comparison.lines("counters", left, right));
+    }
+    if let (Some(left), Some(right)) = (&a.connections, &b.connections) {
+        let (left, left_times) = connections::masked(left, &a.known);
+        let (right, right_times) = connections::masked(right, &a.known);
+        report.push_str(&comparison.lines("connections", &left, &right));
+        if left == right {
+            report.push_str(&connections::late(&left, &left_times, &right_times));
         }
     }
     report

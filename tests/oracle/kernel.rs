@@ -49,7 +49,8 @@ pub struct Kernel {
 
 /// Whether this machine can play cases in the kernel, else why not.
 pub fn available() -> Result<(), String> {
-    for program in ["iptables-legacy-restore", "ip6tables-legacy-restore", "ip"] {
+    let programs = ["iptables-legacy-restore", "ip6tables-legacy-restore", "ip", "conntrack"];
+    for program in programs {
         let found = command(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
         found.map_err(|e| format!("{program}: {e}"))?;
     }

@@ -15,6 +15,7 @@
 
 mod case;
 mod compare;
+mod connections;
 mod decode;
 mod frame;
 mod golden;
@@ -121,7 +122,7 @@ fn run(case: &Case, oracle: Oracle) -> Result<(), String> {
     let showing = std::env::var_os("TIDEGATE_SHOW").is_some();
     let wanted = match oracle {
         Oracle::Golden => golden::read(case)?,
-        Oracle::Kernel | Oracle::Itself => kernel::transcript(case, showing)?,
+        Oracle::Kernel | Oracle::Itself => kernel::transcript(case, true)?,
     };
     if showing {
         print!("\n{}", show(case, &wanted));
@@ -138,7 +139,7 @@ fn run(case: &Case, oracle: Oracle) -> Result<(), String> {
         }
     }
     if oracle == Oracle::Itself {
-        let again = kernel::transcript(case, false)?;
+        let again = kernel::transcript(case, true)?;
         report += &compare(case, Names("kernel", "again"), &wanted, &again);
     } else {
         let got = tidegate::transcript(case)?;

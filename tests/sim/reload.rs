@@ -53,3 +53,42 @@ fn rules_that_go_and_come_back() {
     world.sim.engine_mut().replace_rules(v4, v6);
     world.transfer((server, listening), (client, socket), b"and behind rules", MINUTE);
 }
+
+/// A new port forward takes over the UDP flows that it covers, and leaves the others alone; the
+/// kernel would need `conntrack -D` for that.
+#[test]
+fn udp_flows_follow_a_new_port_forward() {
+    let PageWorld { mut world, client, other, server, .. } = PageWorld::new(&page());
+    let (there, elsewhere) = (world.udp_bind(server, 5000), world.udp_bind(server, 5001));
+    let here = world.udp_bind(other, 80);
+    let (one, two) = (world.udp_bind(client, 4000), world.udp_bind(client, 4001));
+    for _ in 0..2 {
+        world.udp_send(client, one, ("203.0.113.2", 5000), b"one");
+        world.udp_send(client, two, ("203.0.113.2", 5001), b"two");
+        assert!(world.udp_recv(server, there).is_some());
+        assert!(world.udp_recv(server, elsewhere).is_some());
+    }
+    let kept = |world: &crate::world::World| {
+        let table = world.sim.engine().conntrack();
+        let flow = table.iter().find(|(_, c)| c.original().dport == 5001);
+        flow.map(|(id, _)| id)
+    };
+    let before = kept(&world);
+    let forward =
+        "-A PREROUTING -i eth0 -p udp --dport 5000 -j DNAT --to-destination 10.3.0.9:80\n";
+    let at = PAGE_V4.find("*nat").expect("a nat table");
+    let at = at + PAGE_V4[at..].find("-A PREROUTING").expect("a rule");
+    let text = format!("{}{forward}{}", &PAGE_V4[..at], &PAGE_V4[at..]);
+    // Twice: the second time nothing is left to take over.
+    for _ in 0..2 {
+        let (v4, v6) = (rules(&text, Family::V4), rules(PAGE_V6, Family::V6));
+        world.sim.engine_mut().replace_rules(v4, v6);
+        world.udp_send(client, one, ("203.0.113.2", 5000), b"one");
+        world.udp_send(client, two, ("203.0.113.2", 5001), b"two");
+        let (_, port, question) = world.udp_recv(other, here).expect("the forwarded flow");
+        assert_eq!((port, question.as_slice()), (4000, &b"one"[..]));
+        assert!(world.udp_recv(server, there).is_none());
+        assert!(world.udp_recv(server, elsewhere).is_some());
+    }
+    assert_eq!(kept(&world), before, "a flow that no rule covers is the same as before");
+}

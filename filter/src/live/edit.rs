@@ -94,7 +94,7 @@ pub(super) fn change(ruleset: &Ruleset, books: Vec<Draftbook>) -> Result<Change,
     let mut slots = Slots::with(others.flat_map(|table| table.counters()).chain(kept));
     let mut tables = ruleset.tables.clone();
     for book in books {
-        let table = Arc::new(book.finish(&mut slots)?);
+        let table = Arc::new(book.finish(&mut slots, &mut Vec::new())?);
         match tables.iter_mut().find(|old| old.name == table.name) {
             Some(old) => *old = table,
             None => tables.push(table),

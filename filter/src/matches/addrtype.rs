@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use tidegate_packet::Family;
+use tidegate_packet::{Addr, Family};
 
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
@@ -44,6 +44,25 @@ struct Types(u16);
 impl Types {
     fn has(self, found: AddrType) -> bool {
         TYPES.iter().enumerate().any(|(n, (_, t))| self.0 >> n & 1 != 0 && *t == Some(found))
+    }
+
+    fn names(self, wanted: AddrType) -> bool {
+        self.has(wanted)
+    }
+
+    /// Of an IPv6 address all types must be true (match_type6): those that the address itself shows,
+    /// and one of those that take a look at the routes.
+    fn all_of_v6(self, addr: Addr, found: impl Fn() -> AddrType) -> bool {
+        let shows = |kind, is| !self.names(kind) || is;
+        let unicast = !addr.is_multicast() && !addr.is_unspecified();
+        let routed = [AddrType::Local, AddrType::Anycast, AddrType::Unreachable];
+        shows(AddrType::Multicast, addr.is_multicast())
+            && shows(AddrType::Unicast, unicast)
+            && shows(AddrType::Unspec, addr.is_unspecified())
+            && (!routed.iter().any(|kind| self.names(*kind)) || {
+                let found = found();
+                routed.contains(&found) && self.names(found)
+            })
     }
 }
 
@@ -119,9 +138,12 @@ impl Match for AddrTypes {
             Limit::Input => query.input,
             Limit::Output => query.output,
         };
-        let holds = |asked: Option<(Types, bool)>, addr| {
+        let holds = |asked: Option<(Types, bool)>, addr: Addr| {
             asked.is_none_or(|(types, inverted)| {
-                types.has(query.gateway.addr_type(addr, interface)) != inverted
+                let found = || query.gateway.addr_type(addr, interface);
+                let has =
+                    if addr.is_v4() { types.has(found()) } else { types.all_of_v6(addr, found) };
+                has != inverted
             })
         };
         holds(self.source, query.packet.src) && holds(self.destination, query.packet.dst)

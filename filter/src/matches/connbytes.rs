@@ -97,4 +97,8 @@ impl Match for ConnBytes {
     fn uses_conntrack(&self) -> bool {
         true
     }
+
+    fn needs_accounting(&self) -> bool {
+        true
+    }
 }

@@ -264,6 +264,13 @@ impl Match for Conntrack {
         }
     }
 
+    /// Such a packet is NEW, or RELATED if a helper expected it. SNAT and DNAT can be true in the
+    /// later of two chains.
+    fn never_new(&self) -> bool {
+        let first = States(1 << 1 | 1 << 2 | SNAT | DNAT);
+        self.states.is_some_and(|(states, inverted)| !inverted && states.0 & first.0 == 0)
+    }
+
     fn uses_conntrack(&self) -> bool {
         true
     }

@@ -158,6 +158,7 @@ fn read(word: &Word, names: &[Name]) -> Outcome<(u8, Option<u8>)> {
                     if word.text.contains('/') { "code" } else { "type" },
                     word.text
                 ))
+                .nearest(&word.text, names.iter().map(|(name, ..)| *name))
         })
     };
     Ok((byte(kind)?, code.map(byte).transpose()?))

@@ -136,6 +136,11 @@ pub(crate) fn find(name: &str, family: Family) -> Option<&'static MatchSpec> {
     ALL.iter().copied().find(|spec| spec.answers_to(name, family))
 }
 
+/// The names of the matches of a family.
+pub(crate) fn names(family: Family) -> impl Iterator<Item = &'static str> {
+    ALL.iter().filter(move |spec| spec.families.contains(&family)).map(|spec| spec.name)
+}
+
 /// The first `N` bytes of the upper-layer header. A later fragment has none and doesn't match; a
 /// packet that is too short for it is dropped, since no rule can judge it.
 fn header<'a, const N: usize>(context: &mut Context<'a>) -> Option<&'a [u8; N]> {

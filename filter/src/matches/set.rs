@@ -71,7 +71,8 @@ pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word]) -> Outcome<(Refer
         return Err(name
             .wrong(format!("there is no set `{}`", name.text))
             .words(format!("Set {} doesn't exist.\n", name.text))
-            .help("sets are made before the rules that name them"));
+            .help("sets are made before the rules that name them")
+            .nearest(&name.text, given.sets.names().iter().map(String::as_str)));
     };
     let mut sides = Sides::default();
     for part in list.list() {

@@ -110,7 +110,9 @@ impl Match for Index {
     }
 
     fn save(&self, out: &mut String) {
-        if (self.low, self.high) != (0, u32::MAX) || self.inverted {
+        // libipt_ah forgets the negation of everything, the others keep it.
+        let forgets = self.option == "ahspi" && self.family == Family::V4;
+        if (self.low, self.high) != (0, u32::MAX) || self.inverted && !forgets {
             save_option(out, self.option, self.inverted, Span(self.low, self.high, ':'));
         }
         if let Some((len, inverted)) = self.len {

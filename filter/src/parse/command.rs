@@ -56,6 +56,7 @@ impl Parser {
             switches: None,
             rule,
             target: None,
+            target_at: 0,
             protocol_loaded: false,
             other_family: false,
         }
@@ -94,6 +95,8 @@ struct Parser {
     switches: Option<Switches>,
     rule: RuleAst,
     target: Option<(&'static crate::extension::TargetSpec, ExtensionAst)>,
+    /// How many matches stood before the target.
+    target_at: usize,
     /// The extension that `-p` implies was opened.
     protocol_loaded: bool,
     other_family: bool,
@@ -211,7 +214,10 @@ impl Parser {
             let target =
                 self.target.iter().map(|(spec, _)| (usize::MAX, spec.options)).collect::<Vec<_>>();
             let matches = self.rule.matches.iter().enumerate().rev();
-            let lists: Vec<_> = matches.map(|(i, m)| (i, m.spec.options)).chain(target).collect();
+            let mut lists: Vec<_> = matches.map(|(i, m)| (i, m.spec.options)).collect();
+            // Of two extensions with an option of one name, the one that was named last has it.
+            let newer = lists.len() - self.target_at.min(lists.len());
+            lists.splice(newer..newer, target);
             match option::long(name, lists.iter().copied()) {
                 Lookup::One(Found::Own { own, value }) => return self.own(word, own, value),
                 Lookup::One(Found::Extension { index, opt }) => {
@@ -225,9 +231,12 @@ impl Parser {
                 }
                 Lookup::None if self.load_protocol() => {}
                 Lookup::None => {
-                    return Err(unknown_option(word).help(
-                        "the options of a match follow its -m, and -p tcp comes before --dport",
-                    ));
+                    let known = option::spellings(lists.iter().copied());
+                    return Err(unknown_option(word)
+                        .help(
+                            "the options of a match follow its -m, and -p tcp comes before --dport",
+                        )
+                        .nearest(&word.text, known.iter().map(String::as_str)));
                 }
             }
         }

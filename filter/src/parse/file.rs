@@ -30,43 +30,78 @@ impl Reading {
     }
 }
 
+/// A line's meaning.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// `*table`.
+    Open(TableName),
+    /// A line inside a table.
+    Item(ItemAst),
+    /// `COMMIT`.
+    Commit,
+}
+
 /// Reads a whole file and gathers every line's problem.
 pub(crate) fn file(text: &str, reading: Reading) -> Result<FileAst, Vec<Problem>> {
-    let mut ast = FileAst::default();
-    let mut problems = Vec::new();
+    let mut tables = Vec::new();
     let mut open: Option<TableAst> = None;
+    let (warnings, problems) = stream(text, reading, &mut |event| match event {
+        Event::Open(name) => open = Some(TableAst { name, items: Vec::new() }),
+        Event::Item(item) => {
+            if let Some(table) = &mut open {
+                table.items.push(item);
+            }
+        }
+        Event::Commit => tables.extend(open.take()),
+    });
+    if problems.is_empty() { Ok(FileAst { tables, warnings }) } else { Err(problems) }
+}
+
+/// Reads a file line by line, so that nothing of a line has to be kept once it is dealt with. Gives
+/// warnings and problems.
+pub(crate) fn stream(
+    text: &str,
+    reading: Reading,
+    on: &mut dyn FnMut(Event),
+) -> (Vec<Problem>, Vec<Problem>) {
+    let (mut warnings, mut problems) = (Vec::new(), Vec::new());
+    let mut open: Option<TableName> = None;
     let mut lost = false;
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        if let Err(problem) = one_line(line, start, reading, &mut open, &mut ast) {
-            problems.push(problem);
-            lost |= open.is_none();
-            // After a line outside of any table go on as if in one, so that it is told only once.
-            open.get_or_insert_with(|| TableAst { name: TableName::Filter, items: Vec::new() });
+        match one_line(line, start, reading, &mut open, &mut warnings) {
+            Ok(Some(event)) => on(event),
+            Ok(None) => {}
+            Err(problem) => {
+                problems.push(problem);
+                lost |= open.is_none();
+                // After a line outside of any table go on as if in one, so that it is told only once.
+                open.get_or_insert(TableName::Filter);
+            }
         }
         start += line.len();
     }
     if let Some(table) = open.filter(|_| !lost) {
         problems.push(
             Problem::new(text.len()..text.len(), "the file ends inside a table")
-                .help(format!("expected COMMIT to end *{}", table.name.as_str()))
+                .help(format!("expected COMMIT to end *{}", table.as_str()))
                 .told(Told::Unfinished),
         );
     }
-    if problems.is_empty() { Ok(ast) } else { Err(problems) }
+    (warnings, problems)
 }
 
 fn one_line(
     line: &str,
     start: usize,
     reading: Reading,
-    open: &mut Option<TableAst>,
-    ast: &mut FileAst,
-) -> Outcome<()> {
+    open: &mut Option<TableName>,
+    warnings: &mut Vec<Problem>,
+) -> Outcome<Option<Event>> {
     let body = line.strip_suffix('\n').unwrap_or(line);
     let whole = start..start + body.len();
     if body.is_empty() || body.starts_with('#') {
-        return Ok(());
+        return Ok(None);
     }
     if body.len() > MAX_LINE {
         return Err(Problem::new(whole, format!("a line longer than {MAX_LINE} bytes")));
@@ -78,27 +113,27 @@ fn one_line(
         return Err(Problem::new(whole.end - 1..whole.end, "the line ends in a carriage return")
             .help("convert the file to Unix line ends"));
     }
-    let Some(table) = open else {
-        *open = Some(TableAst { name: table_name(body, whole)?, items: Vec::new() });
-        return Ok(());
+    let wanted = |table: TableName| reading.only.is_none_or(|only| table == only);
+    let Some(table) = *open else {
+        let name = table_name(body, whole)?;
+        *open = Some(name);
+        return Ok(wanted(name).then_some(Event::Open(name)));
     };
     if body == "COMMIT" && line.ends_with('\n') {
-        let wanted = |table: &TableAst| reading.only.is_none_or(|only| table.name == only);
-        ast.tables.extend(open.take().filter(wanted));
-        return Ok(());
+        *open = None;
+        return Ok(wanted(table).then_some(Event::Commit));
     }
     if body.trim_end() == "COMMIT" {
         return Err(Problem::new(whole, "COMMIT must be followed by a line end and nothing else"));
     }
-    if reading.only.is_some_and(|only| table.name != only) {
-        return Ok(());
+    if !wanted(table) {
+        return Ok(None);
     }
     let item = match body.strip_prefix(':') {
-        Some(_) => Some(chain(body, start, reading, &mut ast.warnings)?),
+        Some(_) => Some(chain(body, start, reading, warnings)?),
         None => super::command::command(body, start, reading)?,
     };
-    table.items.extend(item);
-    Ok(())
+    Ok(item.map(Event::Item))
 }
 
 fn table_name(body: &str, whole: Range<usize>) -> Outcome<TableName> {

@@ -158,6 +158,16 @@ where
     }
 }
 
+/// All spellings of long options, for finding one that is near.
+pub(super) fn spellings<'a>(extensions: impl Iterator<Item = (usize, &'a [Opt])>) -> Vec<String>
+where
+    'a: 'static,
+{
+    let own = OWN.iter().map(|(long, ..)| *long);
+    let extended = extensions.flat_map(|(_, opts)| opts.iter().flat_map(|opt| opt.names));
+    own.chain(extended.copied()).map(|name| format!("--{name}")).collect()
+}
+
 /// Whether two spellings mean the same option.
 fn same(a: Found, b: Found) -> bool {
     match (a, b) {

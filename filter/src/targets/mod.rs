@@ -82,3 +82,9 @@ pub(crate) fn refused(name: &str) -> Option<&'static str> {
 pub(crate) fn find(name: &str, family: Family) -> Option<&'static TargetSpec> {
     ALL.iter().copied().find(|spec| spec.answers_to(name, family))
 }
+
+/// The names of the targets of a family, and of verdicts.
+pub(crate) fn names(family: Family) -> impl Iterator<Item = &'static str> {
+    let targets = ALL.iter().filter(move |spec| spec.families.contains(&family));
+    targets.map(|spec| spec.name).chain(["ACCEPT", "DROP", "RETURN"])
+}

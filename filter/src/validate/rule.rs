@@ -9,11 +9,12 @@ use super::Draftbook;
 use crate::ast::*;
 use crate::base::{Address, Base, Protocol};
 use crate::counters::{Adjust, Count, Slots};
-use crate::diagnostic::{Outcome, Problem, Refusal, Told};
+use crate::diagnostic::{Outcome, Problem, Refusal};
 use crate::extension::{Given, Spec};
 use crate::lex::Word;
 use crate::query::{Hook, TableName};
 use crate::ruleset::{Action, NamedMatch, Rule};
+use crate::targets;
 
 /// Where a rule or a policy is counted, and from what.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub(super) struct Draft {
     /// Where the names of the matches stand, and that of the target.
     pub match_spans: Vec<Range<usize>>,
     pub target_span: Range<usize>,
+    /// All of it.
+    pub span: Range<usize>,
 }
 
 impl Draft {
@@ -81,7 +84,14 @@ impl Draft {
             _ => None,
         };
         let count = Tally::Kept;
-        Self { rule: rule.clone(), to, count, match_spans: Vec::new(), target_span: 0..0 }
+        Self {
+            rule: rule.clone(),
+            to,
+            count,
+            match_spans: Vec::new(),
+            target_span: 0..0,
+            span: 0..0,
+        }
     }
 
     /// Whether the rules read the same.
@@ -239,6 +249,7 @@ fn draft(
         count: Tally::Fresh(ast.count),
         match_spans: ast.matches.iter().map(|m| m.extension.name.span.clone()).collect(),
         target_span,
+        span: ast.span.clone(),
     })
 }
 
@@ -265,11 +276,17 @@ fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
         Some(_) => Err(name
             .wrong(format!("`{}` is a built-in chain, not one to jump to", name.text))
             .refused(Refusal::Invalid)),
-        None => Err(match crate::targets::refused(&name.text) {
+        None => Err(match targets::refused(&name.text) {
             Some(why) => name.wrong(format!("{} {why}", name.text)),
             None => name
                 .wrong(format!("there is no chain or target `{}`", name.text))
                 .help("a chain must be declared before rules use it")
+                .nearest(
+                    &name.text,
+                    targets::names(book.family)
+                        .map(|name| -> &str { name })
+                        .chain(book.chain_names()),
+                )
                 .words(format!("Couldn't load target `{}':No such file or directory\n", name.text)),
         }),
     }

@@ -10,8 +10,9 @@ use super::super::packet::Packet;
 use super::super::route::Target;
 use std::collections::HashMap;
 use std::time::Duration;
+use tidegate_nat::Manip;
 use tidegate_packet::builder::{self, Ip};
-use tidegate_packet::{Addr, Instant, MacAddr, icmp, icmpv6, protocol};
+use tidegate_packet::{Addr, Family, Instant, MacAddr, icmp, icmpv6, protocol};
 
 /// Redirects that a host may ignore before no more are sent (Linux: `redirect_number`).
 const MAX_IGNORED: u32 = 9;
@@ -67,6 +68,13 @@ impl Engine {
             || !self.interfaces.get(hop.egress).addresses.iter().any(|p| p.contains(src))
             || !self.redirects.allow(src, self.now)
         {
+            return;
+        }
+        // Before its source is translated, nobody knows whether the flow may be told another way: as
+        // soon as the nat table is in use, Linux drops such a redirect (nf_nat_icmp_reply_translation).
+        let undecided = self.policy.translates(Family::V4)
+            && packet.tracked.as_ref().is_some_and(|t| self.conntrack.needs_nat(t, Manip::Source));
+        if undecided {
             return;
         }
         let message = Message { kind: icmp::REDIRECT, code: 1, rest: hop.next.v4_bytes() };

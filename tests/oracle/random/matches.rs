@@ -55,10 +55,10 @@ pub fn protocol(d: &mut Dice, net: Net) -> Protocol {
 /// A condition that is legal in this place for this protocol; none where the one that was drawn
 /// isn't.
 pub fn condition(d: &mut Dice, place: &Place, protocol: Option<Protocol>) -> Option<String> {
-    if d.chance(45) {
-        if let Some(found) = of_protocol(d, place.net, protocol) {
-            return Some(found);
-        }
+    if d.chance(45)
+        && let Some(found) = of_protocol(d, place.net, protocol)
+    {
+        return Some(found);
     }
     match d.below(10) {
         0..4 => Some(of_connection(d, place)),
@@ -276,13 +276,7 @@ fn of_place(d: &mut Dice, place: &Place) -> Option<String> {
                 (d.pick(&["src", "dst"]), d.pick(&["UNICAST", "LOCAL", "BROADCAST"]));
             format!("-m addrtype --{side}-type {kind} --limit-iface-in")
         }
-        4 if !inward => d
-            .pick(&[
-                "-m owner --socket-exists",
-                "-m owner ! --socket-exists",
-                "-m owner --uid-owner 5",
-            ])
-            .to_owned(),
+        4 if !inward => d.pick(&["-m owner --gid-owner 7", "-m owner --uid-owner 5"]).to_owned(),
         // iproute2's names of realms would be printed for some numbers.
         5 if hook != "PREROUTING" => {
             format!("-m realm {not}--realm {}", d.pick(&["0x99", "0x77", "0x99/0xff"]))
@@ -328,11 +322,7 @@ fn remembering(d: &mut Dice) -> String {
         6 => {
             format!("-m statistic --mode nth {not}--every {} --packet {}", many + 1, d.below(many))
         }
-        7 => format!("-m quota {not}--quota {}", d.pick(&[0, 50, 100, 300, 1000])),
-        _ => {
-            let side = d.pick(&["saddr", "daddr"]);
-            let how = d.pick(&["above", "upto"]);
-            format!("-m connlimit --connlimit-{how} {many} --connlimit-{side}")
-        }
+        // connlimit counts what it hasn't looked at for a jiffy.
+        _ => format!("-m quota {not}--quota {}", d.pick(&[0, 50, 100, 300, 1000])),
     }
 }

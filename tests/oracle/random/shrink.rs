@@ -3,6 +3,9 @@
 use super::model::Model;
 use std::time::Instant;
 
+/// Makes a change if what the case shows is still there then.
+type Attempt<'a> = dyn Fn(&mut Model, &dyn Fn(&mut Model)) -> bool + 'a;
+
 /// Takes things out of `model` as long as `shows` still holds, until `until`.
 pub fn shrink(mut model: Model, until: Instant, shows: &dyn Fn(&Model) -> bool) -> Model {
     let attempt = |model: &mut Model, change: &dyn Fn(&mut Model)| {
@@ -44,12 +47,7 @@ pub fn shrink(mut model: Model, until: Instant, shows: &dyn Fn(&Model) -> bool) 
     }
 }
 
-fn inside_table(
-    model: &mut Model,
-    family: usize,
-    table: usize,
-    attempt: &dyn Fn(&mut Model, &dyn Fn(&mut Model)) -> bool,
-) {
+fn inside_table(model: &mut Model, family: usize, table: usize, attempt: &Attempt<'_>) {
     chunks(model, |m| &mut m.rules[family][table].chains, attempt);
     for policy in 0..model.rules[family][table].policies.len() {
         if model.rules[family][table].policies[policy].1 {
@@ -65,11 +63,7 @@ fn inside_table(
 }
 
 /// Takes elements out of a list: half of them, a quarter, … one.
-fn chunks<T>(
-    model: &mut Model,
-    list: impl Fn(&mut Model) -> &mut Vec<T>,
-    attempt: &dyn Fn(&mut Model, &dyn Fn(&mut Model)) -> bool,
-) {
+fn chunks<T>(model: &mut Model, list: impl Fn(&mut Model) -> &mut Vec<T>, attempt: &Attempt<'_>) {
     let mut size = list(model).len();
     while size > 0 {
         let mut at = list(model).len();

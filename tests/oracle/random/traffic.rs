@@ -208,7 +208,12 @@ fn fragments(d: &mut Dice, net: Net) -> Vec<Step> {
     let whole = vec![ip, inner, Layer::new("data 100")];
     let mut cuts: Vec<u64> = vec![0, 200];
     for _ in 0..d.within(1, 2) {
-        cuts.push(d.pick(&[8, 16, 24, 48, 64, 96]));
+        // An IPv6 fragment without the whole transport header is a difference of its own.
+        cuts.push(d.pick(if net == Net::V4 {
+            &[8, 16, 24, 48, 64, 96]
+        } else {
+            &[24, 48, 64, 96]
+        }));
     }
     cuts.sort_unstable();
     cuts.dedup();
@@ -236,6 +241,8 @@ fn fragments(d: &mut Dice, net: Net) -> Vec<Step> {
 fn single(d: &mut Dice, net: Net) -> Step {
     let interface = d.pick(&INTERFACES);
     let src = if d.chance(75) { host(d, net, interface) } else { odd(d, net) };
+    // Answers to a broadcast address pass POSTROUTING twice in Linux, a difference of its own.
+    let src = if src.ends_with(".255") { "192.0.2.7" } else { src };
     let dst = any(d, net);
     let v6 = net == Net::V6;
     let mut outer = with_header(d, Layer::new(format!("ip {src} > {dst}")), v6);
@@ -309,7 +316,19 @@ fn transport(d: &mut Dice, net: Net) -> Layer {
         _ => Layer::new(format!(
             "proto {}",
             // 132 and 33 have trackers of their own, 47 as well.
-            d.pick(&[2, 4, 41, 47, 50, 51, 132, 136, 253, 59, 33])
+            d.pick(&[
+                2,
+                4,
+                41,
+                47,
+                50,
+                132,
+                136,
+                253,
+                59,
+                33,
+                if net == Net::V4 { 51 } else { 97 }
+            ])
         )),
     }
 }

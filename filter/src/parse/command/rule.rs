@@ -167,7 +167,10 @@ impl Parser {
                 return Err(name.wrong(format!("{} {why}", name.text)));
             }
             let words = format!("Couldn't load match `{}':No such file or directory\n", name.text);
-            return Err(name.wrong(format!("there is no match `{}`", name.text)).words(words));
+            return Err(name
+                .wrong(format!("there is no match `{}`", name.text))
+                .words(words)
+                .nearest(&name.text, matches::names(self.family)));
         };
         // An explicit `-m tcp` serves `-p tcp` as well.
         self.rule
@@ -201,6 +204,7 @@ impl Parser {
         match targets::find(&name.text, self.family) {
             Some(spec) => {
                 self.target = Some((spec, ExtensionAst { name, options: Vec::new() }));
+                self.target_at = self.rule.matches.len();
             }
             None => self.rule.action = ActionAst::Jump(name),
         }
@@ -354,6 +358,7 @@ pub(crate) fn protocol(word: &Word) -> Outcome<u8> {
     number.ok_or_else(|| {
         word.wrong(format!("unknown protocol `{}`", word.text))
             .help("expected a number of 0 to 255 or a name such as tcp")
+            .nearest(&name, names::protocols())
             .words(format!("unknown protocol \"{name}\" specified"))
     })
 }
