@@ -2,7 +2,7 @@
 //!
 //! An expectation belongs to its *master*, the connection that announced it, and ends with it, when
 //! its time is over, or when the connection comes. There is a bound for each master and helper
-//! ([`Policy`]) and one for all ([`crate::Settings::expect_max`]).
+//! (`Policy`) and one for all ([`crate::Settings::expect_max`]).
 
 use std::time::Duration;
 
