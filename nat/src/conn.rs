@@ -300,6 +300,14 @@ impl Connection {
         }
     }
 
+    /// The verification tags that packets must have, original then reply, for SCTP.
+    pub fn sctp_tags(&self) -> Option<[u32; 2]> {
+        match &self.proto {
+            Proto::Sctp(track) => Some(track.tags),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn tcp(&self) -> Option<&TcpTrack> {
         match &self.proto {

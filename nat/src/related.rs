@@ -4,6 +4,7 @@
 use tidegate_packet::Instant;
 
 use crate::conn::Status;
+use crate::event::Changes;
 use crate::expect::{Expectation, Follow};
 use crate::extra::{Master, Template};
 use crate::helpers::Help;

@@ -154,7 +154,7 @@ fn next(direction: Direction, state: SctpState, kind: u8) -> Option<SctpState> {
 pub(crate) struct SctpTrack {
     pub(crate) state: SctpState,
     /// The tag that packets of a direction must have; zero: not known.
-    tags: [u32; 2],
+    pub(crate) tags: [u32; 2],
     /// An INIT was seen of this side.
     inits: [bool; 2],
     /// A HEARTBEAT of this direction had another tag: the ends may have made a new association.

@@ -197,7 +197,10 @@ fn what_is_wrong_in_the_file_is_said_with_its_place() {
     for (text, want) in [
         ("mut = 9", "4:1: unknown key `mut` in [[interface]] (did you mean `mtu`?)"),
         ("[rulez]\n", "4:2: unknown key `rulez` in the top level (did you mean `rules`?)"),
-        ("[rules]\nfoo = 1", "5:1: unknown key `foo` in [rules] ([rules] has `ipv4` and `ipv6`)"),
+        (
+            "[rules]\nfoo = 1",
+            "5:1: unknown key `foo` in [rules] ([rules] has `ipv4`, `ipv6` and `sets`)",
+        ),
         (
             "[log]\nto = \"sysloq\"",
             "5:7: `sysloq` is no place for the log; expected stderr, syslog or a file (did you mean \

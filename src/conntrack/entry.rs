@@ -75,6 +75,9 @@ pub struct Entry {
     /// The protocol's state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// SCTP's verification tags, original then reply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<[u32; 2]>,
     /// The mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<u32>,
@@ -113,7 +116,12 @@ impl Entry {
             reply: side(conn.reply(), counted[1], zones[1]),
             status: conn.status().bits(),
             timeout: Some(conn.time_left(moment.now).as_secs()),
-            state: conn.tcp_state().map(|state| state.name().to_owned()),
+            state: conn
+                .tcp_state()
+                .map(|state| state.name())
+                .or_else(|| conn.sctp_state().map(|state| state.name()))
+                .map(str::to_owned),
+            tags: conn.sctp_tags(),
             mark: Some(conn.mark()),
             zone: (zones[0] == zones[1] && zones[0] != 0).then_some(zones[0]),
             helper: conn.helper().map(|helper| helper.name().to_owned()),
@@ -215,6 +223,7 @@ pub(super) fn example() -> Entry {
         status: 0x19e,
         timeout: Some(431_999),
         state: Some("ESTABLISHED".into()),
+        tags: None,
         mark: Some(0),
         zone: None,
         helper: None,

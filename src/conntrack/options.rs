@@ -489,6 +489,7 @@ impl Command {
             status: self.status & !Status::CONFIRMED.bits(),
             timeout: self.timeout,
             state: self.filter.state.clone(),
+            tags: None,
             mark: self.mark.map(|(value, _)| value),
             zone: self.filter.zone,
             helper: None,

@@ -66,6 +66,9 @@ fn write(to: &mut String, entry: &Entry, what: Option<What>) -> std::fmt::Result
     if let Some(state) = &entry.state {
         write!(to, "--state {state} ")?;
     }
+    if let Some([original, reply]) = entry.tags {
+        write!(to, "--orig-vtag {original} --reply-vtag {reply} ")?;
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::entry::{Entry, Side, has_ports, protocol_name};
 use super::events::What;
+use super::protocols::PROTOCOLS;
 use super::text::{Show, age};
 use std::fmt::Write;
 use tidegate_nat::Status;
@@ -44,7 +45,7 @@ fn write(
     side(to, entry, &entry.reply, "reply")?;
     to.push_str("<meta direction=\"independent\">");
     if let Some(state) = &entry.state {
-        write!(to, "<state>{state}</state>")?;
+        write!(to, "<state>{}</state>", state_name(entry.protocol, state))?;
     }
     if let Some(seconds) = entry.timeout {
         write!(to, "<timeout>{seconds}</timeout>")?;
@@ -124,6 +125,14 @@ fn side(to: &mut String, entry: &Entry, side: &Side, direction: &str) -> std::fm
 /// Labels' names come from a file.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A state as the original's XML names it: whatever the protocol, by TCP's names, number by number.
+fn state_name(protocol: u8, state: &str) -> &str {
+    let states = |number| PROTOCOLS.iter().find(|p| p.number == Some(number)).map(|p| p.states);
+    let place = states(protocol).and_then(|names| names.iter().position(|name| *name == state));
+    let name = place.and_then(|place| states(protocol::TCP)?.get(place).copied());
+    name.unwrap_or(state)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `-m set`: whether a packet is in a set.
 
+use tidegate_packet::Family;
+
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
@@ -74,6 +76,13 @@ pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word]) -> Outcome<(Refer
             .help("sets are made before the rules that name them")
             .nearest(&name.text, given.sets.names().iter().map(String::as_str)));
     };
+    if let Some(family) = set.only_family().filter(|family| *family != given.family) {
+        let of = if family == Family::V4 { "IPv4" } else { "IPv6" };
+        return Err(name.wrong(format!("set `{}` is for {of}", name.text)).words(format!(
+            "The protocol family of set {} is {of}, which is not applicable.\n",
+            name.text
+        )));
+    }
     let mut sides = Sides::default();
     for part in list.list() {
         let source = match part.text.as_str() {

@@ -116,6 +116,12 @@ impl Set {
         self.read().never_matches(family, sides)
     }
 
+    /// The family whose rules alone may name it; none if both may.
+    pub fn only_family(&self) -> Option<Family> {
+        let body = self.read();
+        body.kind.has_family().then_some(body.options.family)
+    }
+
     /// Whether a packet is in the set.
     pub fn test(&self, query: &Query<'_>, question: &Question, dry: bool) -> bool {
         self.read().test(query, question, dry, &mut None)
