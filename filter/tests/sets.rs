@@ -102,7 +102,6 @@ fn packets_are_found() {
         ("--match-set ports dst", &tls, false),
         ("--match-set ports dst", &ping, false),
         ("--match-set all src", &web, true),
-        ("--match-set sixes src", &web, false),
     ] {
         let text = filter(&format!("-A FORWARD -m set {rule} -j DROP"));
         assert_eq!(run(&rules_with(&text, &sets(SETS)), &[(1, packet)]), [want], "{rule}");
@@ -155,10 +154,11 @@ fn a_set_lives_while_rules_hold_it() {
 }
 
 #[test]
-fn a_set_of_the_other_family_is_warned_about() {
+fn a_set_of_the_other_family_is_refused() {
     let text = filter("-A FORWARD -m set --match-set sixes src -j DROP");
-    let loaded = load_with(Source { name: "test", text: &text }, Family::V4, &sets(SETS)).unwrap();
-    assert_eq!(loaded.warnings.len(), 1);
+    let source = Source { name: "test", text: &text };
+    let errors = load_with(source, Family::V4, &sets(SETS)).unwrap_err();
+    assert_eq!(errors[0].message, "set `sixes` is for IPv6");
 }
 
 #[test]

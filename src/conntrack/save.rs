@@ -66,7 +66,9 @@ fn write(to: &mut String, entry: &Entry, what: Option<What>) -> std::fmt::Result
     if let Some(state) = &entry.state {
         write!(to, "--state {state} ")?;
     }
-    if let Some([original, reply]) = entry.tags {
+    if let Some(tags) = entry.tags {
+        // The original prints the wire's bytes as a number of its machine.
+        let [original, reply] = tags.map(u32::to_be);
         write!(to, "--orig-vtag {original} --reply-vtag {reply} ")?;
     }
     Ok(())
