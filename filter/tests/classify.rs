@@ -133,6 +133,16 @@ fn outcome(rules: &Ruleset, packets: &[Vec<u8>], plainly: bool) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
+    fn what_is_saved_loads_as_itself(text in ruleset()) {
+        let save = |text: &str| {
+            let loaded = load(Source { name: "rules", text }, Family::V4).unwrap();
+            loaded.ruleset.save(None, SaveStyle { stamp: "", rule_counters: true })
+        };
+        let saved = save(&text);
+        prop_assert_eq!(save(&saved), saved);
+    }
+
+    #[test]
     fn the_same_rules_are_met(text in ruleset(), packets in prop::collection::vec(packet(), 1..12)) {
         // `limit` and `nth` remember, so each way has rules of its own.
         let load = || load(Source { name: "rules", text: &text }, Family::V4).unwrap().ruleset;
