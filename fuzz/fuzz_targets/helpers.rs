@@ -12,7 +12,7 @@ use tidegate_packet::{Addr, Instant, Parsed};
 const ENDS: [&str; 3] = ["10.0.0.2", "198.51.100.10", "203.0.113.1"];
 const ENDS6: [&str; 3] = ["fd00::2", "2001:db8::10", "2001:db8:1::1"];
 
-/// Helper, family and translation; then texts, each behind a byte that says whose it is.
+// Helper, family and translation; then texts, each behind a byte that says whose it is.
 fuzz_target!(|data: &[u8]| {
     let [kind, rest @ ..] = data else { return };
     let helper = [Helper::Ftp, Helper::Irc, Helper::Tftp, Helper::Amanda][usize::from(kind & 3)];

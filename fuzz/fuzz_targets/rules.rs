@@ -26,6 +26,7 @@ fuzz_target!(|text: &str| {
                 let rendered = tidegate::rules::parse(
                     &tidegate::diagnostic::Source::new("fuzz", text),
                     family,
+                    &tidegate_filter::Sets::new(),
                 );
                 let report = rendered.expect_err("the same text");
                 assert!(!report.render(tidegate::diagnostic::Style::PLAIN).is_empty());
