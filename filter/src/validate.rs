@@ -354,6 +354,10 @@ impl Draftbook {
                 .help(format!("expected 1 to {MAX_CHAIN_NAME} characters"))
                 .words(too_long(&name.text)));
         }
+        // Saved, it couldn't be read again.
+        if name.text.contains(char::is_control) {
+            return Err(name.wrong("a chain's name can't contain control characters"));
+        }
         if rule::is_verdict(&name.text) {
             return Err(name
                 .wrong(format!("`{}` is the name of a verdict", name.text))
