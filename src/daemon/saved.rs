@@ -76,7 +76,8 @@ impl Keeper {
         }
     }
 
-    /// `tidegate restore`: all of it or nothing. The caller lets nobody else change rules.
+    /// `tidegate restore`: all rules or none. A state's sets are put among those in force first, since
+    /// rules name them, and stay if the rules then fail. The caller lets nobody else change rules.
     pub fn restore_live(
         &self,
         inputs: &[Restore],
