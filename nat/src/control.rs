@@ -73,9 +73,10 @@ pub enum Refused {
 }
 
 impl Conntrack {
-    /// The nat table may say something else from now on: see [`Conntrack::second_look`].
-    pub fn rules_changed(&mut self) {
-        self.rules = self.rules.wrapping_add(1);
+    /// Under which rules packets pass from now on. With other ones than before, the nat table may
+    /// say something else: see [`Conntrack::second_look`].
+    pub fn set_rules(&mut self, number: u32) {
+        self.rules = number;
     }
 
     /// Once after each change of rules: where the packets of a UDP flow in its original direction

@@ -29,9 +29,9 @@ pub struct Conntrack {
     pub(crate) index: HashTable<u32>,
     /// Newest connection of each translated source: `find_appropriate_src` of netfilter.
     pub(crate) sources: HashTable<u32>,
-    pub(crate) mappings: Mappings,
+    pub(crate) mappings: Box<Mappings>,
     pub(crate) wheel: Wheel,
-    pub(crate) expectations: Expectations,
+    pub(crate) expectations: Box<Expectations>,
     /// Random numbers drawn so far.
     pub(crate) draws: u64,
     /// Where the search for a victim goes on when the table is full.
@@ -49,19 +49,26 @@ impl Conntrack {
         Self {
             settings,
             key,
-            mappings: Mappings::new(key),
+            mappings: Box::new(Mappings::new(key)),
             slots: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
             sources: HashTable::new(),
             wheel: Wheel::new(),
-            expectations: Expectations::default(),
+            expectations: Box::default(),
             draws: 0,
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
             rules: 0,
         }
+    }
+
+    /// Exchanges what all tables of a gateway share with `other`: whichever of them works at the
+    /// moment has it.
+    pub fn exchange_shared(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.mappings, &mut other.mappings);
+        std::mem::swap(&mut self.expectations, &mut other.expectations);
     }
 
     /// The settings in force.
