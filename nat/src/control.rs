@@ -106,7 +106,7 @@ impl Conntrack {
 
     /// How many places for connections there are: what [`Conntrack::page`] counts in.
     pub fn places(&self) -> usize {
-        self.slots.len()
+        self.slots.places()
     }
 
     /// Copies of the connections in `count` places from `first` on, those whose time is over
@@ -119,10 +119,11 @@ impl Conntrack {
         now: Instant,
         mut each: impl FnMut(ConnId, &Connection),
     ) {
-        let end = first.saturating_add(count).min(self.slots.len());
-        for (slot, place) in self.slots.iter().enumerate().take(end).skip(first) {
-            let Some(conn) = place.conn.as_ref().filter(|c| !c.is_expired(now)) else { continue };
-            each(ConnId { slot: slot as u32, generation: place.generation }, conn);
+        let end = first.saturating_add(count);
+        for (id, conn) in self.slots.from(first).take_while(|(id, _)| (id.slot as usize) < end) {
+            if !conn.is_expired(now) {
+                each(id, conn);
+            }
         }
     }
 

@@ -209,7 +209,7 @@ impl Last {
     };
 }
 
-/// TCP's part of a connection. 56 bytes, and `slots.rs` has a test that says so.
+/// TCP's part of a connection. 56 bytes, and `store.rs` has a test that says so.
 #[derive(Clone, Debug)]
 pub(crate) struct TcpTrack {
     pub(crate) peers: [Peer; 2],
