@@ -168,11 +168,12 @@ impl Conntrack {
         let armed = conn.deadline;
         let before = self.events.wanted().then(|| Before::of(conn));
         let mut entry = Entry::Known(id);
-        let mut over = false;
+        let (mut over, mut counted) = (false, true);
         match packet.transport {
             Transport::Tcp { .. } => {
                 match tcp::packet(conn, direction, segment, settings, now) {
                     Ok(TcpVerdict::Pass) => {}
+                    Ok(TcpVerdict::Unnoticed) => counted = false,
                     Ok(TcpVerdict::Over) => over = true,
                     Ok(TcpVerdict::Reopen) => {
                         self.remove(id.slot);
@@ -192,9 +193,11 @@ impl Conntrack {
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::packet(conn, settings, now);
             }
-            _ => generic::packet(conn, direction, segment, settings, now)?,
+            _ => counted = generic::packet(conn, direction, segment, settings, now)?,
         }
-        conn.count(direction, packet.len);
+        if counted {
+            conn.count(direction, packet.len);
+        }
         if direction == Direction::Reply {
             conn.status.set(Status::SEEN_REPLY);
         }
@@ -245,7 +248,9 @@ impl Conntrack {
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::packet(&mut conn, settings, now);
             }
-            _ => generic::packet(&mut conn, direction, segment, settings, now)?,
+            _ => {
+                generic::packet(&mut conn, direction, segment, settings, now)?;
+            }
         }
         conn.count(direction, packet.len);
         let mut tracked =
@@ -257,18 +262,26 @@ impl Conntrack {
     /// The tracking of a packet that the gateway makes in answer to `question` (a reset, an
     /// unreachable): it is RELATED and goes the other way, is translated as the connection is,
     /// and neither consults the nat table nor puts anything into the connection table. Where the
-    /// question has no connection, an untracked one included, the answer is INVALID, as it would
-    /// be if Linux looked for one.
-    pub fn attach_reply(&self, question: &Tracked) -> Tracked {
-        let state = match question.entry {
-            Entry::None => State::Invalid(InvalidReason::Answer),
-            _ => State::Related,
+    /// question has no connection, an untracked one included, the answer is tracked like any other
+    /// packet (`nf_conntrack_in` looks for what `nf_ct_attach` couldn't give).
+    pub fn attach_reply(&self, question: &Tracked) -> Option<Tracked> {
+        let direction = question.direction.other();
+        let entry = match &question.entry {
+            Entry::None => return None,
+            entry => entry.clone(),
         };
-        Tracked {
-            state,
-            direction: question.direction.other(),
-            entry: question.entry.clone(),
-            role: Role::Answer,
+        Some(Tracked { state: State::Related, direction, entry, role: Role::Answer })
+    }
+
+    /// A rule answers the packet with a reset, which ends its connection at both sides.
+    pub fn set_closing(&mut self, tracked: &Tracked, now: Instant) {
+        let Entry::Known(id) = tracked.entry else { return };
+        let Some(conn) = conn_of(&mut self.slots, id) else { return };
+        let armed = conn.deadline;
+        tcp::set_closing(conn, &self.settings, now);
+        if conn.deadline < armed {
+            let deadline = conn.deadline;
+            self.wheel.arm(id.slot, deadline);
         }
     }
 
