@@ -95,14 +95,13 @@ impl Side for Tidegate {
     }
 
     fn listing(&mut self) -> Vec<String> {
-        let engine = self.0.engine();
-        let now = engine.moment().unix_nanos;
+        let now = self.0.engine().moment().unix_nanos;
         let shown = Show { extended: true, ..Show::default() };
         let words = |entry| {
             let line = text::line(&entry, None, shown, now, &|bit| bit.to_string());
             line.split_whitespace().collect::<Vec<_>>().join(" ")
         };
-        gateway::entries(engine).into_iter().map(words).collect()
+        self.0.each(gateway::entries).into_iter().flatten().map(words).collect()
     }
 
     fn connections(&mut self) -> Option<Vec<String>> {
