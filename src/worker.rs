@@ -340,11 +340,11 @@ impl Worker {
     fn tick(&mut self) -> Duration {
         let (own, wait) = {
             let overruns: u64 = self.devices.iter_mut().map(|d| d.receive.overruns()).sum();
+            let discards: u64 = self.devices.iter_mut().map(|d| d.receive.discards()).sum();
             let mut engine = lock(&self.engine);
             count_sent(&mut self.sent, &mut engine);
-            if overruns > 0 {
-                engine.counters_mut().drop_many(Drop::DeviceOverrun, overruns);
-            }
+            engine.counters_mut().drop_many(Drop::DeviceOverrun, overruns);
+            engine.counters_mut().drop_many(Drop::DeviceDiscard, discards);
             engine.set_time(self.clock.now(), unix_nanos());
             engine.tick();
             if engine.has_news() {
