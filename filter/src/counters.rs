@@ -52,6 +52,16 @@ impl Counters {
         };
     }
 
+    /// Counts packets that would have walked as the one did that left this trail.
+    pub fn count_trail(&mut self, counted: &[u32], packets: u64, bytes: u64) {
+        for &index in counted {
+            if let Some(count) = self.0.get_mut(index as usize) {
+                count.packets = count.packets.wrapping_add(packets);
+                count.bytes = count.bytes.wrapping_add(bytes);
+            }
+        }
+    }
+
     pub(crate) fn get(&self, index: usize) -> Count {
         self.0.get(index).copied().unwrap_or_default()
     }

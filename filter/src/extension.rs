@@ -164,6 +164,13 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether its answer, once given for a packet, holds for the rest of the packet's flow: see
+    /// [`crate::Trail`] for what that means exactly. A match that remembers, or that looks at the
+    /// packet's length, its payload or the clock, must not say so.
+    fn flow_only(&self) -> bool {
+        false
+    }
+
     /// The ports without which it is false, and which it can be told by: for packets whose ports
     /// can be read it changes nothing to ask it.
     fn ports(&self) -> Option<PortsWanted> {
@@ -239,6 +246,13 @@ pub(crate) trait Target: fmt::Debug + Send + Sync {
 
     /// Whether its presence makes the kernel track connections.
     fn uses_conntrack(&self) -> bool {
+        false
+    }
+
+    /// Whether what it does depends on nothing but the packet's flow ([`crate::Trail`]) and leaves
+    /// nothing behind but the packet's mark. Verdicts and changes of the packet end or leave the
+    /// trail by themselves.
+    fn flow_only(&self) -> bool {
         false
     }
 

@@ -15,6 +15,7 @@ use crate::extension::{Context, Next};
 use crate::memory::Memory;
 use crate::query::{CtState, Hook, Query, TableName};
 use crate::ruleset::{Action, Builtin, Chain, Policy, Rule, Ruleset, Table};
+use crate::trail::{Observer, Trail};
 use crate::verdict::{NatAction, Verdict};
 
 /// A packet's walk through one table's chain at a hook.
@@ -87,7 +88,7 @@ impl Ruleset {
         let query = Query { state: CtState::New, connection: None, ..*query };
         let mut walk = Walk::new(Some(table), hook);
         loop {
-            match walk.leg(&query, None, memory, &mut NoEffects) {
+            match walk.leg(&query, None, memory, &mut NoEffects, &mut ()) {
                 Step::Done(verdict) => return Some(verdict),
                 Step::Edit(_) => {}
             }
@@ -124,16 +125,29 @@ impl<'r> Walk<'r> {
         memory: &Memory,
         effects: &mut dyn Effects,
     ) -> Step {
-        self.leg(query, Some(counters), memory, effects)
+        self.leg(query, Some(counters), memory, effects, &mut ())
+    }
+
+    /// The same, and `trail` gets what has to be known to spare the rest of the flow this walk.
+    pub fn resume_on_trail(
+        &mut self,
+        query: &Query<'_>,
+        counters: &mut Counters,
+        memory: &Memory,
+        effects: &mut dyn Effects,
+        trail: &mut Trail,
+    ) -> Step {
+        self.leg(query, Some(counters), memory, effects, trail)
     }
 
     /// Without counters it is a question, not a packet: nothing may be remembered.
-    fn leg(
+    fn leg<O: Observer>(
         &mut self,
         query: &Query<'_>,
         counters: Option<&mut Counters>,
         memory: &Memory,
         effects: &mut dyn Effects,
+        observer: &mut O,
     ) -> Step {
         let Some((table, builtin)) = self.at else { return Step::Done(Verdict::Accept) };
         let mut context = Context {
@@ -149,22 +163,24 @@ impl<'r> Walk<'r> {
             dry: counters.is_none(),
         };
         self.candidates = None;
-        let step = self.rules(table, builtin, &mut context, counters);
+        let step = self.rules(table, builtin, &mut context, counters, observer);
         self.mark = Some(context.mark);
         self.labels = context.labels;
         self.draws = context.draws;
         step
     }
 
-    fn rules(
+    fn rules<O: Observer>(
         &mut self,
         table: &'r Table,
         builtin: Builtin,
         context: &mut Context<'_>,
         mut counters: Option<&mut Counters>,
+        observer: &mut O,
     ) -> Step {
         let bytes = context.query.packet.len;
-        let mut count = |index| {
+        let mut count = |index, observer: &mut O| {
+            observer.counts(index);
             if let Some(counters) = counters.as_deref_mut() {
                 counters.bump(index, bytes);
             }
@@ -184,13 +200,13 @@ impl<'r> Walk<'r> {
             };
             self.place.next = number + 1;
             let rule = &chain.rules[number];
-            if !rule.matches(context) {
+            if !rule.matches(context, observer) {
                 if context.hotdrop {
                     return Step::Done(Verdict::Drop);
                 }
                 continue;
             }
-            count(rule.counter);
+            count(rule.counter, observer);
             if context.query.trace {
                 self.place.trace(table, context, rule);
             }
@@ -207,18 +223,24 @@ impl<'r> Walk<'r> {
                     self.go(Place { chain: *chain, next: 0 });
                 }
                 Action::Goto(chain) => self.go(Place { chain: *chain, next: 0 }),
-                Action::Target(_, target) => match target.apply(context) {
-                    Next::Continue => {}
-                    Next::Edit(edit) => return Step::Edit(edit),
-                    Next::Final(verdict) => return Step::Done(verdict),
-                },
+                Action::Target(_, target) => {
+                    observer.applies(&**target);
+                    match target.apply(context) {
+                        Next::Continue => {}
+                        Next::Edit(edit) => {
+                            observer.edits();
+                            return Step::Edit(edit);
+                        }
+                        Next::Final(verdict) => return Step::Done(verdict),
+                    }
+                }
             }
         }
         if let Some(start) = table.builtin_at(self.hook) {
             let place = Place { chain: start, next: 0 };
             place.trace_end(table, context, TraceStep::Policy);
         }
-        count(builtin.counter);
+        count(builtin.counter, observer);
         Step::Done(match builtin.policy {
             Policy::Accept => Verdict::Accept,
             Policy::Drop => Verdict::Drop,
@@ -342,9 +364,12 @@ impl Stack {
 
 impl Rule {
     /// Left to right, and no further than the first that doesn't match.
-    fn matches(&self, context: &mut Context<'_>) -> bool {
+    fn matches<O: Observer>(&self, context: &mut Context<'_>, observer: &mut O) -> bool {
         self.base.matches(context.query)
-            && self.matches.iter().all(|m| m.test.matches(context) && !context.hotdrop)
+            && self.matches.iter().all(|m| {
+                observer.asks(&*m.test);
+                m.test.matches(context) && !context.hotdrop
+            })
     }
 
     /// Whether every packet matches.

@@ -94,7 +94,7 @@ impl Conntrack {
             return None;
         }
         *rules = current;
-        let reply = &conn.tuples[1];
+        let reply = conn.reply();
         Some((reply.src, reply.sport))
     }
 

@@ -30,14 +30,14 @@ pub(crate) fn packet(
     now: Instant,
 ) -> Result<(), InvalidReason> {
     let answered = conn.status.has(Status::SEEN_REPLY);
-    let timeout = match (conn.tuples[0].protocol, answered) {
+    let timeout = match (conn.protocol, answered) {
         (protocol::SCTP, _) => return sctp::packet(conn, direction, segment, settings, now),
         (protocol::GRE, false) => settings.gre,
         (protocol::GRE, true) => settings.gre_stream,
         _ => settings.generic,
     };
     conn.refresh(timeout, now);
-    if answered && conn.tuples[0].protocol == protocol::GRE {
+    if answered && conn.protocol == protocol::GRE {
         conn.status.set(Status::ASSURED);
     }
     Ok(())

@@ -31,6 +31,7 @@ pub mod helpers;
 mod icmp;
 mod icmp_error;
 mod mapping;
+mod pair;
 mod ports;
 pub mod refragment;
 mod related;

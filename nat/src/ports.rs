@@ -59,7 +59,7 @@ impl Conntrack {
         }
         let Entry::Own(conn) = &mut tracked.entry else { return Ok(()) };
         // What the packet will look like so far: earlier manipulations included.
-        let Some(current) = conn.tuples[1].inverse() else { return Ok(()) };
+        let Some(current) = conn.reply().inverse() else { return Ok(()) };
         let range = range.map_or_else(Range::default, |r| r.without_netmap(&current, manip));
         let zones = conn.zones();
         let mapping = crate::mapping::NONE;
@@ -74,10 +74,10 @@ impl Conntrack {
             return Err(Exhausted);
         }
         if manip == Manip::Source {
-            conn.mappings[0] = mapping;
+            conn.set_mapping(0, mapping);
         }
         if chosen != current {
-            conn.tuples[1] = reply;
+            conn.set_tuple(Direction::Reply, &reply);
             conn.status.set(Status::nat(manip));
         }
         conn.status.set(Status::done(manip));
@@ -198,7 +198,7 @@ impl Choice<'_> {
     /// (`find_appropriate_src`): endpoint-independent mapping (RFC 4787 REQ-1) as far as it goes.
     fn existing_mapping(&self, current: &Tuple) -> Option<Tuple> {
         self.table.same_source(current).filter(|c| c.zones()[0] == self.zones[0]).find_map(|conn| {
-            let reply = &conn.tuples[1];
+            let reply = conn.reply();
             // For ICMP the identifier stands at the same place in both directions.
             let sport = if current.is_icmp() { reply.sport } else { reply.dport };
             let mapped = Tuple { src: reply.dst, sport, ..*current };

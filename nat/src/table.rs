@@ -327,7 +327,7 @@ impl Conntrack {
     /// [`Conntrack::forget_masqueraded`] and [`Conntrack::check_egress`] find it.
     pub fn set_masqueraded(&mut self, tracked: &mut Tracked, interface: u32) {
         if let Some(conn) = self.view_mut(tracked) {
-            conn.masqueraded = interface;
+            conn.set_masqueraded(interface);
         }
     }
 
@@ -363,7 +363,7 @@ impl Conntrack {
         if conn.status.has(Status::DYING) {
             return Ok(Confirmed::Nothing);
         }
-        let ([original, reply], zones) = (conn.tuples, conn.zones());
+        let ([original, reply], zones) = ([conn.original(), conn.reply()], conn.zones());
         // Both tuples must be free, also as the other direction of somebody else's.
         if self.lookup_in(&original, zones, Direction::Original, now).is_some()
             || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()

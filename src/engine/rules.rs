@@ -386,8 +386,8 @@ fn connection_view(
         protocol: t.protocol,
     };
     Some(filter::Connection {
-        original: flow(conn.original()),
-        reply: flow(conn.reply()),
+        original: flow(&conn.original()),
+        reply: flow(&conn.reply()),
         direction: match tracked.direction() {
             nat::Direction::Original => filter::Direction::Original,
             nat::Direction::Reply => filter::Direction::Reply,

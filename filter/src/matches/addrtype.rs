@@ -149,6 +149,10 @@ impl Match for AddrTypes {
         holds(self.source, query.packet.src) && holds(self.destination, query.packet.dst)
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         out.push_str(" ADDRTYPE match");
         for (name, asked) in [("src-type", self.source), ("dst-type", self.destination)] {

@@ -26,6 +26,10 @@ impl Match for Comment {
         true
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         out.push_str(" /* ");
         out.push_str(&self.0);

@@ -70,6 +70,10 @@ impl Match for ConnLabel {
         !self.inverted
     }
 
+    fn flow_only(&self) -> bool {
+        !self.set
+    }
+
     fn list(&self, out: &mut String, style: Listing) {
         let negated = if self.inverted { " !" } else { "" };
         let _ = match &self.name {

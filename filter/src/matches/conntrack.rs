@@ -223,6 +223,10 @@ impl Match for Conntrack {
         }
     }
 
+    fn flow_only(&self) -> bool {
+        self.expire.is_none()
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         list_saved(out, |out| self.save(out));
     }

@@ -55,6 +55,10 @@ impl Match for IpRange {
             && self.destination.is_none_or(|r| r.holds(packet.dst))
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         for (name, range) in [("source", self.source), ("destination", self.destination)] {
             if let Some(Range { first, last, inverted }) = range {

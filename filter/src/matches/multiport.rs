@@ -84,6 +84,10 @@ impl Match for MultiPort {
         found != self.inverted
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn ports(&self) -> Option<PortsWanted> {
         let mut wanted = PortsWanted::default();
         match self.side {

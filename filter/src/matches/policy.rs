@@ -229,6 +229,10 @@ impl Match for Policy {
         self.none
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, style: Listing) {
         out.push_str(" policy match");
         list_saved(out, |out| self.save_head(out));

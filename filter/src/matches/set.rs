@@ -128,6 +128,10 @@ impl Match for InSet {
         self.set.test(&marked(context), &self.question, context.dry) != self.inverted
     }
 
+    fn flow_only(&self) -> bool {
+        self.set.is_steady(&self.question)
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         list_saved(out, |out| self.save(out));
     }

@@ -193,6 +193,11 @@ impl Match for Tcp {
             })
     }
 
+    fn flow_only(&self) -> bool {
+        // Segments that only carry data have ACK, and PSH or not.
+        self.option.is_none() && self.flags.is_none_or(|flags| flags.mask & tcp::PSH == 0)
+    }
+
     fn ports(&self) -> Option<PortsWanted> {
         let (source, destination) = (self.source.wanted(), self.destination.wanted());
         Some(PortsWanted { source, destination })

@@ -37,6 +37,10 @@ impl Match for Udp {
             && self.destination.matches(u16::from_be_bytes([header[2], header[3]]))
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn ports(&self) -> Option<PortsWanted> {
         let (source, destination) = (self.source.wanted(), self.destination.wanted());
         Some(PortsWanted { source, destination })

@@ -302,6 +302,9 @@ impl Change<'_> {
             Some((before, other)) => self.beside(body, other)? + usize::from(!before),
             None => body.content.members.len(),
         };
+        if self.set.is_written_by_rules() {
+            set.written_by_rules();
+        }
         body.content.members.insert(at, Member { set, entry });
         Ok(())
     }

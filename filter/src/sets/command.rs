@@ -370,6 +370,15 @@ fn known(sets: &Sets, word: &Word) -> Result<Arc<Set>> {
 }
 
 fn execute(sets: &Sets, call: &Call, now: Instant, answer: &mut Answer) -> Result<()> {
+    let done = carry_out(sets, call, now, answer);
+    // What is refused may have been done in part.
+    if call.command.makes_sets() {
+        sets.changed();
+    }
+    done
+}
+
+fn carry_out(sets: &Sets, call: &Call, now: Instant, answer: &mut Answer) -> Result<()> {
     let Call { command, rest, options, .. } = call;
     let two = || match rest.as_slice() {
         [from, to] => {

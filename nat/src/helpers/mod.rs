@@ -189,7 +189,7 @@ impl Reading<'_> {
 
     pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
         // The connection was there when the reading began, and a reading doesn't remove it.
-        self.conn().map_or(EMPTY, |conn| *conn.tuple(direction))
+        self.conn().map_or(EMPTY, |conn| conn.tuple(direction))
     }
 
     /// Whether addresses in the payload have to be changed.
