@@ -326,12 +326,12 @@ impl Worker {
     fn tick(&mut self) -> Duration {
         let (own, wait) = {
             let overruns: u64 = self.devices.iter_mut().map(|d| d.receive.overruns()).sum();
+            let discards: u64 = self.devices.iter_mut().map(|d| d.receive.discards()).sum();
             let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
             let mut engine = held.engine();
             count_sent(&mut self.sent, &mut engine);
-            if overruns > 0 {
-                engine.counters_mut().drop_many(Drop::DeviceOverrun, overruns);
-            }
+            engine.counters_mut().drop_many(Drop::DeviceOverrun, overruns);
+            engine.counters_mut().drop_many(Drop::DeviceDiscard, discards);
             engine.tick();
             if engine.has_news() {
                 self.news.announce();

@@ -60,7 +60,7 @@ pub use control::{Create, Refused, Update};
 pub use event::{Changes, Event, EventKind};
 pub use expect::Expectation;
 pub use extra::Template;
-pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
+pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler, Scope};
 pub use helpers::{HELP_ROOM, HelpDrop, Helper};
 pub use mapping::Filtering;
 pub use ports::{Exhausted, Range};

@@ -136,7 +136,9 @@ fn how(reason: Drop) -> How {
         | Drop::ErrorRateLimited => ends(reason),
         Drop::EgressDown => return How::Elsewhere("a worker counts it when a device is gone"),
         Drop::DeviceRefused => return How::Elsewhere("a worker counts what a device refuses"),
-        Drop::DeviceOverrun => return How::Elsewhere("a worker asks the device"),
+        Drop::DeviceOverrun | Drop::DeviceDiscard => {
+            return How::Elsewhere("a worker asks the device");
+        }
     })
 }
 
