@@ -203,13 +203,19 @@ impl Conntrack {
         Some(conn)
     }
 
-    /// Makes room: removes one connection among the next few slots that is expired, unassured or
-    /// closing. netfilter looks at eight chains near the newcomer's in the same way.
+    /// Makes room: removes one connection among a few slots that is expired, unassured or closing.
+    /// netfilter looks at eight chains near the newcomer's in the same way.
+    ///
+    /// The slots lie far apart, so that a stretch of connections that stand doesn't refuse newcomers
+    /// for as long as it lasts; and each comes up once in a round, so that a newcomer has the time
+    /// of a whole round to be answered.
     pub(crate) fn drop_early(&mut self, now: Instant) -> bool {
         const LOOK_AT: usize = 64;
+        // A prime beyond any number of slots.
+        const STRIDE: u64 = 2_654_435_761;
         let total = self.slots.len();
         for _ in 0..LOOK_AT.min(total) {
-            self.victim = (self.victim + 1) % total as u32;
+            self.victim = ((u64::from(self.victim) + STRIDE) % total as u64) as u32;
             let slot = self.victim;
             let conn = self.slots[slot as usize].conn.as_ref();
             if conn.is_some_and(|c| c.is_expired(now) || c.may_drop_early()) {
