@@ -88,7 +88,7 @@ pub struct Engine {
     sysctls: Sysctls,
     rules: RulesInForce,
     conntrack: Conntrack,
-    reassemblers: [Reassembler; 2],
+    reassemblers: [Reassembler<fragment::Carried>; 2],
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
     limiter: icmp::Limiter,
