@@ -59,19 +59,37 @@ pub struct Watch {
     /// Flows that came from outside straight to an inside address: their answers were never to
     /// be translated.
     asked_inside: HashSet<Flow>,
+    /// What has left for the last frame.
+    sent: Vec<(String, Flying)>,
 }
 
 impl Watch {
     /// Over a gateway made of this.
     pub fn new(config: &SimConfig) -> Self {
+        Self::with_bound(config, if config.sysctls.contains("conntrack_max") { 4 } else { 262_144 })
+    }
+
+    /// The same where the table has this bound.
+    pub fn with_bound(config: &SimConfig, max: usize) -> Self {
         Self {
             sim: Sim::new(config).expect("a configuration of this file"),
             masquerades: config.rules_v4.contains("MASQUERADE")
                 && !config.sysctls.contains("invalid_bypasses_nat"),
-            max: if config.sysctls.contains("conntrack_max") { 4 } else { 262_144 },
+            max,
             right: true,
             asked_inside: HashSet::new(),
+            sent: Vec::new(),
         }
+    }
+
+    /// The gateway.
+    pub fn sim(&mut self) -> &mut Sim {
+        &mut self.sim
+    }
+
+    /// What has left for the last frame.
+    pub fn take_sent(&mut self) -> Vec<(String, Flying)> {
+        std::mem::take(&mut self.sent)
     }
 
     /// Sends one frame in and looks at everything that this brings about.
@@ -91,7 +109,9 @@ impl Watch {
         if silent && !self.may_be_silent(&frame) {
             return Err("neither sent, nor counted, nor kept".into());
         }
-        self.look_at(&out)
+        self.look_at(&out)?;
+        self.sent = out;
+        Ok(())
     }
 
     /// Lets time pass.
@@ -150,7 +170,7 @@ pub fn parsed(frame: &Flying) -> Option<Parsed> {
     Parsed::parse(&frame.bytes[header.len..]).ok()
 }
 
-/// An address that MASQUERADE rules cover, of a host other than the gateway.
+/// An IPv4 address that MASQUERADE rules cover, of a host other than the gateway.
 fn inside(address: Addr) -> bool {
     let lan: Prefix = "192.168.0.0/24".parse().expect("a prefix");
     let other: Prefix = "10.3.0.0/16".parse().expect("a prefix");
