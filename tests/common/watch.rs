@@ -49,10 +49,14 @@ pub fn gateways() -> Vec<(&'static str, SimConfig)> {
 /// What identifies a packet's flow to somebody who watches the wire.
 type Flow = (u8, Addr, Addr, Option<(u16, u16)>);
 
+/// Says of a packet that leaves by the uplink whether source NAT rules cover it.
+pub type Covers = Box<dyn Fn(&Parsed) -> bool>;
+
 /// Watches a gateway and holds it to its promises.
 pub struct Watch {
     sim: Sim,
-    masquerades: bool,
+    /// Whether source NAT rules cover a packet that leaves by the uplink.
+    covers: Covers,
     max: usize,
     /// All frames so far had right transport checksums.
     right: bool,
@@ -71,15 +75,22 @@ impl Watch {
 
     /// The same where the table has this bound.
     pub fn with_bound(config: &SimConfig, max: usize) -> Self {
+        let masquerades = config.rules_v4.contains("MASQUERADE")
+            && !config.sysctls.contains("invalid_bypasses_nat");
         Self {
             sim: Sim::new(config).expect("a configuration of this file"),
-            masquerades: config.rules_v4.contains("MASQUERADE")
-                && !config.sysctls.contains("invalid_bypasses_nat"),
+            covers: Box::new(move |_| masquerades),
             max,
             right: true,
             asked_inside: HashSet::new(),
             sent: Vec::new(),
         }
+    }
+
+    /// The same where other packets are covered.
+    #[must_use]
+    pub fn covering(self, covers: Covers) -> Self {
+        Self { covers, ..self }
     }
 
     /// The gateway.
@@ -146,7 +157,7 @@ impl Watch {
             if self.right && !check::transport_is_right(frame) {
                 return Err(what("wrong transport checksum".into()));
             }
-            if port == "ppp0" && self.masquerades && inside(p.src) && !self.was_asked(&p) {
+            if port == "ppp0" && inside(p.src) && (self.covers)(&p) && !self.was_asked(&p) {
                 return Err(what(format!("{} shows outside", p.src)));
             }
         }
