@@ -187,19 +187,32 @@ impl Conntrack {
         Some(conn)
     }
 
-    /// Makes room: removes one connection among the next few that is expired, unassured or
-    /// closing. netfilter looks at eight chains near the newcomer's in the same way.
+    /// Makes room: removes one connection among a few that is expired, unassured or closing.
+    /// netfilter looks at eight chains near the newcomer's in the same way.
+    ///
+    /// The slots lie far apart, so that a stretch of connections that stand doesn't refuse newcomers
+    /// for as long as it lasts; and each comes up once in a round, so that a newcomer has the time
+    /// of a whole round to be answered.
     pub(crate) fn drop_early(&mut self, now: Instant) -> bool {
         const LOOK_AT: usize = 64;
-        let mut victim = None;
-        for (slot, conn) in self.slots.behind(self.victim).take(LOOK_AT) {
-            self.victim = slot;
+        /// Empty slots included.
+        const STEPS: usize = 1024;
+        // A prime beyond any number of slots.
+        const STRIDE: u64 = 2_654_435_761;
+        let total = self.slots.places() as u64;
+        let mut looked_at = 0;
+        for _ in 0..STEPS.min(total as usize) {
+            self.victim = ((u64::from(self.victim) + STRIDE) % total) as u32;
+            let Some(conn) = self.slots.get(self.victim) else { continue };
             if conn.is_expired(now) || conn.may_drop_early() {
-                victim = Some(slot);
+                return self.remove(self.victim).is_some();
+            }
+            looked_at += 1;
+            if looked_at == LOOK_AT {
                 break;
             }
         }
-        victim.is_some_and(|slot| self.remove(slot).is_some())
+        false
     }
 }
 

@@ -102,16 +102,6 @@ impl Slots {
         })
     }
 
-    /// The next connections behind a slot, and then from the beginning; no more than are found in
-    /// a few pages.
-    pub(crate) fn behind(&self, slot: u32) -> impl Iterator<Item = (u32, &Connection)> {
-        let places = self.slots.from(slot as usize + 1).chain(self.slots.iter()).take(4 * PAGE);
-        places.filter_map(|(slot, place)| match place {
-            Slot::Used(conn) => Some((slot, conn)),
-            Slot::Free { .. } => None,
-        })
-    }
-
     /// Gives a connection a slot.
     pub(crate) fn put(&mut self, mut conn: Connection) -> ConnId {
         let page = self.with_room.first().unwrap_or_else(|| self.make());

@@ -95,7 +95,7 @@ pub struct Engine {
     /// Those of the shard at work; else an empty table, which keeps what all tables share.
     conntrack: Box<Conntrack>,
     standing: Standing,
-    reassemblers: [Reassembler; 2],
+    reassemblers: [Reassembler<fragment::Carried>; 2],
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
     limiter: icmp::Limiter,

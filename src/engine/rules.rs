@@ -388,6 +388,7 @@ fn connection_view(
     Some(filter::Connection {
         original: flow(&conn.original()),
         reply: flow(&conn.reply()),
+        zones: conn.zones(),
         direction: match tracked.direction() {
             nat::Direction::Original => filter::Direction::Original,
             nat::Direction::Reply => filter::Direction::Reply,
@@ -423,11 +424,11 @@ struct View<'a> {
 
 impl filter::Gateway for View<'_> {
     /// netfilter's connlimit doesn't count TCP connections that are over.
-    fn flow(&self, flow: &filter::Flow) -> filter::FlowState {
+    fn flow(&self, flow: &filter::Flow, zones: [u16; 2]) -> filter::FlowState {
         let filter::Flow { src, dst, sport, dport, protocol } = *flow;
         let tuple = nat::Tuple { src, dst, sport, dport, protocol };
-        let found =
-            self.conntrack.find(&tuple, self.now).and_then(|(id, _)| self.conntrack.get(id));
+        let found = self.conntrack.find_in(&tuple, zones, self.now);
+        let found = found.and_then(|(id, _)| self.conntrack.get(id));
         match found.map(nat::Connection::tcp_state) {
             None => filter::FlowState::Unknown,
             Some(Some(nat::TcpState::TimeWait | nat::TcpState::Close)) => filter::FlowState::Closed,
