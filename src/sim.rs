@@ -13,6 +13,7 @@ use crate::io::channel::Flying;
 use crate::sysctl::{Assignments, Sysctls};
 use std::time::Duration;
 use tidegate_filter as filter;
+use tidegate_nat::Stats;
 use tidegate_packet::{Addr, Family, Instant, MacAddr, Prefix};
 
 /// An interface of a simulated gateway.
@@ -208,6 +209,15 @@ impl Sim {
     /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.shards.iter().map(Shard::connections).sum()
+    }
+
+    /// What the connection tables have counted.
+    pub fn stats(&mut self) -> Stats {
+        let parts = self.each(|lent| *lent.conntrack().stats());
+        parts.iter().fold(Stats::default(), |mut sum, part| {
+            sum.add(part);
+            sum
+        })
     }
 
     /// The engine, to look at its rules and neighbours.

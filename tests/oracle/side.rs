@@ -86,13 +86,11 @@ pub fn play(case: &Case, topology: &Topology, side: &mut dyn Side) -> Result<Tra
                 side.wait(*time);
                 played.emitted.extend(side.collect().map_err(fail)?);
             }
-            Action::Learn { name, interface, field } => {
-                match context.field(interface, field) {
-                    Ok(value) => drop(context.variables.insert(name.clone(), value)),
-                    Err(_) if case.settings.lenient => {}
-                    Err(why) => return Err(fail(why)),
-                }
-            }
+            Action::Learn { name, interface, field } => match context.field(interface, field) {
+                Ok(value) => drop(context.variables.insert(name.clone(), value)),
+                Err(_) if case.settings.lenient => {}
+                Err(why) => return Err(fail(why)),
+            },
         }
         if case.settings.listed {
             played.listing = Some(side.listing());

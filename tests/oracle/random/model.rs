@@ -84,7 +84,11 @@ impl Model {
     /// The case, as a file would have it.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "== seed_{}: found by scripts/oracle{} --seed {0}", self.seed, self.mode);
+        let _ = writeln!(
+            text,
+            "== seed_{}: found by scripts/oracle{} --seed {0}",
+            self.seed, self.mode
+        );
         for (name, tables) in ["rules4", "rules6"].into_iter().zip(&self.rules) {
             if !tables.is_empty() {
                 let _ = writeln!(text, "{name} <<");

@@ -93,7 +93,12 @@ impl Talk {
         // Interface, what it has for its own address and for the other's, of both ends.
         let (client, other) = match d.pick(ways) {
             0 => {
-                let seen = if stage.masquerade { name("ppp0"); own } else { inside.clone() };
+                let seen = if stage.masquerade {
+                    name("ppp0");
+                    own
+                } else {
+                    inside.clone()
+                };
                 (("eth0", inside, outside.clone(), "80"), ("ppp0", outside, seen, "80"))
             }
             1 => {
@@ -119,7 +124,17 @@ impl Talk {
             let (next, window) = (isn(d), d.pick(&WINDOWS[2..]));
             let stamps = d.chance(30);
             let ports = (String::new(), String::new());
-            End { interface, src, dst, sport: ports.0, dport: ports.1, next, got: 0, window, stamps }
+            End {
+                interface,
+                src,
+                dst,
+                sport: ports.0,
+                dport: ports.1,
+                next,
+                got: 0,
+                window,
+                stamps,
+            }
         };
         let (dport, sport) = (client.3.to_owned(), other.3.to_owned());
         let mut ends = [end(d, client), end(d, other)];
@@ -152,7 +167,8 @@ impl Talk {
     /// Numbers of the next connection between the same ports.
     fn again(&mut self, d: &mut Dice) {
         for end in &mut self.ends {
-            let step = d.pick(&[0, 1, 1000, 64_000, 70_000, 1 << 30, 1 << 31, 0u32.wrapping_sub(9000)]);
+            let step =
+                d.pick(&[0, 1, 1000, 64_000, 70_000, 1 << 30, 1 << 31, 0u32.wrapping_sub(9000)]);
             end.next = if d.chance(80) { end.next.wrapping_add(step) } else { isn(d) };
         }
     }

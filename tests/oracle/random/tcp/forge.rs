@@ -106,7 +106,8 @@ fn error(d: &mut Dice, v4: bool) -> Item {
         quote.push(format!("first {}", transport + d.pick(&[0, 4, 8, 8, 19, 20, 40])));
     }
     if d.chance(15) {
-        let bytes = if v4 { [0, 9, 12, 16, 20, 22, 24, 33] } else { [0, 6, 23, 39, 40, 42, 44, 53] };
+        let bytes =
+            if v4 { [0, 9, 12, 16, 20, 22, 24, 33] } else { [0, 6, 23, 39, 40, 42, 44, 53] };
         quote.push(format!("edit {}={:02x}", d.pick(&bytes), d.below(256)));
     }
     Item::Error(d.below(2) as usize, kind, quote)

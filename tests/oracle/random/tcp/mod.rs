@@ -145,9 +145,8 @@ fn marks() -> Vec<Rule> {
         let part = format!("-m conntrack --ctstate {state}");
         rules.push(rule("PREROUTING", &[&part], format!("-j TOS --set-tos {:#x}", (at + 1) << 5)));
     }
-    let with = |part: &str, bits: u8| {
-        rule("PREROUTING", &[part], format!("-j TOS --or-tos {bits:#04x}"))
-    };
+    let with =
+        |part: &str, bits: u8| rule("PREROUTING", &[part], format!("-j TOS --or-tos {bits:#04x}"));
     rules.push(with("-m conntrack --ctdir REPLY", 0x10));
     rules.push(with("-m conntrack --ctstatus ASSURED", 0x08));
     let classes = ["15:45", "45:90", "90:200", "200:400", "400:100000", "100001:4294967295"];
