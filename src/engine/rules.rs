@@ -426,9 +426,7 @@ impl filter::Gateway for View<'_> {
     fn flow(&self, flow: &filter::Flow) -> filter::FlowState {
         let filter::Flow { src, dst, sport, dport, protocol } = *flow;
         let tuple = nat::Tuple { src, dst, sport, dport, protocol };
-        let found =
-            self.conntrack.find(&tuple, self.now).and_then(|(id, _)| self.conntrack.get(id));
-        match found.map(nat::Connection::tcp_state) {
+        match self.conntrack.tcp_state_of(&tuple, self.now) {
             None => filter::FlowState::Unknown,
             Some(Some(nat::TcpState::TimeWait | nat::TcpState::Close)) => filter::FlowState::Closed,
             Some(_) => filter::FlowState::Open,
