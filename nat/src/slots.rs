@@ -110,6 +110,7 @@ impl Conntrack {
         self.hold_mappings(&mut conn);
         let hashes = self.hashes(&conn);
         let (source, translated) = (conn.original(), conn.status.has(Status::SNAT));
+        self.shared.enter(&self.key, &conn, hashes, self.number);
         let deadline = conn.deadline;
         let id = self.slots.put(conn);
         let slot = id.slot;
@@ -168,7 +169,9 @@ impl Conntrack {
         let translated = conn.status.has(Status::SNAT);
         // It stands in its slot until nothing refers to it: entries that move are hashed anew.
         let (key, slots) = (self.key, &self.slots);
-        for (direction, hash) in self.hashes(conn).into_iter().enumerate() {
+        let hashes = self.hashes(conn);
+        self.shared.leave(&self.key, conn, hashes, self.number);
+        for (direction, hash) in hashes.into_iter().enumerate() {
             let entry = slot * 2 + direction as u32;
             self.index.remove(hash, |&e| e == entry, |&e| entry_hash(key, slots, e));
         }

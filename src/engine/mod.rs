@@ -37,7 +37,8 @@ pub use interface::{Interface, InterfaceId, Interfaces, Kind, LOOPBACK, PortId};
 pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
-pub use shard::{Lent, Shard};
+pub(crate) use shard::lock;
+pub use shard::{Lent, Shard, Shards};
 
 use crate::conntrack::Moment;
 use crate::io::Frame;
@@ -95,6 +96,11 @@ pub struct Engine {
     /// Those of the shard at work; else an empty table, which keeps what all tables share.
     conntrack: Box<Conntrack>,
     standing: Standing,
+    shards: Shards,
+    /// The shard whose connections are here.
+    lent: Option<usize>,
+    /// Secret of [`tidegate_nat::home`].
+    steering: u32,
     reassemblers: [Reassembler<fragment::Carried>; 2],
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
@@ -137,6 +143,9 @@ impl Engine {
             policy,
             conntrack: Box::new(Conntrack::new(tracking, key)),
             standing: Standing::new(tracking, key),
+            shards: Shards::default(),
+            lent: None,
+            steering: (key[0] >> 16) as u32,
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
             rules: RulesInForce::new(rules_v4, rules_v6),
@@ -164,6 +173,7 @@ impl Engine {
     pub fn set_time(&mut self, now: Instant, unix_nanos: u64) {
         self.now = now;
         self.unix_nanos = unix_nanos;
+        self.conntrack.set_event_time(now);
     }
 
     /// The time that it is for the engine.
@@ -197,9 +207,14 @@ impl Engine {
     }
 
     /// Does what time has made due. Call it at least every [`TICK`] while [`Engine::is_waiting`],
-    /// and every second otherwise.
-    pub fn tick(&mut self) {
-        self.conntrack.expire(self.now);
+    /// and every second otherwise. True if something waits for the manager.
+    pub fn tick(&mut self) -> bool {
+        let mut news = false;
+        for number in 0..self.shards.count().max(1) {
+            self.lend(number);
+            self.conntrack.expire(self.now);
+            news |= self.has_news();
+        }
         for reassembler in &mut self.reassemblers {
             let given_up = reassembler.expire(self.now);
             self.counters.drop_many(Drop::Fragment, given_up as u64);
@@ -213,6 +228,7 @@ impl Engine {
         for (_, mut waiting) in failed {
             self.counters.drop(Drop::NeighbourFailed);
             let l3 = waiting.frame.meta.start;
+            self.lend_for(waiting.tracked.as_ref());
             if let Ok(packet) = packet::Packet::decode(waiting.frame.frame(), l3) {
                 let message = icmp::Message::host_unreachable(packet.parsed.family);
                 let about = icmp::About {
@@ -226,6 +242,7 @@ impl Engine {
             }
         }
         self.send_own();
+        news | self.has_news()
     }
 
     /// Whether something is due soon: a neighbour was asked.
@@ -265,11 +282,6 @@ impl Engine {
         self.listened = groups;
     }
 
-    /// The counters.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
     /// The counters, for what happens outside: refused and overrun frames.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
@@ -278,6 +290,11 @@ impl Engine {
     /// The interfaces.
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.conntrack.total()
     }
 
     /// How many endpoint-independent mappings there are.

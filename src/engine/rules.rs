@@ -427,9 +427,7 @@ impl filter::Gateway for View<'_> {
     fn flow(&self, flow: &filter::Flow, zones: [u16; 2]) -> filter::FlowState {
         let filter::Flow { src, dst, sport, dport, protocol } = *flow;
         let tuple = nat::Tuple { src, dst, sport, dport, protocol };
-        let found = self.conntrack.find_in(&tuple, zones, self.now);
-        let found = found.and_then(|(id, _)| self.conntrack.get(id));
-        match found.map(nat::Connection::tcp_state) {
+        match self.conntrack.tcp_state_of(&tuple, zones, self.now) {
             None => filter::FlowState::Unknown,
             Some(Some(nat::TcpState::TimeWait | nat::TcpState::Close)) => filter::FlowState::Closed,
             Some(_) => filter::FlowState::Open,
