@@ -360,7 +360,8 @@ impl Conntrack {
         if own.is_some() || !self.shared.is_divided() {
             return own;
         }
-        let shard = self.registered(tuple, zones, zones[0]).filter(|shard| *shard != self.number)?;
+        let shard =
+            self.registered(tuple, zones, zones[0]).filter(|shard| *shard != self.number)?;
         let mut found = None;
         self.shared.others.as_ref()?.visit(shard, &mut |table| found = state(table));
         found
