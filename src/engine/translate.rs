@@ -26,6 +26,14 @@ impl Engine {
         };
         let (parsed, bytes) = (&packet.parsed, packet.bytes());
         let tracked = self.conntrack.track_as(&template, parsed, bytes, verify, self.now);
+        // A wrong checksum would have made it INVALID. Devices join only what is known to be right.
+        let verified = verify
+            && self.conntrack.settings().checksum
+            && matches!(parsed.protocol, protocol::TCP | protocol::UDP)
+            && !matches!(tracked.state(), State::Invalid(_) | State::Untracked);
+        if verified {
+            packet.frame.meta.offload.checksum = Checksum::Valid;
+        }
         packet.tracked = Some(tracked);
     }
 

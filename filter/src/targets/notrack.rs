@@ -178,7 +178,7 @@ impl Target for NoTrack {
     fn save(&self, _: &mut String) {}
 
     fn uses_conntrack(&self) -> bool {
-        true
+        false
     }
 }
 
@@ -220,7 +220,8 @@ impl Target for Ct {
         }
     }
 
+    /// Whoever only exempts packets doesn't make others be tracked (`xt_ct_tg_check`).
     fn uses_conntrack(&self) -> bool {
-        true
+        !self.notrack
     }
 }
