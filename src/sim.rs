@@ -5,8 +5,8 @@
 
 use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{
-    Engine, Fate, Interface, InterfaceId, Interfaces, OwnedFrame, PortId, Setup, StaticRoute, TICK,
-    Target,
+    Engine, Fate, Interface, InterfaceId, Interfaces, OwnedFrame, PortId, Setup, ShortWay,
+    StaticRoute, TICK, Target,
 };
 use crate::io::channel::Flying;
 use crate::sysctl::{Assignments, Sysctls};
@@ -128,6 +128,9 @@ impl Sim {
             seed: [7; 32],
             interfaces,
         });
+        if let Some(mode) = short_way_wanted() {
+            engine.set_short_way(mode);
+        }
         for (name, addr, mac) in &config.neighbours {
             let id = engine.interfaces().by_name(name);
             let id = id.ok_or_else(|| SimError::Interface(name.clone()))?;
@@ -191,11 +194,23 @@ impl Sim {
     }
 
     fn gather(&mut self) {
+        self.engine.settle();
         let out = std::mem::take(self.engine.outbox());
         self.sent.extend(out.into_iter().map(|(port, frame)| {
             let flying = Flying { bytes: frame.bytes().to_vec(), offload: frame.meta.offload };
             (port, flying)
         }));
+    }
+}
+
+/// What the environment wants of all simulated gateways: `TIDEGATE_SHORT_WAY=off`, `on`, or
+/// `compared`, which takes packets both ways and panics where they differ.
+fn short_way_wanted() -> Option<ShortWay> {
+    match std::env::var("TIDEGATE_SHORT_WAY").ok()?.as_str() {
+        "off" => Some(ShortWay::Off),
+        "on" => Some(ShortWay::On),
+        "compared" => Some(ShortWay::Compared),
+        other => panic!("TIDEGATE_SHORT_WAY={other}"),
     }
 }
 

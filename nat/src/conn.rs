@@ -225,6 +225,8 @@ pub struct Connection {
     /// What has changed since the last event, while anybody listens.
     pub(crate) pending: Changes,
     pub(crate) mark: u32,
+    /// What was decided about each direction ([`crate::known`]).
+    pub(crate) paths: [u32; 2],
     /// The egress interface, if it was masqueraded; [`NOT_MASQUERADED`] else.
     masqueraded: u32,
     /// Neighbours in the chain of translated connections with the same original source.
@@ -242,6 +244,7 @@ impl Connection {
             protocol: original.protocol,
             pending: Changes::default(),
             mark: 0,
+            paths: [crate::NO_PATH; 2],
             masqueraded: NOT_MASQUERADED,
             same_source: [crate::slots::NONE; 2],
             proto,

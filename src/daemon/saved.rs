@@ -60,7 +60,8 @@ impl Keeper {
     pub fn text(&self) -> String {
         let sets = self.sets.save(self.clock.now());
         let snapshot = {
-            let engine = lock(&self.engine);
+            let mut engine = lock(&self.engine);
+            engine.settle();
             let fingerprints = *self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
             Snapshot::take(&engine, fingerprints, sets, self.moment())
         };
@@ -106,7 +107,7 @@ impl Keeper {
         loop {
             let mut changes = Vec::new();
             for (family, text, counted) in wanted.texts() {
-                let (base, counters) = lock(&self.engine).rules_in_force().snapshot(family);
+                let (base, counters) = lock(&self.engine).rules_as_they_are(family);
                 let change = restored(&base, &counters, text, counted, options)?;
                 changes.extend(change.map(|change| (base, change, counters)));
             }

@@ -26,6 +26,7 @@ mod route_in;
 mod rules;
 mod sanity;
 mod segment;
+pub mod short;
 mod synproxy;
 mod track;
 mod translate;
@@ -35,6 +36,7 @@ pub use interface::{Interface, InterfaceId, Interfaces, Kind, LOOPBACK, PortId};
 pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
+pub use short::ShortWay;
 
 use crate::conntrack::Moment;
 use crate::io::Frame;
@@ -109,6 +111,7 @@ pub struct Engine {
     log: log::Waiting,
     /// The groups of NFLOG whose packets are kept for a listener.
     listened: log::Groups,
+    short: short::Short,
     now: Instant,
     unix_nanos: u64,
 }
@@ -122,6 +125,8 @@ impl Engine {
         tracking.acct |= rules_v4.needs_accounting() || rules_v6.needs_accounting();
         let mut rng = StdRng::from_seed(seed);
         let key = [rng.next_u64(), rng.next_u64()];
+        let rules = RulesInForce::new(rules_v4, rules_v6);
+        let short = short::Short::new(rules.set_changes(), sysctls.short_way());
         Self {
             routes: Routes::build(&interfaces, &routes),
             counters: Counters::new(interfaces.port_count()),
@@ -131,9 +136,9 @@ impl Engine {
             conntrack: Conntrack::new(tracking, key),
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
-            rules: RulesInForce::new(rules_v4, rules_v6),
-            neighbours: neighbour::Neighbours::default(),
-            stations: link_in::Stations::default(),
+            rules,
+            neighbours: neighbour::Neighbours::new(short.generation.end().clone()),
+            stations: link_in::Stations::new(short.generation.end().clone()),
             limiter: icmp::Limiter::default(),
             redirects: neighbour::redirect::Redirects::default(),
             rng,
@@ -146,6 +151,7 @@ impl Engine {
             outbox: Vec::new(),
             log: log::Waiting::default(),
             listened: log::Groups::default(),
+            short,
             now: Instant::ZERO,
             unix_nanos: 0,
         }
@@ -167,14 +173,34 @@ impl Engine {
     /// Takes in a frame that a port has received. Frames besides it that have to be sent are in
     /// [`Engine::outbox`] afterwards.
     #[inline]
-    pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+    pub fn input(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
         self.counters.received[usize::from(port.0)].count(frame.bytes().len());
+        if self.host_port == Some(port) {
+            let result = |engine: &mut Self| engine.host_output(frame);
+            return self.go(result);
+        }
+        if let Some(fate) = self.short_way(port, &mut frame) {
+            return fate;
+        }
+        let expected = self.try_short_way(port, &mut frame);
+        self.begin_trail();
+        let fate = self.go(|engine| {
+            let frame = Frame { slot: &mut *frame.slot, meta: &mut *frame.meta };
+            let result = engine.link_in(port, frame);
+            engine.end_trail();
+            result
+        });
+        if let Some(expected) = expected {
+            self.check_short_way(&expected, fate, &frame);
+        }
+        fate
+    }
+
+    /// Takes a packet its long way, and after it what it has caused.
+    #[inline]
+    fn go(&mut self, way: impl FnOnce(&mut Self) -> Result<Fate, Drop>) -> Fate {
         let before = self.outbox.len();
-        let result = if self.host_port == Some(port) {
-            self.host_output(frame)
-        } else {
-            self.link_in(port, frame)
-        };
+        let result = way(self);
         if !self.own.is_empty() || !self.copies.is_empty() {
             // Errors about a packet leave before it, also where it leaves in pieces.
             let pieces = self.outbox.split_off(before);
@@ -291,13 +317,23 @@ impl Engine {
         self.conntrack.listen(wanted, self.now);
     }
 
-    /// The rules in force.
+    /// The rules in force. Their counters are as of the last [`Engine::settle`].
     pub fn rules_in_force(&self) -> &RulesInForce {
         &self.rules
     }
 
+    /// A family's ruleset and counters as they are now.
+    pub fn rules_as_they_are(
+        &mut self,
+        family: Family,
+    ) -> (Arc<Ruleset>, tidegate_filter::Counters) {
+        self.settle();
+        self.rules.snapshot(family)
+    }
+
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
+        self.settle();
         self.rules.replace(v4, v6);
         self.conntrack.rules_changed();
         self.follow_rules();
@@ -306,6 +342,7 @@ impl Engine {
     /// Replaces rules by saved ones with their counters, and `recent` lists that no rule names any
     /// more go.
     pub fn restore_rules(&mut self, rulesets: [Option<Ruleset>; 2], edited: bool) {
+        self.settle();
         self.rules.restore(rulesets, edited);
         self.rebuild();
     }
@@ -317,6 +354,7 @@ impl Engine {
         change: Change,
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
+        self.settle();
         let old = self.rules.follow(base, change, seen)?;
         self.conntrack.rules_changed();
         self.follow_rules();
@@ -330,6 +368,7 @@ impl Engine {
         for (reassembler, settings) in self.reassemblers.iter_mut().zip(fragments) {
             *reassembler.settings_mut() = settings;
         }
+        self.short.obey(sysctls.short_way());
         self.sysctls = sysctls;
         self.rebuild();
     }
@@ -366,6 +405,7 @@ impl Engine {
     pub fn replace_routes(&mut self, routes: Vec<StaticRoute>) {
         self.static_routes = routes;
         self.routes = Routes::build(&self.interfaces, &self.static_routes);
+        self.undecide();
     }
 
     /// The routes that were configured.
@@ -386,6 +426,7 @@ impl Engine {
     /// Diverts DHCP answers on an interface to [`Engine::take_dhcp`].
     pub fn divert_dhcp(&mut self, interface: InterfaceId) {
         self.dhcp_interfaces.insert(interface);
+        self.undecide();
     }
 
     /// DHCP answers that came in, as whole frames.
@@ -419,6 +460,7 @@ impl Engine {
             }
         }
         self.policy = policy;
+        self.short.generation.follow(self.rules.set_changes());
         // A rule that asks for it switches accounting on (connbytes_mt_check).
         let asked = [Family::V4, Family::V6].map(|f| self.rules.of(f).needs_accounting());
         let wanted = self.sysctls.conntrack("acct").is_some_and(|n| n != 0);

@@ -19,6 +19,10 @@ impl Engine {
         if packet.tracked.is_some() || !wanted {
             return;
         }
+        if let Some(judged) = self.short.judged.take().filter(|_| !packet.has_template()) {
+            packet.tracked = Some(judged);
+            return;
+        }
         let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
         let template = match packet.tracking {
             Some(tracking) => track::template(tracking, packet.mark),
@@ -62,6 +66,7 @@ impl Engine {
             && has_table
             && let Some(present) = self.conntrack.second_look(&tracked)
         {
+            self.short.trail.lose();
             packet.tracked = Some(tracked);
             self.take_over(hook, packet, output, present);
             let Some(taken) = packet.tracked.take() else { return Ok(()) };

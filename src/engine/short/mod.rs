@@ -1,0 +1,174 @@
+//! The short way: packets of flows about which everything is decided.
+//!
+//! What the long way (`forward.rs`) does with a packet depends on much more than its connection, but
+//! for most packets of most flows it doesn't. Where all rules on the way have asked nothing but what
+//! is the same for the whole flow ([`tidegate_filter::Trail`]), the first such packet leaves a
+//! [`paths::Path`]: its input, its egress and link header, and the rules to be counted. Later
+//! packets are checked, tracked, translated and counted as ever, and sent without asking anybody.
+//!
+//! Nothing is decided here. What isn't plain takes the long way, and whatever might lead a packet
+//! elsewhere ends the generation of all paths ([`paths::Generation`]) or, where it concerns one
+//! connection, its paths (`nat/src/known.rs`).
+
+pub use paths::{End, Generation};
+
+pub(crate) mod compare;
+pub(crate) mod paths;
+mod plain;
+mod record;
+
+use super::interface::PortId;
+use super::{Engine, Fate};
+use crate::io::Frame;
+use paths::{Decision, Paths};
+use plain::Plain;
+use tidegate_filter::Trail;
+use tidegate_filter::sets::Changes;
+use tidegate_nat::{Conntrack, Judged, Known, Tracked};
+use tidegate_packet::{Family, Instant, ethernet, ipv4};
+
+/// Whether there is a short way.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum ShortWay {
+    /// Every packet takes the long way.
+    Off,
+    /// As described in `engine/short`.
+    #[default]
+    On,
+    /// For tests: packets that could take it take both, and a difference is a panic.
+    Compared,
+}
+
+/// What belongs to it.
+#[derive(Debug)]
+pub(crate) struct Short {
+    pub mode: ShortWay,
+    pub generation: Generation,
+    pub paths: Paths,
+    /// The flow of the packet at hand, if the long way may decide about it.
+    deciding: Option<Known>,
+    /// What the packet at hand has left behind on the long way so far.
+    pub trail: Trail,
+    /// The packet at hand was tracked already.
+    pub judged: Option<Tracked>,
+    /// Packets that have taken it.
+    taken: u64,
+}
+
+impl Short {
+    pub fn new(sets: [Changes; 2], wanted: bool) -> Self {
+        Self {
+            mode: if wanted { ShortWay::On } else { ShortWay::Off },
+            generation: Generation::new(sets),
+            paths: Paths::default(),
+            deciding: None,
+            trail: Trail::default(),
+            judged: None,
+            taken: 0,
+        }
+    }
+
+    /// Switches it on or off. A comparison goes on.
+    pub fn obey(&mut self, wanted: bool) {
+        if self.mode != ShortWay::Compared {
+            self.mode = if wanted { ShortWay::On } else { ShortWay::Off };
+        }
+    }
+
+    /// Whether the packet at hand leaves a trail.
+    #[inline]
+    pub fn is_deciding(&self) -> bool {
+        self.deciding.is_some()
+    }
+
+    /// Takes a packet the short way if it has one. `None`: the frame is as it
+    /// was and takes the long way.
+    #[inline]
+    fn pass(
+        &mut self,
+        conntrack: &mut Conntrack,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        now: Instant,
+    ) -> Option<Fate> {
+        let plain = Plain::read(frame)?;
+        let known = conntrack.known(&plain.tuple, now)?;
+        if self.paths.generation() != self.generation.number() {
+            self.deciding = Some(known);
+            return None;
+        }
+        let (path, place) = match self.paths.get(known.path, now) {
+            Decision::Path(path, place) => (path, place),
+            Decision::Refused => return None,
+            Decision::None => {
+                self.deciding = Some(known);
+                return None;
+            }
+        };
+        if !plain.comes_by(path, port, frame) {
+            self.deciding = Some(known);
+            return None;
+        }
+        if plain.wire_len(frame) > path.mtu {
+            return None;
+        }
+        let (parsed, l3, end) = (&plain.parsed, plain.l3, plain.end());
+        let verify = plain.is_unverified(frame);
+        match conntrack.judge(&known, parsed, &frame.slot[l3..end], verify, now) {
+            Judged::Steady => {}
+            Judged::Changed(tracked) => {
+                self.judged = Some(tracked);
+                self.deciding = Some(known);
+                return None;
+            }
+        }
+        let bytes = &mut frame.slot[l3..end];
+        conntrack.rewrite(&known, parsed, bytes, plain.field);
+        match path.family {
+            Family::V4 => ipv4::decrement_ttl(bytes),
+            Family::V6 => bytes[7] -= 1,
+        }
+        frame.slot[l3 - ethernet::HEADER_LEN..l3].copy_from_slice(&path.header);
+        frame.meta.end = end;
+        let fate = Fate::Transmit(path.egress);
+        self.paths.count(place, parsed.len);
+        self.taken += 1;
+        Some(fate)
+    }
+}
+
+impl Engine {
+    /// The short way, as far as a packet has one.
+    #[inline]
+    pub(crate) fn short_way(&mut self, port: PortId, frame: &mut Frame<'_>) -> Option<Fate> {
+        match self.short.mode {
+            ShortWay::On => {
+                let Self { short, conntrack, now, .. } = self;
+                short.pass(conntrack, port, frame, *now)
+            }
+            ShortWay::Off | ShortWay::Compared => None,
+        }
+    }
+
+    /// Switches the short way on or off.
+    pub fn set_short_way(&mut self, mode: ShortWay) {
+        self.settle();
+        self.short.mode = mode;
+    }
+
+    /// How many packets have taken the short way.
+    pub fn taken_short_way(&self) -> u64 {
+        self.short.taken
+    }
+
+    /// Whatever was decided about flows may be wrong now.
+    pub(crate) fn undecide(&mut self) {
+        self.short.generation.end().end();
+    }
+
+    /// Brings the rules' counters up to date with what has gone the short way.
+    pub fn settle(&mut self) {
+        let Self { short, rules, .. } = self;
+        short.paths.settle(rules.counters_mut());
+    }
+}
