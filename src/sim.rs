@@ -5,9 +5,10 @@
 
 use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{
-    Engine, Fate, Interface, InterfaceId, Interfaces, OwnedFrame, PortId, Setup, ShortWay,
-    StaticRoute, TICK, Target,
+    Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Lent, OwnedFrame, PortId, Setup,
+    Shard, ShortWay, StaticRoute, TICK, Target,
 };
+use crate::io::Frame;
 use crate::io::channel::Flying;
 use crate::sysctl::{Assignments, Sysctls};
 use std::time::Duration;
@@ -91,6 +92,7 @@ pub enum SimError {
 #[derive(Debug)]
 pub struct Sim {
     engine: Engine,
+    shards: Vec<Shard>,
     now: Instant,
     unix_nanos: u64,
     sent: Vec<(PortId, Flying)>,
@@ -138,7 +140,8 @@ impl Sim {
         }
         let (now, unix_nanos) = (Instant::from_secs(3600), 1_767_268_800_000_000_000);
         engine.set_time(now, unix_nanos);
-        Ok(Self { engine, now, unix_nanos, sent: Vec::new() })
+        let shards = vec![Shard::new(&engine)];
+        Ok(Self { engine, shards, now, unix_nanos, sent: Vec::new() })
     }
 
     /// A frame arrives on a port (an interface's own name, or a bridge's port).
@@ -151,11 +154,16 @@ impl Sim {
         let Flying { bytes, offload } = frame.into();
         let mut owned = OwnedFrame::new(&bytes);
         owned.meta.offload = offload;
-        if let Fate::Transmit(egress) = self.engine.input(port, owned.frame()) {
+        if let Fate::Transmit(egress) = self.input(port, owned.frame()) {
             self.engine.outbox().push((egress, owned));
         }
         self.gather();
         Ok(())
+    }
+
+    /// As [`Sim::inject`], without a copy; what is sent besides is left in [`Engine::outbox`].
+    pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+        self.shards[0].input(&mut self.engine, port, frame)
     }
 
     /// Moves the clock, timers going off on the way.
@@ -166,7 +174,9 @@ impl Sim {
             self.now = self.now + step;
             self.unix_nanos += u64::try_from(step.as_nanos()).unwrap_or(0);
             self.engine.set_time(self.now, self.unix_nanos);
-            self.engine.tick();
+            for shard in &mut self.shards {
+                shard.lend(&mut self.engine).tick();
+            }
             self.gather();
         }
     }
@@ -183,18 +193,49 @@ impl Sim {
         self.now
     }
 
-    /// The engine, to look at its tables and counters.
+    /// All counters.
+    pub fn counters(&self) -> Counters {
+        let mut sum = self.engine.counters().clone();
+        for shard in &self.shards {
+            sum.add(&shard.counters);
+        }
+        sum
+    }
+
+    /// The engine at work on each shard's connections in turn.
+    pub fn each<R>(&mut self, mut work: impl FnMut(&mut Lent<'_>) -> R) -> Vec<R> {
+        let Self { engine, shards, .. } = self;
+        shards.iter_mut().map(|shard| work(&mut shard.lend(engine))).collect()
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.shards.iter().map(Shard::connections).sum()
+    }
+
+    /// The engine, to look at its rules and neighbours.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
     /// The engine, to change its rules.
     pub fn engine_mut(&mut self) -> &mut Engine {
+        self.settle();
         &mut self.engine
     }
 
+    /// How many packets have taken the short way.
+    pub fn taken_short_way(&self) -> u64 {
+        self.shards.iter().map(Shard::taken_short_way).sum()
+    }
+
+    /// What packets have counted goes into the rules' counters.
+    fn settle(&mut self) {
+        self.each(|_| ());
+    }
+
     fn gather(&mut self) {
-        self.engine.settle();
+        self.settle();
         let out = std::mem::take(self.engine.outbox());
         self.sent.extend(out.into_iter().map(|(port, frame)| {
             let flying = Flying { bytes: frame.bytes().to_vec(), offload: frame.meta.offload };

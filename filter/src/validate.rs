@@ -221,7 +221,7 @@ impl Draftbook {
     }
 
     /// One line, or one command.
-    pub fn item(&mut self, item: &ItemAst, warnings: &mut Vec<Problem>) -> Outcome<()> {
+    pub fn item(&mut self, item: &ItemAst<'_>, warnings: &mut Vec<Problem>) -> Outcome<()> {
         match item {
             ItemAst::Chain { name, policy, count } => self.declare(name, policy, *count),
             ItemAst::New(name) => self.new_chain(name),
@@ -260,7 +260,7 @@ impl Draftbook {
         self.index = self.chains.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
     }
 
-    fn zero(&mut self, name: Option<&Word>, number: Option<&Word>) -> Outcome<()> {
+    fn zero(&mut self, name: Option<&Word<'_>>, number: Option<&Word<'_>>) -> Outcome<()> {
         if let (Some(name), Some(number)) = (name, number) {
             let n = number.number(1..=u64::from(u32::MAX))? as usize;
             let rule = self.chain(name)?.rules.get_mut(n - 1).ok_or_else(|| {
@@ -281,7 +281,7 @@ impl Draftbook {
     }
 
     /// A chain, to be changed.
-    fn chain(&mut self, name: &Word) -> Outcome<&mut ChainDraft> {
+    fn chain(&mut self, name: &Word<'_>) -> Outcome<&mut ChainDraft> {
         let table = self.name.as_str();
         let Some(at) = self.find(&name.text) else {
             return Err(name
@@ -296,7 +296,7 @@ impl Draftbook {
     }
 
     /// `:CHAIN POLICY`: declares the user's own chain or sets a policy.
-    fn declare(&mut self, name: &Word, policy: &Word, count: Count) -> Outcome<()> {
+    fn declare(&mut self, name: &Word<'_>, policy: &Word<'_>, count: Count) -> Outcome<()> {
         let builtin = self.find(&name.text).is_some_and(|at| self.chains[at].hook.is_some());
         if builtin {
             if policy.text == "-" {
@@ -322,7 +322,7 @@ impl Draftbook {
         self.add_chain(name)
     }
 
-    fn new_chain(&mut self, name: &Word) -> Outcome<()> {
+    fn new_chain(&mut self, name: &Word<'_>) -> Outcome<()> {
         if self.find(&name.text).is_some() {
             return Err(name
                 .wrong(format!("there is a chain `{}` already", name.text))
@@ -347,7 +347,7 @@ impl Draftbook {
         self.add_chain(name)
     }
 
-    fn add_chain(&mut self, name: &Word) -> Outcome<()> {
+    fn add_chain(&mut self, name: &Word<'_>) -> Outcome<()> {
         if name.text.is_empty() || name.text.len() > MAX_CHAIN_NAME {
             return Err(name
                 .wrong(format!("bad chain name `{}`", name.text))
@@ -363,7 +363,7 @@ impl Draftbook {
                 .wrong(format!("`{}` is the name of a verdict", name.text))
                 .words(CLASH));
         }
-        let shared: Arc<str> = name.text.as_str().into();
+        let shared: Arc<str> = (&*name.text).into();
         self.index.insert(shared.clone(), self.chains.len());
         self.chains.push(ChainDraft {
             name: shared,
@@ -377,7 +377,7 @@ impl Draftbook {
         Ok(())
     }
 
-    fn set_policy(&mut self, name: &Word, policy: &Word, count: Count) -> Outcome<()> {
+    fn set_policy(&mut self, name: &Word<'_>, policy: &Word<'_>, count: Count) -> Outcome<()> {
         let nat = self.name == TableName::Nat;
         let chain = self.chain(name).map_err(|problem| problem.refused(Refusal::NoBuiltin))?;
         if chain.hook.is_none() {
@@ -385,7 +385,7 @@ impl Draftbook {
                 .wrong(format!("`{}` can't have a policy", name.text))
                 .refused(Refusal::NoBuiltin));
         }
-        chain.policy = match policy.text.as_str() {
+        chain.policy = match &*policy.text {
             "ACCEPT" => Policy::Accept,
             "DROP" if nat => return Err(rule::no_filtering_in_nat(policy)),
             "DROP" => Policy::Drop,
@@ -402,9 +402,9 @@ impl Draftbook {
 
     fn place(
         &mut self,
-        name: &Word,
+        name: &Word<'_>,
         place: &Place,
-        ast: &RuleAst,
+        ast: &RuleAst<'_>,
         warnings: &mut Vec<Problem>,
     ) -> Outcome<()> {
         let drafts = rule::drafts(self, name, ast, warnings)?;
@@ -460,7 +460,7 @@ impl Draftbook {
         self.chains.iter().flat_map(|c| &c.rules).any(|r| r.to.as_deref() == Some(name))
     }
 
-    fn delete_chain(&mut self, name: Option<&Word>) -> Outcome<()> {
+    fn delete_chain(&mut self, name: Option<&Word<'_>>) -> Outcome<()> {
         let Some(name) = name else {
             let kept: Vec<bool> = self
                 .chains
@@ -487,7 +487,7 @@ impl Draftbook {
         Err(name.wrong(format!("`{}` {why}", name.text)).refused(refusal))
     }
 
-    fn rename(&mut self, old: &Word, new: &Word) -> Outcome<()> {
+    fn rename(&mut self, old: &Word<'_>, new: &Word<'_>) -> Outcome<()> {
         if self.find(&new.text).is_some() {
             return Err(new
                 .wrong(format!("there is a chain `{}` already", new.text))
@@ -498,7 +498,7 @@ impl Draftbook {
         }
         self.new_chain(new)?;
         self.chains.pop();
-        let name: Arc<str> = new.text.as_str().into();
+        let name: Arc<str> = (&*new.text).into();
         for chain in &mut self.chains {
             if *chain.name == *old.text {
                 chain.name = name.clone();

@@ -107,8 +107,20 @@ pub enum FragmentDrop {
     Full,
 }
 
+/// Whose pieces belong together besides those of equal addresses and identification.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scope {
+    /// The zone, where it is known before pieces are put together: netfilter has a queue for each
+    /// (`nf_ct_defrag_user`).
+    pub zone: u16,
+    /// The interface, where addresses mean something on one link only: IPv6 pieces to link-local
+    /// and multicast addresses.
+    pub link: u32,
+}
+
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
+    scope: Scope,
     src: Addr,
     dst: Addr,
     id: u32,
@@ -152,8 +164,12 @@ pub struct Reassembler {
     expired: Vec<Vec<u8>>,
 }
 
-/// What a piece or a queue costs besides its bytes.
-const OVERHEAD: usize = 128;
+/// What a queue costs in memory besides its pieces: itself, its maps' first nodes, two places in the
+/// order of ages.
+const QUEUE_COST: usize = 1024;
+/// What a piece costs besides its bytes: its share of the maps' nodes, half full, and of the heap's
+/// rounding. So a flood of the smallest pieces keeps to the bound in memory as well.
+const PIECE_COST: usize = 128;
 /// The longest quote in an ICMP error (RFC 4443 section 2.4 c).
 const QUOTE: usize = 1280;
 /// Given-up datagrams that wait for [`Reassembler::take_expired`].
@@ -183,6 +199,11 @@ impl Reassembler {
     /// Whether no queue is under way.
     pub fn is_empty(&self) -> bool {
         self.queues.is_empty()
+    }
+
+    /// Memory that queues and pieces use, as it is counted against the bound.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Gives up the queues whose time is over and says how many there were.
@@ -218,6 +239,11 @@ impl Reassembler {
 
     /// Takes a packet with [`Parsed::fragment`]. `bytes` starts at its IP header.
     pub fn push(&mut self, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
+        self.push_in(Scope::default(), packet, bytes, now)
+    }
+
+    /// The same for a piece that belongs to others of its scope only.
+    pub fn push_in(&mut self, scope: Scope, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
         self.expire(now);
         let Some(fragment) = packet.fragment else {
             return Pushed::Dropped(FragmentDrop::Malformed);
@@ -225,18 +251,19 @@ impl Reassembler {
         let v4 = packet.src.is_v4();
         // Behind an IPv6 fragment header with an offset the protocol isn't known.
         let protocol = if v4 { packet.protocol } else { 0 };
-        let key = Key { src: packet.src, dst: packet.dst, id: fragment.id, protocol };
-        if !self.queues.contains_key(&key) && !self.open(key, now) {
+        let key = Key { scope, src: packet.src, dst: packet.dst, id: fragment.id, protocol };
+        let piece = Piece::new(packet, bytes, fragment);
+        let is_new = !self.queues.contains_key(&key);
+        let more = piece.cost() + if is_new { QUEUE_COST } else { 0 };
+        if self.bytes + more > self.settings.max_bytes {
             return Pushed::Dropped(FragmentDrop::Full);
         }
-        let piece = Piece::new(packet, bytes, fragment);
+        if is_new {
+            self.open(key, now);
+        }
         let Some(queue) = self.queues.get_mut(&key) else {
             return Pushed::Dropped(FragmentDrop::Full);
         };
-        let before = queue.cost;
-        if self.bytes + piece.payload.len() + OVERHEAD > self.settings.max_bytes {
-            return Pushed::Dropped(FragmentDrop::Full);
-        }
         match queue.add(&piece) {
             Ok(()) => {}
             Err(FragmentDrop::Duplicate) => return Pushed::Dropped(FragmentDrop::Duplicate),
@@ -245,7 +272,8 @@ impl Reassembler {
                 return Pushed::Dropped(why);
             }
         }
-        self.bytes += queue.cost - before;
+        queue.cost += piece.cost();
+        self.bytes += piece.cost();
         if queue.end != Some(queue.received) || queue.head.is_none() {
             return Pushed::Kept;
         }
@@ -256,12 +284,9 @@ impl Reassembler {
         }
     }
 
-    fn open(&mut self, key: Key, now: Instant) -> bool {
-        if self.bytes + OVERHEAD > self.settings.max_bytes {
-            return false;
-        }
+    fn open(&mut self, key: Key, now: Instant) {
         self.serial += 1;
-        let queue = Queue { serial: self.serial, cost: OVERHEAD, ..Queue::default() };
+        let queue = Queue { serial: self.serial, cost: QUEUE_COST, ..Queue::default() };
         self.bytes += queue.cost;
         self.queues.insert(key, queue);
         // Datagrams that became whole leave their places behind; a queue that stays open must not
@@ -272,7 +297,6 @@ impl Reassembler {
                 .retain(|(_, key, serial)| queues.get(key).is_some_and(|q| q.serial == *serial));
         }
         self.order.push_back((now + self.settings.timeout, key, self.serial));
-        true
     }
 
     fn give_up(&mut self, key: &Key) -> Option<Queue> {
@@ -336,6 +360,16 @@ impl<'a> Piece<'a> {
             named_at,
         }
     }
+
+    /// The memory that it takes to keep it. The first is kept for a quote as well.
+    fn cost(&self) -> usize {
+        let quoted = if self.fragment.offset == 0 {
+            self.head.len() + self.bytes.len().min(QUOTE)
+        } else {
+            0
+        };
+        self.payload.len() + quoted + PIECE_COST
+    }
 }
 
 impl Queue {
@@ -375,13 +409,11 @@ impl Queue {
                 head[usize::from(piece.named_at)] = piece.next;
             }
             let quote = piece.bytes[..piece.bytes.len().min(QUOTE)].to_vec();
-            self.cost += head.len() + quote.len();
             self.first = Some(quote);
             self.head = Some(head);
             self.header_at = piece.fragment.header_at;
             self.named_at = piece.named_at;
         }
-        self.cost += piece.payload.len() + OVERHEAD;
         self.pieces.insert(start, piece.payload.to_vec());
         Ok(())
     }

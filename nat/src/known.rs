@@ -13,7 +13,7 @@ use crate::conn::Connection;
 use crate::slots::conn_of;
 use crate::table::Conntrack;
 use crate::tracked::{ConnId, Entry, Role, Tracked};
-use crate::{Direction, Template, Tuple, translate};
+use crate::{Direction, Tuple, translate};
 
 /// Nothing was decided.
 pub const NO_PATH: u32 = 0;
@@ -36,6 +36,8 @@ pub enum Judged {
     Steady,
     /// Rules may see something else now. This is what [`Conntrack::track`] would have said.
     Changed(Tracked),
+    /// Its connection has come to its end, and it has still to be tracked.
+    Gone,
 }
 
 impl Conntrack {
@@ -56,11 +58,7 @@ impl Conntrack {
 
     /// Forgets what was decided about all connections: numbers are going to be used again.
     pub fn forget_paths(&mut self) {
-        for slot in &mut self.slots {
-            if let Some(conn) = &mut slot.conn {
-                conn.forget_paths();
-            }
-        }
+        self.slots.iter_mut().for_each(Connection::forget_paths);
     }
 
     /// The name and direction of a packet's connection if something may be decided about all of its
@@ -94,9 +92,7 @@ impl Conntrack {
                     && self.get(known.id).is_some_and(|c| c.path(known.direction) == known.path);
                 if steady { Judged::Steady } else { Judged::Changed(tracked) }
             }
-            Ok(None) => {
-                Judged::Changed(self.track_as(&Template::default(), packet, bytes, verify, now))
-            }
+            Ok(None) => Judged::Gone,
             Err(reason) => {
                 self.stats.count_invalid(reason, false);
                 Judged::Changed(Tracked::invalid(reason))

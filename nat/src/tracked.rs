@@ -71,9 +71,6 @@ pub enum InvalidReason {
     /// An ICMP error about no connection.
     #[error("ICMP error about no connection")]
     IcmpNoConnection,
-    /// The gateway's answer to a packet that has no connection.
-    #[error("answer to a packet without connection")]
-    Answer,
     /// An ICMP error that isn't addressed to the sender of the packet it quotes.
     #[error("ICMP error to somebody else")]
     IcmpAddress,

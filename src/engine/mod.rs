@@ -8,6 +8,7 @@ pub mod interface;
 pub mod log;
 pub mod policy;
 pub mod route;
+pub mod shard;
 
 mod clamp_mss;
 mod extension_headers;
@@ -27,6 +28,7 @@ mod rules;
 mod sanity;
 mod segment;
 pub mod short;
+mod standing;
 mod synproxy;
 mod track;
 mod translate;
@@ -36,6 +38,7 @@ pub use interface::{Interface, InterfaceId, Interfaces, Kind, LOOPBACK, PortId};
 pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
+pub use shard::{Lent, Shard};
 pub use short::ShortWay;
 
 use crate::conntrack::Moment;
@@ -44,12 +47,13 @@ use crate::sysctl::Sysctls;
 use policy::Policy;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use standing::{Order, Standing, conntrack_settings};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_filter::Ruleset;
 use tidegate_filter::live::Change;
-use tidegate_nat::{Conntrack, FragmentSettings, Reassembler, Settings};
+use tidegate_nat::{Conntrack, FragmentSettings, Reassembler};
 use tidegate_packet::{Addr, Family, Instant, MacAddr, ParseError, Prefix};
 
 /// What becomes of a frame that was handed in.
@@ -80,7 +84,8 @@ pub struct Setup {
     pub seed: [u8; 32],
 }
 
-/// All of a gateway's state that packets meet.
+/// A gateway's state that all packets meet, and room for the connections of the shard that it works
+/// for ([`Shard::lend`]).
 #[derive(Debug)]
 pub struct Engine {
     interfaces: Interfaces,
@@ -89,7 +94,9 @@ pub struct Engine {
     policy: Policy,
     sysctls: Sysctls,
     rules: RulesInForce,
-    conntrack: Conntrack,
+    /// Those of the shard at work; else an empty table, which keeps what all tables share.
+    conntrack: Box<Conntrack>,
+    standing: Standing,
     reassemblers: [Reassembler; 2],
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
@@ -111,7 +118,11 @@ pub struct Engine {
     log: log::Waiting,
     /// The groups of NFLOG whose packets are kept for a listener.
     listened: log::Groups,
-    short: short::Short,
+    short_way: ShortWay,
+    /// Ends with everything that may lead packets another way.
+    generation: short::Generation,
+    /// That of the shard at work.
+    short: Box<short::Short>,
     now: Instant,
     unix_nanos: u64,
 }
@@ -126,19 +137,21 @@ impl Engine {
         let mut rng = StdRng::from_seed(seed);
         let key = [rng.next_u64(), rng.next_u64()];
         let rules = RulesInForce::new(rules_v4, rules_v6);
-        let short = short::Short::new(rules.set_changes(), sysctls.short_way());
+        let short_way = sysctls.short_way().into();
+        let generation = short::Generation::new(rules.set_changes());
         Self {
             routes: Routes::build(&interfaces, &routes),
             counters: Counters::new(interfaces.port_count()),
             interfaces,
             static_routes: routes,
             policy,
-            conntrack: Conntrack::new(tracking, key),
+            conntrack: Box::new(Conntrack::new(tracking, key)),
+            standing: Standing::new(tracking, key),
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
             rules,
-            neighbours: neighbour::Neighbours::new(short.generation.end().clone()),
-            stations: link_in::Stations::new(short.generation.end().clone()),
+            neighbours: neighbour::Neighbours::new(generation.end().clone()),
+            stations: link_in::Stations::new(generation.end().clone()),
             limiter: icmp::Limiter::default(),
             redirects: neighbour::redirect::Redirects::default(),
             rng,
@@ -151,7 +164,9 @@ impl Engine {
             outbox: Vec::new(),
             log: log::Waiting::default(),
             listened: log::Groups::default(),
-            short,
+            short_way,
+            short: Box::new(short::Short::new(generation.clone(), host_port)),
+            generation,
             now: Instant::ZERO,
             unix_nanos: 0,
         }
@@ -162,7 +177,6 @@ impl Engine {
     pub fn set_time(&mut self, now: Instant, unix_nanos: u64) {
         self.now = now;
         self.unix_nanos = unix_nanos;
-        self.conntrack.set_event_time(now);
     }
 
     /// The time that it is for the engine.
@@ -174,13 +188,8 @@ impl Engine {
     /// [`Engine::outbox`] afterwards.
     #[inline]
     pub fn input(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
-        self.counters.received[usize::from(port.0)].count(frame.bytes().len());
         if self.host_port == Some(port) {
-            let result = |engine: &mut Self| engine.host_output(frame);
-            return self.go(result);
-        }
-        if let Some(fate) = self.short_way(port, &mut frame) {
-            return fate;
+            return self.go(|engine| engine.host_output(frame));
         }
         let expected = self.try_short_way(port, &mut frame);
         self.begin_trail();
@@ -300,49 +309,33 @@ impl Engine {
         &self.interfaces
     }
 
-    /// The connection table.
-    pub fn conntrack(&self) -> &Conntrack {
-        &self.conntrack
-    }
-
-    /// The connection table, to change connections by hand.
-    pub fn conntrack_mut(&mut self) -> &mut Conntrack {
-        &mut self.conntrack
+    /// How many endpoint-independent mappings there are.
+    pub fn mappings(&self) -> usize {
+        self.conntrack.mappings()
     }
 
     /// Whether somebody listens to what happens to connections. `nf_conntrack_events = 0` means that
     /// nobody is told.
     pub fn listen_to_connections(&mut self, wanted: bool) {
-        let wanted = wanted && self.conntrack.settings().events;
-        self.conntrack.listen(wanted, self.now);
+        self.standing.listen = wanted && self.standing.settings.events;
+        self.standing.changed();
     }
 
-    /// The rules in force. Their counters are as of the last [`Engine::settle`].
+    /// The rules in force. Shards settle what their packets have counted when they are lent.
     pub fn rules_in_force(&self) -> &RulesInForce {
         &self.rules
     }
 
-    /// A family's ruleset and counters as they are now.
-    pub fn rules_as_they_are(
-        &mut self,
-        family: Family,
-    ) -> (Arc<Ruleset>, tidegate_filter::Counters) {
-        self.settle();
-        self.rules.snapshot(family)
-    }
-
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
-        self.settle();
         self.rules.replace(v4, v6);
-        self.conntrack.rules_changed();
+        self.rules_changed();
         self.follow_rules();
     }
 
     /// Replaces rules by saved ones with their counters, and `recent` lists that no rule names any
     /// more go.
     pub fn restore_rules(&mut self, rulesets: [Option<Ruleset>; 2], edited: bool) {
-        self.settle();
         self.rules.restore(rulesets, edited);
         self.rebuild();
     }
@@ -354,21 +347,23 @@ impl Engine {
         change: Change,
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
-        self.settle();
         let old = self.rules.follow(base, change, seen)?;
-        self.conntrack.rules_changed();
+        self.rules_changed();
         self.follow_rules();
         Ok(old)
     }
 
     /// Replaces the kernel parameters.
     pub fn replace_sysctls(&mut self, sysctls: Sysctls) {
-        *self.conntrack.settings_mut() = conntrack_settings(&sysctls);
+        self.standing.settings = conntrack_settings(&sysctls);
         let fragments = fragment_settings(&sysctls);
         for (reassembler, settings) in self.reassemblers.iter_mut().zip(fragments) {
             *reassembler.settings_mut() = settings;
         }
-        self.short.obey(sysctls.short_way());
+        // A comparison goes on.
+        if self.short_way != ShortWay::Compared {
+            self.short_way = sysctls.short_way().into();
+        }
         self.sysctls = sysctls;
         self.rebuild();
     }
@@ -385,7 +380,7 @@ impl Engine {
         self.interfaces.set_addresses(id, addresses);
         let lost = before.iter().any(|p| !self.interfaces.get(id).has(p.addr()));
         if lost {
-            self.conntrack.forget_masqueraded(u32::from(id.0));
+            self.standing.order(Order::ForgetMasqueraded(u32::from(id.0)));
         }
         self.replace_routes(routes);
         let lost = self.neighbours.flush(id);
@@ -456,15 +451,16 @@ impl Engine {
     fn take_policy(&mut self, policy: Policy) {
         for family in [Family::V4, Family::V6] {
             if policy.tracks(family) && !self.policy.tracks(family) {
-                self.conntrack.forget_windows(family);
+                self.standing.order(Order::ForgetWindows(family));
             }
         }
         self.policy = policy;
-        self.short.generation.follow(self.rules.set_changes());
+        self.generation.follow(self.rules.set_changes());
         // A rule that asks for it switches accounting on (connbytes_mt_check).
         let asked = [Family::V4, Family::V6].map(|f| self.rules.of(f).needs_accounting());
         let wanted = self.sysctls.conntrack("acct").is_some_and(|n| n != 0);
-        self.conntrack.settings_mut().acct = wanted || asked.contains(&true);
+        self.standing.settings.acct = wanted || asked.contains(&true);
+        self.standing.changed();
     }
 
     fn next_ip_id(&mut self) -> u16 {
@@ -498,61 +494,4 @@ fn fragment_settings(sysctls: &Sysctls) -> [FragmentSettings; 2] {
         max_bytes: sysctls.fragment_bytes(family),
         timeout: sysctls.fragment_time(family),
     })
-}
-
-/// The `nf_conntrack_*` parameters in the form that the table wants.
-fn conntrack_settings(sysctls: &Sysctls) -> Settings {
-    let secs = |name: &str, default: Duration| {
-        let value = sysctls.conntrack(name).and_then(|n| u64::try_from(n).ok());
-        value.map_or(default, Duration::from_secs)
-    };
-    let flag = |name: &str, default: bool| sysctls.conntrack(name).map_or(default, |n| n != 0);
-    let base = Settings::default();
-    let tcp = base.tcp;
-    Settings {
-        max: sysctls.conntrack("max").and_then(|n| u32::try_from(n).ok()).unwrap_or(base.max),
-        expect_max: sysctls
-            .conntrack("expect_max")
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(base.expect_max),
-        ftp_loose: sysctls.ftp_loose(),
-        checksum: flag("checksum", base.checksum),
-        acct: flag("acct", base.acct),
-        timestamp: flag("timestamp", base.timestamp),
-        events: flag("events", base.events),
-        generic: secs("generic_timeout", base.generic),
-        icmp: secs("icmp_timeout", base.icmp),
-        icmpv6: secs("icmpv6_timeout", base.icmpv6),
-        udp: secs("udp_timeout", base.udp),
-        udp_stream: secs("udp_timeout_stream", base.udp_stream),
-        gre: secs("gre_timeout", base.gre),
-        gre_stream: secs("gre_timeout_stream", base.gre_stream),
-        sctp_closed: secs("sctp_timeout_closed", base.sctp_closed),
-        sctp_cookie_wait: secs("sctp_timeout_cookie_wait", base.sctp_cookie_wait),
-        sctp_cookie_echoed: secs("sctp_timeout_cookie_echoed", base.sctp_cookie_echoed),
-        sctp_established: secs("sctp_timeout_established", base.sctp_established),
-        sctp_shutdown_sent: secs("sctp_timeout_shutdown_sent", base.sctp_shutdown_sent),
-        sctp_shutdown_recd: secs("sctp_timeout_shutdown_recd", base.sctp_shutdown_recd),
-        sctp_shutdown_ack_sent: secs("sctp_timeout_shutdown_ack_sent", base.sctp_shutdown_ack_sent),
-        sctp_heartbeat_sent: secs("sctp_timeout_heartbeat_sent", base.sctp_heartbeat_sent),
-        tcp: tidegate_nat::TcpTimeouts {
-            syn_sent: secs("tcp_timeout_syn_sent", tcp.syn_sent),
-            syn_recv: secs("tcp_timeout_syn_recv", tcp.syn_recv),
-            established: secs("tcp_timeout_established", tcp.established),
-            fin_wait: secs("tcp_timeout_fin_wait", tcp.fin_wait),
-            close_wait: secs("tcp_timeout_close_wait", tcp.close_wait),
-            last_ack: secs("tcp_timeout_last_ack", tcp.last_ack),
-            time_wait: secs("tcp_timeout_time_wait", tcp.time_wait),
-            close: secs("tcp_timeout_close", tcp.close),
-            max_retrans: secs("tcp_timeout_max_retrans", tcp.max_retrans),
-            unacknowledged: secs("tcp_timeout_unacknowledged", tcp.unacknowledged),
-        },
-        tcp_loose: flag("tcp_loose", base.tcp_loose),
-        tcp_be_liberal: flag("tcp_be_liberal", base.tcp_be_liberal),
-        tcp_max_retrans: sysctls
-            .conntrack("tcp_max_retrans")
-            .and_then(|n| u8::try_from(n).ok())
-            .unwrap_or(base.tcp_max_retrans),
-        tcp_ignore_invalid_rst: flag("tcp_ignore_invalid_rst", base.tcp_ignore_invalid_rst),
-    }
 }

@@ -62,7 +62,10 @@ impl Engine {
             Origin::Rule if options_were_written(packet) => return,
             Origin::Rule => {
                 let question = packet.tracked.as_ref();
-                (answer, question.map(|question| self.conntrack.attach_reply(question)))
+                if let Some(question) = question {
+                    self.conntrack.set_closing(question, self.now);
+                }
+                (answer, question.and_then(|question| self.conntrack.attach_reply(question)))
             }
             Origin::Host => {
                 let options = self.turn_round(packet.options.as_deref(), packet.bytes());

@@ -423,9 +423,16 @@ fn connection_view(
         mark: conn.mark(),
         labels: conn.labels(),
         helper: conn.master_helper().map(super::track::shown),
-        expires: conn.time_left(now).as_secs() as u32,
+        expires: expires(conn, now),
         accounting: conn.accounting().map(|c| (c.packets, c.bytes)),
     })
+}
+
+/// Whole seconds left as `--ctexpire` sees them: netfilter takes what a connection was promised that
+/// isn't in the table yet for a moment long ago.
+fn expires(conn: &nat::Connection, now: tidegate_packet::Instant) -> u32 {
+    let confirmed = conn.status().has(nat::Status::CONFIRMED);
+    if confirmed { conn.time_left(now).as_secs() as u32 } else { 0 }
 }
 
 /// Answers rules' questions about routes, addresses and connections.

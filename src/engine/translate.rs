@@ -19,18 +19,29 @@ impl Engine {
         if packet.tracked.is_some() || !wanted {
             return;
         }
-        if let Some(judged) = self.short.judged.take().filter(|_| !packet.has_template()) {
-            packet.tracked = Some(judged);
-            return;
-        }
         let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
+        let tracked = match self.short.judged.take().filter(|_| !packet.has_template()) {
+            Some(judged) => judged,
+            None => self.track_anew(packet, verify),
+        };
+        // A wrong checksum would have made it INVALID. Devices join only what is known to be right.
+        let verified = verify
+            && self.conntrack.settings().checksum
+            && matches!(packet.parsed.protocol, protocol::TCP | protocol::UDP)
+            && !matches!(tracked.state(), State::Invalid(_) | State::Untracked);
+        if verified {
+            packet.frame.meta.offload.checksum = Checksum::Valid;
+        }
+        packet.tracked = Some(tracked);
+    }
+
+    fn track_anew(&mut self, packet: &Packet<'_>, verify: bool) -> Tracked {
         let template = match packet.tracking {
             Some(tracking) => track::template(tracking, packet.mark),
             None => Template { synproxy: packet.synproxy, ..Template::default() },
         };
         let (parsed, bytes) = (&packet.parsed, packet.bytes());
-        let tracked = self.conntrack.track_as(&template, parsed, bytes, verify, self.now);
-        packet.tracked = Some(tracked);
+        self.conntrack.track_as(&template, parsed, bytes, verify, self.now)
     }
 
     /// The nat table's place at a hook: decides a new connection's translation and rewrites the

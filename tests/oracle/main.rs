@@ -10,7 +10,7 @@
 //! - `TIDEGATE_ORACLE=golden` doesn't ask the kernel; `=self` plays each case in the kernel twice
 //!   and compares these, which shows that a case is fit to be one.
 //! - `TIDEGATE_RANDOM=SECONDS` tries random cases instead, from `TIDEGATE_RANDOM_SEED` on
-//!   (`scripts/oracle`; see `random/mod.rs`).
+//!   (`scripts/oracle`; see `random/mod.rs`), of the kind that `TIDEGATE_RANDOM_MODE` names.
 //! - `TIDEGATE_FORBID_SKIP=1` makes it an error if the kernel can't be asked.
 
 mod case;
@@ -81,11 +81,13 @@ fn main() -> ExitCode {
     };
     if let Ok(seconds) = std::env::var("TIDEGATE_RANDOM") {
         let first = std::env::var("TIDEGATE_RANDOM_SEED").ok().and_then(|s| s.parse().ok());
-        let (Ok(seconds), Oracle::Kernel) = (seconds.parse(), oracle) else {
+        let mode = std::env::var("TIDEGATE_RANDOM_MODE").unwrap_or_default();
+        let mode = random::Mode::named(&mode);
+        let (Ok(seconds), Oracle::Kernel, Some(mode)) = (seconds.parse(), oracle, mode) else {
             eprintln!("random cases need the kernel, and TIDEGATE_RANDOM a number of seconds");
             return ExitCode::FAILURE;
         };
-        return random::search(first.unwrap_or(0), Duration::from_secs(seconds));
+        return random::search(mode, first.unwrap_or(0), Duration::from_secs(seconds));
     }
     let logged = match log::cases() {
         Ok(cases) => cases,

@@ -10,9 +10,9 @@ use tidegate::sim::{Sim, SimConfig};
 use tidegate::sysctl::Assignments;
 use tidegate_filter::live::{self, Call, Present, Program};
 use tidegate_filter::{SaveStyle, Sets};
-use tidegate_nat::Update;
+use tidegate_nat::{ConnId, Conntrack, Update};
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::{Family, MacAddr, ethernet, protocol, tcp};
+use tidegate_packet::{Family, Instant, MacAddr, ethernet, protocol, tcp};
 
 const STYLE: SaveStyle<'_> = SaveStyle { stamp: "now", rule_counters: true };
 const SETS: &str = "create blocked hash:ip\ncreate timed hash:ip timeout 60\n";
@@ -29,7 +29,7 @@ impl Three {
     fn new(config: &SimConfig) -> Self {
         Self([ShortWay::Off, ShortWay::On, ShortWay::Compared].map(|mode| {
             let sets = Sets::new();
-            sets.restore(SETS, tidegate_packet::Instant::from_secs(3600)).expect("sets");
+            sets.restore(SETS, Instant::from_secs(3600)).expect("sets");
             let mut sim = Sim::with_sets(config, &sets).expect("a gateway");
             sim.engine_mut().set_short_way(mode);
             (sim, sets)
@@ -42,6 +42,17 @@ impl Three {
 
     fn engines(&mut self, mut change: impl FnMut(&mut Engine)) {
         self.each(|sim| change(sim.engine_mut()));
+    }
+
+    /// Does something to each connection.
+    fn connections(&mut self, act: impl Fn(&mut Conntrack, ConnId, Instant)) {
+        self.each(|sim| {
+            let now = sim.now();
+            sim.each(|lent| {
+                let ids: Vec<_> = lent.conntrack().iter().map(|(id, _)| id).collect();
+                ids.into_iter().for_each(|id| act(lent.conntrack_mut(), id, now));
+            });
+        });
     }
 
     /// Sends a frame and says what came of it.
@@ -64,28 +75,22 @@ impl Three {
         let seen = self.0.each_mut().map(|(sim, _)| {
             let sent: Vec<_> =
                 sim.collect().into_iter().map(|(port, frame)| (port, frame.bytes)).collect();
-            let engine = sim.engine();
             let rules = [Family::V4, Family::V6].map(|family| {
-                let rules = engine.rules_in_force();
+                let rules = sim.engine().rules_in_force();
                 rules.of(family).save(Some(rules.counters(family)), STYLE)
             });
             // How long each flow lives, what it carried and whether it is assured.
-            let connections: Vec<String> = engine
-                .conntrack()
-                .iter()
-                .map(|(_, c)| {
-                    let left = c.time_left(sim.now());
-                    format!(
-                        "{:?} {:?} {:?} {left:?} {:?}",
-                        c.original(),
-                        c.reply(),
-                        c.status(),
-                        (c.accounting(), c.mark(), c.tcp_state())
-                    )
-                })
-                .collect();
-            let drops: Vec<_> = engine.counters().drops().collect();
-            (sent, rules, connections, drops, engine.counters().received.clone())
+            let now = sim.now();
+            let connections: Vec<Vec<String>> = sim.each(|lent| {
+                let told = |c: &tidegate_nat::Connection| {
+                    let state = (c.accounting(), c.mark(), c.tcp_state(), c.time_left(now));
+                    format!("{:?} {:?} {:?} {state:?}", c.original(), c.reply(), c.status())
+                };
+                lent.conntrack().iter().map(|(_, c)| told(c)).collect()
+            });
+            let counters = sim.counters();
+            let drops: Vec<_> = counters.drops().collect();
+            (sent, rules, connections, drops, counters.received)
         });
         let [off, on, compared] = seen;
         assert_eq!(off, on);
@@ -95,13 +100,13 @@ impl Three {
 
     /// How many packets have taken the short way, where there is one.
     fn taken(&self) -> [u64; 2] {
-        [1, 2].map(|n: usize| self.0[n].0.engine().taken_short_way())
+        [1, 2].map(|n: usize| self.0[n].0.taken_short_way())
     }
 
     fn iptables(&mut self, args: &str) {
         let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
         self.engines(|engine| {
-            let (ruleset, counters) = engine.rules_as_they_are(Family::V4);
+            let (ruleset, counters) = engine.rules_in_force().snapshot(Family::V4);
             let program = Program::Iptables;
             let call = Call { program, family: Family::V4, args: &args, input: "", stamp: "now" };
             let answer = live::run(call, Present { ruleset: &ruleset, counters: &counters });
@@ -258,10 +263,7 @@ fn rules_that_look_at_packets() {
 fn what_changes_counts_at_once() {
     type Change = (&'static str, fn(&mut Three), bool);
     let gone = |three: &mut Three| {
-        three.engines(|engine| {
-            let ids: Vec<_> = engine.conntrack().iter().map(|(id, _)| id).collect();
-            ids.into_iter().for_each(|id| assert!(engine.conntrack_mut().delete(id)));
-        });
+        three.connections(|table, id, _| assert!(table.delete(id)));
     };
     let changes: &[Change] = &[
         ("a rule", |t| t.iptables("-I FORWARD -p udp --dport 53 -j DROP"), false),
@@ -356,13 +358,9 @@ fn marks_and_status_of_the_connection() {
     let taken = three.taken();
     assert!(taken[0] > 4);
     for (mark, passes) in [(3, true), (9, false), (0, true)] {
-        three.engines(|engine| {
-            let now = engine.moment().now;
-            let ids: Vec<_> = engine.conntrack().iter().map(|(id, _)| id).collect();
-            let update = Update { mark: Some((u32::MAX, mark)), ..Update::default() };
-            for id in ids {
-                engine.conntrack_mut().update(id, &update, now).expect("a connection");
-            }
+        let update = Update { mark: Some((u32::MAX, mark)), ..Update::default() };
+        three.connections(|table, id, now| {
+            table.update(id, &update, now).expect("a connection");
         });
         for _ in 0..3 {
             assert_eq!(three.send(LAN, &outward(0, b"marked")).len(), usize::from(passes));
@@ -496,6 +494,6 @@ fn the_sysctl() {
             sim.inject("eth0", frame(host_mac(2), gateway_mac(0), &outward(0, b"out")))
                 .expect("eth0");
         }
-        assert_eq!(sim.engine().taken_short_way() > 0, short);
+        assert_eq!(sim.taken_short_way() > 0, short);
     }
 }

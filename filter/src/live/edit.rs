@@ -37,7 +37,7 @@ fn act(call: Call<'_>, present: Present<'_>, line: CommandLine) -> Result<Answer
         let out = help(call.family);
         return Ok(Answer { out, ..Answer::default() });
     }
-    let name = switches.table.as_ref().map_or("filter", |word| word.text.as_str());
+    let name = switches.table.as_ref().map_or("filter", |word| &*word.text);
     let name = table(name).ok_or_else(|| Failed::NoTable(name.to_owned()))?;
     let mut answer = Answer::default();
     if let Some(list) = &list {
@@ -61,14 +61,14 @@ fn act(call: Call<'_>, present: Present<'_>, line: CommandLine) -> Result<Answer
 }
 
 /// The arguments as words; their places are those in the arguments joined by blanks.
-fn words(args: &[String]) -> Vec<Word> {
+fn words(args: &[String]) -> Vec<Word<'_>> {
     let mut start = 0;
-    let mut word = |text: &String| {
+    let words = args.iter().map(|text| {
         let span = start..start + text.len();
         start = span.end + 1;
-        Word { text: text.clone(), span, quoted: false }
-    };
-    args.iter().map(&mut word).collect()
+        Word { text: text.into(), span, quoted: false }
+    });
+    words.collect()
 }
 
 fn first(problems: Vec<Problem>) -> Failed {
@@ -106,9 +106,9 @@ pub(super) fn change(ruleset: &Ruleset, books: Vec<Draftbook>) -> Result<Change,
 }
 
 /// What `-v` says of a change.
-pub(super) fn tell(out: &mut String, item: &ItemAst, before: &[String], after: &mut Draftbook) {
-    let chains = |name: &Option<Word>| match name {
-        Some(name) => vec![name.text.clone()],
+pub(super) fn tell(out: &mut String, item: &ItemAst<'_>, before: &[String], after: &mut Draftbook) {
+    let chains = |name: &Option<Word<'_>>| match name {
+        Some(name) => vec![name.text.to_string()],
         None => before.to_vec(),
     };
     let mut each = |verb: &str, names: Vec<String>| {

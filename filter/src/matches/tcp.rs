@@ -85,7 +85,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     }))
 }
 
-fn flags(word: &Word) -> Outcome<u8> {
+fn flags(word: &Word<'_>) -> Outcome<u8> {
     let mut sum = 0;
     for part in word.list() {
         let known = FLAGS.iter().find(|(name, _)| part.text.eq_ignore_ascii_case(name));

@@ -123,7 +123,7 @@ pub(super) fn is_verdict(name: &str) -> bool {
     matches!(name, "ACCEPT" | "DROP" | "RETURN" | "QUEUE")
 }
 
-pub(super) fn no_filtering_in_nat(word: &Word) -> Problem {
+pub(super) fn no_filtering_in_nat(word: &Word<'_>) -> Problem {
     word.wrong("DROP is not allowed in the nat table")
         .help("it sees only the first packet of a connection; filter in *filter")
         .words(
@@ -135,8 +135,8 @@ pub(super) fn no_filtering_in_nat(word: &Word) -> Problem {
 /// The rules that a line stands for.
 pub(super) fn drafts(
     book: &Draftbook,
-    chain: &Word,
-    ast: &RuleAst,
+    chain: &Word<'_>,
+    ast: &RuleAst<'_>,
     warnings: &mut Vec<Problem>,
 ) -> Outcome<Vec<Draft>> {
     check_interfaces(chain, ast)?;
@@ -169,9 +169,9 @@ pub(super) fn drafts(
 
 /// A packet has no input interface in OUTPUT and POSTROUTING, no output interface in PREROUTING
 /// and INPUT.
-fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
+fn check_interfaces(chain: &Word<'_>, ast: &RuleAst<'_>) -> Outcome<()> {
     let named = |hooks: [Hook; 2]| hooks.iter().any(|h| h.chain_name() == chain.text);
-    let wrong = |word: &Word| {
+    let wrong = |word: &Word<'_>| {
         let letter = if word.text.starts_with("--i") || word.text == "-i" { 'i' } else { 'o' };
         let words = format!("Can't use -{letter} with {}\n", chain.text);
         Err(word.wrong(format!("{} can't be used in {}", word.text, chain.text)).words(words))
@@ -183,12 +183,12 @@ fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
     }
 }
 
-fn draft(
-    book: &Draftbook,
-    ast: &RuleAst,
+fn draft<'a>(
+    book: &'a Draftbook,
+    ast: &'a RuleAst<'a>,
     source: Address,
     destination: Address,
-    warnings: &RefCell<Vec<Problem>>,
+    warnings: &'a RefCell<Vec<Problem>>,
 ) -> Outcome<Draft> {
     let protocol = ast.protocol.as_ref().filter(|p| p.number != 0);
     let given = |extension| Given {
@@ -225,7 +225,7 @@ fn draft(
                     .words(format!("goto '{}' is not a chain", name.text)));
             }
             own_chain(book, name)?;
-            to = Some(name.text.as_str().into());
+            to = Some((&*name.text).into());
             Action::Goto(0)
         }
         ActionAst::Target { spec, extension } => {
@@ -253,8 +253,8 @@ fn draft(
     })
 }
 
-fn jump(book: &Draftbook, name: &Word, to: &mut Option<Arc<str>>) -> Outcome<Action> {
-    Ok(match name.text.as_str() {
+fn jump(book: &Draftbook, name: &Word<'_>, to: &mut Option<Arc<str>>) -> Outcome<Action> {
+    Ok(match &*name.text {
         "ACCEPT" => Action::Accept,
         "DROP" if book.name == TableName::Nat => return Err(no_filtering_in_nat(name)),
         "DROP" => Action::Drop,
@@ -264,13 +264,13 @@ fn jump(book: &Draftbook, name: &Word, to: &mut Option<Arc<str>>) -> Outcome<Act
         }
         _ => {
             own_chain(book, name)?;
-            *to = Some(name.text.as_str().into());
+            *to = Some((&*name.text).into());
             Action::Jump(0)
         }
     })
 }
 
-fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
+fn own_chain(book: &Draftbook, name: &Word<'_>) -> Outcome<()> {
     match book.find(&name.text) {
         Some(at) if book.chains[at].hook.is_none() => Ok(()),
         Some(_) => Err(name

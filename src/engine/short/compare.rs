@@ -28,7 +28,7 @@ impl Engine {
         port: PortId,
         frame: &mut Frame<'_>,
     ) -> Option<Box<Expected>> {
-        if self.short.mode != ShortWay::Compared {
+        if self.short_way != ShortWay::Compared {
             return None;
         }
         let plain = Plain::read(frame)?;

@@ -19,11 +19,10 @@ mod record;
 
 use super::interface::PortId;
 use super::{Engine, Fate};
-use crate::io::Frame;
+use crate::io::{Checksum, Frame};
 use paths::{Decision, Paths};
 use plain::Plain;
 use tidegate_filter::Trail;
-use tidegate_filter::sets::Changes;
 use tidegate_nat::{Conntrack, Judged, Known, Tracked};
 use tidegate_packet::{Family, Instant, ethernet, ipv4};
 
@@ -39,11 +38,13 @@ pub enum ShortWay {
     Compared,
 }
 
-/// What belongs to it.
+/// What belongs to it: a part of every shard, lent to the engine with the shard's connections.
 #[derive(Debug)]
 pub(crate) struct Short {
     pub mode: ShortWay,
     pub generation: Generation,
+    /// Frames of the host's device have no link header.
+    host_port: Option<PortId>,
     pub paths: Paths,
     /// The flow of the packet at hand, if the long way may decide about it.
     deciding: Option<Known>,
@@ -52,26 +53,26 @@ pub(crate) struct Short {
     /// The packet at hand was tracked already.
     pub judged: Option<Tracked>,
     /// Packets that have taken it.
-    taken: u64,
+    pub taken: u64,
+}
+
+impl From<bool> for ShortWay {
+    fn from(wanted: bool) -> Self {
+        if wanted { Self::On } else { Self::Off }
+    }
 }
 
 impl Short {
-    pub fn new(sets: [Changes; 2], wanted: bool) -> Self {
+    pub fn new(generation: Generation, host_port: Option<PortId>) -> Self {
         Self {
-            mode: if wanted { ShortWay::On } else { ShortWay::Off },
-            generation: Generation::new(sets),
+            mode: ShortWay::On,
+            generation,
+            host_port,
             paths: Paths::default(),
             deciding: None,
             trail: Trail::default(),
             judged: None,
             taken: 0,
-        }
-    }
-
-    /// Switches it on or off. A comparison goes on.
-    pub fn obey(&mut self, wanted: bool) {
-        if self.mode != ShortWay::Compared {
-            self.mode = if wanted { ShortWay::On } else { ShortWay::Off };
         }
     }
 
@@ -116,11 +117,15 @@ impl Short {
         let verify = plain.is_unverified(frame);
         match conntrack.judge(&known, parsed, &frame.slot[l3..end], verify, now) {
             Judged::Steady => {}
+            Judged::Gone => return None,
             Judged::Changed(tracked) => {
                 self.judged = Some(tracked);
                 self.deciding = Some(known);
                 return None;
             }
+        }
+        if verify && conntrack.settings().checksum {
+            frame.meta.offload.checksum = Checksum::Valid;
         }
         let bytes = &mut frame.slot[l3..end];
         conntrack.rewrite(&known, parsed, bytes, plain.field);
@@ -137,37 +142,51 @@ impl Short {
     }
 }
 
-impl Engine {
-    /// The short way, as far as a packet has one.
+impl Short {
+    /// Takes a packet the short way, if it has one and the way is open. The frame is as it was if not.
     #[inline]
-    pub(crate) fn short_way(&mut self, port: PortId, frame: &mut Frame<'_>) -> Option<Fate> {
-        match self.short.mode {
-            ShortWay::On => {
-                let Self { short, conntrack, now, .. } = self;
-                short.pass(conntrack, port, frame, *now)
-            }
-            ShortWay::Off | ShortWay::Compared => None,
-        }
+    pub fn take(
+        &mut self,
+        conntrack: &mut Conntrack,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        now: Instant,
+    ) -> Option<Fate> {
+        (self.mode == ShortWay::On && self.host_port != Some(port))
+            .then(|| self.pass(conntrack, port, frame, now))
+            .flatten()
+    }
+
+    /// What the engine wants of all.
+    pub fn follow(&mut self, mode: ShortWay, generation: &Generation) {
+        self.mode = mode;
+        self.generation.clone_from(generation);
+    }
+}
+
+impl Engine {
+    /// For a new shard.
+    pub(super) fn new_short(&self) -> Short {
+        let mut short = Short::new(self.generation.clone(), self.host_port);
+        short.mode = self.short_way;
+        short
     }
 
     /// Switches the short way on or off.
     pub fn set_short_way(&mut self, mode: ShortWay) {
-        self.settle();
-        self.short.mode = mode;
-    }
-
-    /// How many packets have taken the short way.
-    pub fn taken_short_way(&self) -> u64 {
-        self.short.taken
+        self.short_way = mode;
+        self.standing.changed();
+        self.undecide();
     }
 
     /// Whatever was decided about flows may be wrong now.
     pub(crate) fn undecide(&mut self) {
-        self.short.generation.end().end();
+        self.generation.end().end();
     }
 
-    /// Brings the rules' counters up to date with what has gone the short way.
-    pub fn settle(&mut self) {
+    /// What was decided about the flows of the shard at work counts in the rules now.
+    #[inline]
+    pub(super) fn settle(&mut self) {
         let Self { short, rules, .. } = self;
         short.paths.settle(rules.counters_mut());
     }

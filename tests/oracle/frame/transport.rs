@@ -63,6 +63,15 @@ impl Builder<'_, '_> {
                     options.extend(self.number::<u32>(a)?.to_be_bytes());
                     options.extend(self.number::<u32>(b)?.to_be_bytes());
                 }
+                "sack" => {
+                    let blocks: Vec<&str> = words.next()?.split(',').collect();
+                    options.extend([1, 1, 5, 2 + 8 * blocks.len() as u8]);
+                    for block in blocks {
+                        let (from, to) = block.split_once('-').ok_or("sack A-B")?;
+                        options.extend(self.number::<u32>(from)?.to_be_bytes());
+                        options.extend(self.number::<u32>(to)?.to_be_bytes());
+                    }
+                }
                 "opts" => options.extend(hex(words.next()?)?),
                 "cksum" => sum = self.sum(words.next()?)?,
                 other => return Err(format!("tcp {other}?")),
