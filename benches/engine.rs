@@ -114,7 +114,7 @@ fn rules(c: &mut Criterion) {
         fn addr_type(&self, _: Addr, _: Option<&str>) -> filter::AddrType {
             filter::AddrType::Unicast
         }
-        fn flow(&self, _: &filter::Flow) -> filter::FlowState {
+        fn flow(&self, _: &filter::Flow, _: [u16; 2]) -> filter::FlowState {
             filter::FlowState::Unknown
         }
     }

@@ -114,7 +114,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         engine.replace_rules(rulesets.v4, rulesets.v6);
     }
     engine.listen(sinks.groups().clone());
-    let gateway = Gateway::new(engine, 1);
+    let gateway = Gateway::new(engine, built.workers.len());
     let keeper = Keeper::new(gateway.clone(), clock, fingerprints, sets.clone());
     if let Some(state) = state {
         keeper.restore(state);

@@ -6,13 +6,14 @@
 use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{
     Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Lent, OwnedFrame, PortId, Setup,
-    Shard, ShortWay, StaticRoute, TICK, Target,
+    Shards, ShortWay, StaticRoute, TICK, Target,
 };
 use crate::io::Frame;
 use crate::io::channel::Flying;
 use crate::sysctl::{Assignments, Sysctls};
 use std::time::Duration;
 use tidegate_filter as filter;
+use tidegate_nat::Stats;
 use tidegate_packet::{Addr, Family, Instant, MacAddr, Prefix};
 
 /// An interface of a simulated gateway.
@@ -88,11 +89,15 @@ pub enum SimError {
     NextHop(Addr),
 }
 
+/// In the environment: the number of shards of gateways in memory that aren't made with a number of
+/// their own. What holds with one has to hold with any, so all tests can be run with several.
+pub const SHARDS: &str = "TIDEGATE_SIM_SHARDS";
+
 /// A gateway in memory.
 #[derive(Debug)]
 pub struct Sim {
     engine: Engine,
-    shards: Vec<Shard>,
+    shards: Shards,
     now: Instant,
     unix_nanos: u64,
     sent: Vec<(PortId, Flying)>,
@@ -106,6 +111,16 @@ impl Sim {
 
     /// The same with sets that its rules may name.
     pub fn with_sets(config: &SimConfig, sets: &filter::Sets) -> Result<Self, SimError> {
+        let shards = std::env::var(SHARDS).ok().and_then(|number| number.parse().ok());
+        Self::with_shards(config, sets, shards.unwrap_or(1))
+    }
+
+    /// The same as a gateway with this many workers would have them.
+    pub fn with_shards(
+        config: &SimConfig,
+        sets: &filter::Sets,
+        shards: usize,
+    ) -> Result<Self, SimError> {
         let mut interfaces = Interfaces::new();
         for wanted in &config.interfaces {
             let mut interface = Interface::new(&wanted.name, wanted.mac, wanted.mtu);
@@ -140,7 +155,7 @@ impl Sim {
         }
         let (now, unix_nanos) = (Instant::from_secs(3600), 1_767_268_800_000_000_000);
         engine.set_time(now, unix_nanos);
-        let shards = vec![Shard::new(&engine)];
+        let shards = engine.divide(shards);
         Ok(Self { engine, shards, now, unix_nanos, sent: Vec::new() })
     }
 
@@ -163,7 +178,9 @@ impl Sim {
 
     /// As [`Sim::inject`], without a copy; what is sent besides is left in [`Engine::outbox`].
     pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
-        self.shards[0].input(&mut self.engine, port, frame)
+        let len = frame.bytes().len();
+        self.engine.counters_mut().received[usize::from(port.0)].count(len);
+        self.engine.input(port, frame)
     }
 
     /// Moves the clock, timers going off on the way.
@@ -174,9 +191,7 @@ impl Sim {
             self.now = self.now + step;
             self.unix_nanos += u64::try_from(step.as_nanos()).unwrap_or(0);
             self.engine.set_time(self.now, self.unix_nanos);
-            for shard in &mut self.shards {
-                shard.lend(&mut self.engine).tick();
-            }
+            self.engine.tick();
             self.gather();
         }
     }
@@ -195,22 +210,27 @@ impl Sim {
 
     /// All counters.
     pub fn counters(&self) -> Counters {
-        let mut sum = self.engine.counters().clone();
-        for shard in &self.shards {
-            sum.add(&shard.counters);
-        }
-        sum
+        self.engine.counters()
     }
 
     /// The engine at work on each shard's connections in turn.
     pub fn each<R>(&mut self, mut work: impl FnMut(&mut Lent<'_>) -> R) -> Vec<R> {
-        let Self { engine, shards, .. } = self;
-        shards.iter_mut().map(|shard| work(&mut shard.lend(engine))).collect()
+        let shards = 0..self.shards.count();
+        shards.map(|shard| work(&mut Lent::new(&mut self.engine, shard))).collect()
     }
 
     /// How many connections there are.
     pub fn connections(&self) -> usize {
-        self.shards.iter().map(Shard::connections).sum()
+        self.engine.connections()
+    }
+
+    /// What the connection tables have counted.
+    pub fn stats(&mut self) -> Stats {
+        let parts = self.each(|lent| *lent.conntrack().stats());
+        parts.iter().fold(Stats::default(), |mut sum, part| {
+            sum.add(part);
+            sum
+        })
     }
 
     /// The engine, to look at its rules and neighbours.
@@ -220,22 +240,17 @@ impl Sim {
 
     /// The engine, to change its rules.
     pub fn engine_mut(&mut self) -> &mut Engine {
-        self.settle();
+        self.engine.settle(true);
         &mut self.engine
     }
 
     /// How many packets have taken the short way.
     pub fn taken_short_way(&self) -> u64 {
-        self.shards.iter().map(Shard::taken_short_way).sum()
-    }
-
-    /// What packets have counted goes into the rules' counters.
-    fn settle(&mut self) {
-        self.each(|_| ());
+        self.engine.taken_short_way()
     }
 
     fn gather(&mut self) {
-        self.settle();
+        self.engine.settle(false);
         let out = std::mem::take(self.engine.outbox());
         self.sent.extend(out.into_iter().map(|(port, frame)| {
             let flying = Flying { bytes: frame.bytes().to_vec(), offload: frame.meta.offload };

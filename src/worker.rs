@@ -251,18 +251,11 @@ impl Worker {
             for (index, fate) in fates[..frames].iter_mut().enumerate() {
                 *fate = held.input(PortId(port as u16), receive.frame(index));
             }
-            count_sent(&mut self.sent, &mut held.shard().counters);
-            if let Some(mut engine) = held.engine_if_held() {
-                if engine.has_news() {
-                    self.news.announce();
-                }
-                std::mem::take(engine.outbox())
-            } else {
-                if held.shard().has_events() {
-                    self.news.announce();
-                }
-                Vec::new()
+            if held.has_news() {
+                self.news.announce();
             }
+            count_sent(&mut self.sent, held.counters());
+            held.take_outbox()
         };
         let result = self.transmit(port, &fates[..frames]);
         self.devices[port].receive.release();
@@ -334,14 +327,15 @@ impl Worker {
             let overruns: u64 = self.devices.iter_mut().map(|d| d.receive.overruns()).sum();
             let discards: u64 = self.devices.iter_mut().map(|d| d.receive.discards()).sum();
             let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
-            let mut engine = held.engine();
-            count_sent(&mut self.sent, engine.counters_mut());
-            engine.counters_mut().drop_many(Drop::DeviceOverrun, overruns);
-            engine.counters_mut().drop_many(Drop::DeviceDiscard, discards);
-            engine.tick();
-            if engine.has_news() {
+            count_sent(&mut self.sent, held.engine().counters_mut());
+            let counters = held.engine().counters_mut();
+            counters.drop_many(Drop::DeviceOverrun, overruns);
+            counters.drop_many(Drop::DeviceDiscard, discards);
+            held.tick();
+            if held.has_news() {
                 self.news.announce();
             }
+            let engine = held.engine();
             let wait = if engine.is_waiting() { TICK } else { Duration::from_millis(500) };
             (std::mem::take(engine.outbox()), wait)
         };

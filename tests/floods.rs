@@ -8,7 +8,7 @@ use common::{addr, arriving, page_with_neighbours};
 use std::time::Duration;
 use tidegate::engine::Drop;
 use tidegate::sim::{Sim, SimConfig};
-use tidegate_nat::{Stats, Status};
+use tidegate_nat::{Connection, Stats, Status};
 use tidegate_packet::builder::{self, Ip, Tcp};
 use tidegate_packet::tcp::{ACK, PSH, SYN};
 use tidegate_packet::{Addr, Parsed, ethernet, icmp, protocol};
@@ -77,7 +77,7 @@ impl Scene {
     }
 
     fn stats(&mut self) -> Stats {
-        self.sim.each(|lent| *lent.conntrack().stats()).remove(0)
+        self.sim.stats()
     }
 
     fn dropped(&self, reason: Drop) -> u64 {
@@ -145,14 +145,11 @@ fn flooded(max: u32, sources: u32) {
         }
     }
     assert!(scene.connections() <= max as usize);
-    let assured: usize = scene
-        .sim
-        .each(|lent| {
-            lent.conntrack().iter().filter(|(_, c)| c.status().has(Status::ASSURED)).count()
-        })
-        .iter()
-        .sum();
-    assert_eq!(assured, standing.len() + visitors.len());
+    let assured = scene.sim.each(|lent| {
+        let assured = |c: &Connection| c.status().has(Status::ASSURED);
+        lent.conntrack().iter().filter(|(_, c)| assured(c)).count()
+    });
+    assert_eq!(assured.iter().sum::<usize>(), standing.len() + visitors.len());
     // Who had to go is told: for every newcomer beyond the bound one that nobody has answered.
     let newcomers = u64::from(sources) + standing.len() as u64 + visitors.len() as u64;
     let Stats { early_drop, table_full, drop, .. } = scene.stats();

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         trial("a_link_that_goes_down_is_reported", devices::a_link_that_goes_down_is_reported),
         trial("a_tap_that_is_deleted_is_reported", devices::a_tap_that_is_deleted_is_reported),
         trial("a_full_ring_is_counted", devices::a_full_ring_is_counted),
+        trial("what_is_sent_does_not_come_back", devices::what_is_sent_does_not_come_back),
         trial("workers_share_by_flow", devices::workers_share_by_flow),
         trial("tap_queues_attach_by_name", devices::tap_queues_attach_by_name),
         trial("tun_carries_packets", devices::tun_carries_packets),

@@ -6,7 +6,7 @@ use std::fmt;
 use tidegate_packet::Family;
 
 use crate::ast::{ExtensionAst, OptionAst};
-use crate::classify::PortsWanted;
+use crate::classify::{AddressesWanted, PortsWanted};
 use crate::diagnostic::{Outcome, Problem};
 use crate::edit::Edit;
 use crate::effects::Effects;
@@ -173,7 +173,12 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
 
     /// The ports without which it is false, and which it can be told by: for packets whose ports
     /// can be read it changes nothing to ask it.
-    fn ports(&self) -> Option<PortsWanted> {
+    fn ports(&self) -> Option<PortsWanted<'_>> {
+        None
+    }
+
+    /// The addresses without which it is false.
+    fn addresses(&self) -> Option<AddressesWanted> {
         None
     }
 

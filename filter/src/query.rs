@@ -83,6 +83,8 @@ pub struct Connection {
     pub original: Flow,
     /// The reply direction: what answers look like on the wire.
     pub reply: Flow,
+    /// The zones of the original direction and of the reply.
+    pub zones: [u16; 2],
     /// The packet's direction.
     pub direction: Direction,
     /// Answers were seen (`--ctstatus SEEN_REPLY`).
@@ -226,6 +228,7 @@ pub trait Gateway {
     /// The type of an address; with `interface`, as seen from that interface.
     fn addr_type(&self, addr: Addr, interface: Option<&str>) -> AddrType;
 
-    /// What became of the connection whose original direction is this flow (`-m connlimit`).
-    fn flow(&self, flow: &Flow) -> FlowState;
+    /// What became of the connection whose original direction is this flow, in these zones
+    /// (`-m connlimit`).
+    fn flow(&self, flow: &Flow, zones: [u16; 2]) -> FlowState;
 }

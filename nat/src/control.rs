@@ -183,13 +183,13 @@ impl Conntrack {
         if !consistent || status.without(Update::STATUS) != Status::default() {
             return Err(Refused::Invalid);
         }
-        if self.lookup_in(&original, zones, Direction::Original, now).is_some()
-            || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()
+        if self.holder(&original, zones, Direction::Original, now).is_some()
+            || self.holder(&reply, zones, Direction::Reply, now).is_some()
         {
             return Err(Refused::Exists);
         }
-        if self.settings.max != 0 && self.len() >= self.settings.max as usize {
-            if !self.drop_early(now) {
+        if self.settings.max != 0 && self.total() >= self.settings.max as usize {
+            if !self.any(|table| table.drop_early(now)) {
                 return Err(Refused::Full);
             }
             self.stats.early_drop += 1;

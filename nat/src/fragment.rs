@@ -99,6 +99,9 @@ pub enum FragmentDrop {
     /// Its length or place is impossible; its datagram is given up.
     #[error("malformed fragment")]
     Malformed,
+    /// An IPv6 piece that isn't the last and ends off the eight-byte grid; its datagram is given up. Linux hands such a piece on as it is (`-EPROTO` of `nf_ct_frag6_queue`).
+    #[error("fragment off the grid")]
+    Unfit,
     /// Pieces with and without ECN in one datagram (RFC 3168 section 5.3); it is given up.
     #[error("fragments with contradicting ECN")]
     Ecn,
@@ -128,8 +131,8 @@ struct Key {
     protocol: u8,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
+#[derive(Debug)]
+struct Queue<C> {
     serial: u64,
     /// By offset; no two overlap.
     pieces: BTreeMap<u32, Vec<u8>>,
@@ -150,13 +153,16 @@ struct Queue {
     cost: usize,
     /// The first piece as it came, as far as an error quotes it.
     first: Option<Vec<u8>>,
+    /// What came with the first piece besides its bytes.
+    carried: Option<C>,
 }
 
-/// Collects pieces. One for each family, as each has its own bounds.
+/// Collects pieces. One for each family, as each has its own bounds. `C` is what a packet carries
+/// besides its bytes; the whole has it from the first piece, as in netfilter.
 #[derive(Debug)]
-pub struct Reassembler {
+pub struct Reassembler<C = ()> {
     settings: FragmentSettings,
-    queues: BTreeMap<Key, Queue>,
+    queues: BTreeMap<Key, Queue<C>>,
     /// Queues by age; all live equally long.
     order: VecDeque<(Instant, Key, u64)>,
     serial: u64,
@@ -179,7 +185,7 @@ const MAX_STALE: usize = 1024;
 /// The longest IP packet.
 const MAX_LEN: u32 = 65_535;
 
-impl Reassembler {
+impl<C> Reassembler<C> {
     /// Without queues.
     pub fn new(settings: FragmentSettings) -> Self {
         let (queues, order) = (BTreeMap::new(), VecDeque::new());
@@ -237,17 +243,19 @@ impl Reassembler {
         self.order.front().map(|(deadline, ..)| *deadline)
     }
 
-    /// Takes a packet with [`Parsed::fragment`]. `bytes` starts at its IP header.
-    pub fn push(&mut self, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
-        self.push_in(Scope::default(), packet, bytes, now)
-    }
-
-    /// The same for a piece that belongs to others of its scope only.
-    pub fn push_in(&mut self, scope: Scope, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
+    /// Takes a packet with [`Parsed::fragment`]; it belongs to others of its scope only. `bytes` starts
+    /// at its IP header. With the whole comes what its first piece carried.
+    pub fn push_in(
+        &mut self,
+        scope: Scope,
+        carried: C,
+        packet: &Parsed,
+        bytes: &[u8],
+        now: Instant,
+    ) -> (Pushed, Option<C>) {
+        let dropped = |why| (Pushed::Dropped(why), None);
         self.expire(now);
-        let Some(fragment) = packet.fragment else {
-            return Pushed::Dropped(FragmentDrop::Malformed);
-        };
+        let Some(fragment) = packet.fragment else { return dropped(FragmentDrop::Malformed) };
         let v4 = packet.src.is_v4();
         // Behind an IPv6 fragment header with an offset the protocol isn't known.
         let protocol = if v4 { packet.protocol } else { 0 };
@@ -256,37 +264,39 @@ impl Reassembler {
         let is_new = !self.queues.contains_key(&key);
         let more = piece.cost() + if is_new { QUEUE_COST } else { 0 };
         if self.bytes + more > self.settings.max_bytes {
-            return Pushed::Dropped(FragmentDrop::Full);
+            return dropped(FragmentDrop::Full);
         }
         if is_new {
             self.open(key, now);
         }
-        let Some(queue) = self.queues.get_mut(&key) else {
-            return Pushed::Dropped(FragmentDrop::Full);
-        };
+        let Some(queue) = self.queues.get_mut(&key) else { return dropped(FragmentDrop::Full) };
         match queue.add(&piece) {
             Ok(()) => {}
-            Err(FragmentDrop::Duplicate) => return Pushed::Dropped(FragmentDrop::Duplicate),
+            Err(FragmentDrop::Duplicate) => return dropped(FragmentDrop::Duplicate),
             Err(why) => {
                 self.give_up(&key);
-                return Pushed::Dropped(why);
+                return dropped(why);
             }
+        }
+        if fragment.offset == 0 {
+            queue.carried = Some(carried);
         }
         queue.cost += piece.cost();
         self.bytes += piece.cost();
         if queue.end != Some(queue.received) || queue.head.is_none() {
-            return Pushed::Kept;
+            return (Pushed::Kept, None);
         }
-        let whole = self.give_up(&key).map_or(Err(FragmentDrop::Malformed), Queue::join);
-        match whole {
-            Ok((bytes, pieces)) => Pushed::Whole(bytes, pieces),
-            Err(why) => Pushed::Dropped(why),
+        let Some(mut queue) = self.give_up(&key) else { return dropped(FragmentDrop::Malformed) };
+        let carried = queue.carried.take();
+        match queue.join() {
+            Ok((bytes, pieces)) => (Pushed::Whole(bytes, pieces), carried),
+            Err(why) => dropped(why),
         }
     }
 
     fn open(&mut self, key: Key, now: Instant) {
         self.serial += 1;
-        let queue = Queue { serial: self.serial, cost: QUEUE_COST, ..Queue::default() };
+        let queue = Queue::new(self.serial);
         self.bytes += queue.cost;
         self.queues.insert(key, queue);
         // Datagrams that became whole leave their places behind; a queue that stays open must not
@@ -299,10 +309,17 @@ impl Reassembler {
         self.order.push_back((now + self.settings.timeout, key, self.serial));
     }
 
-    fn give_up(&mut self, key: &Key) -> Option<Queue> {
+    fn give_up(&mut self, key: &Key) -> Option<Queue<C>> {
         let queue = self.queues.remove(key)?;
         self.bytes -= queue.cost;
         Some(queue)
+    }
+}
+
+impl Reassembler {
+    /// Takes a piece that carries nothing, in the only scope there is.
+    pub fn push(&mut self, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
+        self.push_in(Scope::default(), (), packet, bytes, now).0
     }
 }
 
@@ -372,14 +389,38 @@ impl<'a> Piece<'a> {
     }
 }
 
-impl Queue {
+impl<C> Queue<C> {
+    fn new(serial: u64) -> Self {
+        Self {
+            serial,
+            pieces: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            head: None,
+            end: None,
+            reach: 0,
+            received: 0,
+            largest: 0,
+            largest_unsplittable: 0,
+            ecn: 0,
+            header_at: 0,
+            named_at: 0,
+            cost: QUEUE_COST,
+            first: None,
+            carried: None,
+        }
+    }
+
     fn add(&mut self, piece: &Piece<'_>) -> Result<(), FragmentDrop> {
         let start = u32::from(piece.fragment.offset);
         let end = start + piece.payload.len() as u32;
         // RFC 8200 section 4.5: all but the last are a multiple of eight long.
         let off_grid = piece.fragment.more && !piece.payload.len().is_multiple_of(8);
         let head = piece.head.len() as u32;
-        if start == end || off_grid || head + end > MAX_LEN {
+        // Linux looks at this before all else; for IPv4 the piece has been cut by now.
+        if off_grid && head + end <= MAX_LEN {
+            return Err(FragmentDrop::Unfit);
+        }
+        if start == end || head + end > MAX_LEN {
             return Err(FragmentDrop::Malformed);
         }
         match self.end {

@@ -12,8 +12,8 @@
 //! [`Conntrack::confirm`] puts it into the table when its packet leaves. From then on it lives
 //! until its deadline; [`Conntrack::expire`] removes it.
 //!
-//! Who owns what. A [`Conntrack`] is one worker's, it holds all its connections, and nothing in
-//! it is shared. Time and randomness are arguments.
+//! Who owns what. A [`Conntrack`] is one shard's and holds its connections. What the tables of
+//! several shards share is with the one that works ([`shared`]). Time and randomness are arguments.
 #![forbid(unsafe_code)]
 
 mod blocks;
@@ -42,6 +42,7 @@ mod rewrite;
 mod sctp;
 mod seqadj;
 pub mod settings;
+pub mod shared;
 mod slots;
 pub mod stats;
 mod store;
@@ -69,6 +70,7 @@ pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};
 pub use sctp::SctpState;
 pub use settings::{Settings, TcpTimeouts};
+pub use shared::{Others, home};
 pub use stats::Stats;
 pub use table::Conntrack;
 pub use tcp::TcpState;

@@ -53,12 +53,7 @@ impl<T> Pages<T> {
         }
     }
 
-    /// All elements of the pages that are there, by number.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.from(0)
-    }
-
-    /// The same from a number on.
+    /// All elements of the pages that are there, by number, from a number on.
     pub(crate) fn from(&self, first: usize) -> impl Iterator<Item = (u32, &T)> {
         let pages = self.pages.iter().enumerate().skip(first / PAGE);
         pages

@@ -110,6 +110,7 @@ impl Conntrack {
         self.hold_mappings(&mut conn);
         let hashes = self.hashes(&conn);
         let (source, translated) = (conn.original(), conn.status.has(Status::SNAT));
+        self.shared.enter(&self.key, &conn, hashes, self.number);
         let deadline = conn.deadline;
         let id = self.slots.put(conn);
         let slot = id.slot;
@@ -168,7 +169,9 @@ impl Conntrack {
         let translated = conn.status.has(Status::SNAT);
         // It stands in its slot until nothing refers to it: entries that move are hashed anew.
         let (key, slots) = (self.key, &self.slots);
-        for (direction, hash) in self.hashes(conn).into_iter().enumerate() {
+        let hashes = self.hashes(conn);
+        self.shared.leave(&self.key, conn, hashes, self.number);
+        for (direction, hash) in hashes.into_iter().enumerate() {
             let entry = slot * 2 + direction as u32;
             self.index.remove(hash, |&e| e == entry, |&e| entry_hash(key, slots, e));
         }
@@ -187,19 +190,32 @@ impl Conntrack {
         Some(conn)
     }
 
-    /// Makes room: removes one connection among the next few that is expired, unassured or
-    /// closing. netfilter looks at eight chains near the newcomer's in the same way.
+    /// Makes room: removes one connection among a few that is expired, unassured or closing.
+    /// netfilter looks at eight chains near the newcomer's in the same way.
+    ///
+    /// The slots lie far apart, so that a stretch of connections that stand doesn't refuse newcomers
+    /// for as long as it lasts; and each comes up once in a round, so that a newcomer has the time
+    /// of a whole round to be answered.
     pub(crate) fn drop_early(&mut self, now: Instant) -> bool {
         const LOOK_AT: usize = 64;
-        let mut victim = None;
-        for (slot, conn) in self.slots.behind(self.victim).take(LOOK_AT) {
-            self.victim = slot;
+        /// Empty slots included.
+        const STEPS: usize = 1024;
+        // A prime beyond any number of slots.
+        const STRIDE: u64 = 2_654_435_761;
+        let total = self.slots.places() as u64;
+        let mut looked_at = 0;
+        for _ in 0..STEPS.min(total as usize) {
+            self.victim = ((u64::from(self.victim) + STRIDE) % total) as u32;
+            let Some(conn) = self.slots.get(self.victim) else { continue };
             if conn.is_expired(now) || conn.may_drop_early() {
-                victim = Some(slot);
+                return self.remove(self.victim).is_some();
+            }
+            looked_at += 1;
+            if looked_at == LOOK_AT {
                 break;
             }
         }
-        victim.is_some_and(|slot| self.remove(slot).is_some())
+        false
     }
 }
 

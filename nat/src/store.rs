@@ -12,6 +12,14 @@ use crate::tracked::ConnId;
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
 
+/// Generations have the number of their shard in front, so that a name finds nothing elsewhere.
+pub(crate) const GENERATION_BITS: u32 = 24;
+
+fn next_generation(generation: u32) -> u32 {
+    const COUNTED: u32 = (1 << GENERATION_BITS) - 1;
+    generation & !COUNTED | (generation + 1) & COUNTED
+}
+
 /// A slot: two cache lines.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -46,10 +54,13 @@ pub(crate) struct Slots {
     /// A page that is there, though nothing is in it.
     reserve: Option<usize>,
     len: usize,
+    /// Of a slot that was never used.
+    first_generation: u32,
 }
 
 impl Slots {
-    pub(crate) fn new() -> Self {
+    /// For the table of this shard.
+    pub(crate) fn new(shard: u8) -> Self {
         Self {
             slots: Pages::new(),
             pages: Vec::new(),
@@ -57,6 +68,7 @@ impl Slots {
             absent: Numbers::default(),
             reserve: None,
             len: 0,
+            first_generation: u32::from(shard) << GENERATION_BITS,
         }
     }
 
@@ -102,16 +114,6 @@ impl Slots {
         })
     }
 
-    /// The next connections behind a slot, and then from the beginning; no more than are found in
-    /// a few pages.
-    pub(crate) fn behind(&self, slot: u32) -> impl Iterator<Item = (u32, &Connection)> {
-        let places = self.slots.from(slot as usize + 1).chain(self.slots.iter()).take(4 * PAGE);
-        places.filter_map(|(slot, place)| match place {
-            Slot::Used(conn) => Some((slot, conn)),
-            Slot::Free { .. } => None,
-        })
-    }
-
     /// Gives a connection a slot.
     pub(crate) fn put(&mut self, mut conn: Connection) -> ConnId {
         let page = self.with_room.first().unwrap_or_else(|| self.make());
@@ -142,7 +144,8 @@ impl Slots {
     fn make(&mut self) -> usize {
         let page = self.absent.first().unwrap_or(self.pages.len());
         if page == self.pages.len() {
-            self.pages.push(Page { used: 0, free: NONE, generation: 0 });
+            let generation = self.first_generation;
+            self.pages.push(Page { used: 0, free: NONE, generation });
         }
         self.absent.remove(page);
         self.with_room.add(page);
@@ -158,7 +161,7 @@ impl Slots {
 
     /// Takes a connection out of its slot. The second is a page that isn't there any more.
     pub(crate) fn take(&mut self, slot: u32) -> Option<(Connection, Option<usize>)> {
-        let generation = self.get(slot)?.generation.wrapping_add(1);
+        let generation = next_generation(self.get(slot)?.generation);
         let page = page_of(slot);
         let state = &mut self.pages[page];
         let freed = Slot::Free { generation, next: state.free };
@@ -256,7 +259,7 @@ mod tests {
 
     #[test]
     fn pages_come_and_go() {
-        let mut slots = Slots::new();
+        let mut slots = Slots::new(0);
         let ids: Vec<ConnId> = (0..10 * PAGE as u32).map(|n| slots.put(conn(n))).collect();
         assert_eq!((slots.len(), present(&slots)), (10 * PAGE, 10));
         // One of each page stays: no page can go.
@@ -285,7 +288,7 @@ mod tests {
         /// Against a map from names to marks.
         #[test]
         fn as_a_map(steps in proptest::collection::vec((any::<bool>(), 0usize..900), 1..40)) {
-            let mut slots = Slots::new();
+            let mut slots = Slots::new(0);
             let mut model: HashMap<ConnId, u32> = HashMap::new();
             let mut order: Vec<ConnId> = Vec::new();
             let mut mark = 0;

@@ -12,6 +12,7 @@ use crate::index::Index;
 use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::slots::conn_of;
 use crate::stats::Stats;
 use crate::store::Slots;
@@ -32,8 +33,9 @@ pub struct Conntrack {
     pub(crate) mappings: Box<Mappings>,
     pub(crate) wheel: Wheel,
     pub(crate) expectations: Box<Expectations>,
-    /// Random numbers drawn so far.
-    pub(crate) draws: u64,
+    pub(crate) shared: Box<Shared>,
+    /// Which shard's it is.
+    pub(crate) number: u8,
     /// Where the search for a victim goes on when the table is full.
     pub(crate) victim: u32,
     pub(crate) events: Events,
@@ -45,29 +47,28 @@ pub struct Conntrack {
 impl Conntrack {
     /// An empty table. `hash_key` must be secret and random.
     pub fn new(settings: Settings, hash_key: [u64; 2]) -> Self {
+        Self::of_shard(0, settings, hash_key)
+    }
+
+    /// The same for one of several shards ([`Conntrack::divide`]).
+    pub fn of_shard(number: u8, settings: Settings, hash_key: [u64; 2]) -> Self {
         let key = HashKey::new(hash_key);
         Self {
             settings,
             key,
             mappings: Box::new(Mappings::new(key)),
-            slots: Slots::new(),
+            slots: Slots::new(number),
             index: Index::new(),
             sources: Index::new(),
             wheel: Wheel::new(),
             expectations: Box::default(),
-            draws: 0,
+            shared: Box::default(),
+            number,
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
             rules: 0,
         }
-    }
-
-    /// Exchanges what all tables of a gateway share with `other`: whichever of them works at the
-    /// moment has it.
-    pub fn exchange_shared(&mut self, other: &mut Self) {
-        std::mem::swap(&mut self.mappings, &mut other.mappings);
-        std::mem::swap(&mut self.expectations, &mut other.expectations);
     }
 
     /// The settings in force.
@@ -391,16 +392,16 @@ impl Conntrack {
         }
         let ([original, reply], zones) = ([conn.original(), conn.reply()], conn.zones());
         // Both tuples must be free, also as the other direction of somebody else's.
-        if self.lookup_in(&original, zones, Direction::Original, now).is_some()
-            || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()
+        if self.holder(&original, zones, Direction::Original, now).is_some()
+            || self.holder(&reply, zones, Direction::Reply, now).is_some()
         {
             self.stats.insert_failed += 1;
             self.stats.drop += 1;
             return Err(ConfirmDrop::Clash);
         }
         let mut made_room = false;
-        if self.settings.max != 0 && self.len() >= self.settings.max as usize {
-            if !self.drop_early(now) {
+        if self.settings.max != 0 && self.total() >= self.settings.max as usize {
+            if !self.any(|table| table.drop_early(now)) {
                 self.stats.drop += 1;
                 self.stats.table_full += 1;
                 return Err(ConfirmDrop::TableFull);

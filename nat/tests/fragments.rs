@@ -352,13 +352,13 @@ fn scopes_are_kept_apart() {
     let (first, last) = (piece(0, 16, true, |_| ()), piece(16, 20, false, |_| ()));
     for scope in scopes {
         let parsed = Parsed::parse(&first).unwrap();
-        assert_eq!(queues.push_in(scope, &parsed, &first, NOW), Pushed::Kept);
+        assert_eq!(queues.push_in(scope, (), &parsed, &first, NOW).0, Pushed::Kept);
     }
     assert_eq!(push(&mut queues, &last), Pushed::Kept);
     assert_eq!(queues.len(), 4);
     for scope in scopes {
         let parsed = Parsed::parse(&last).unwrap();
-        let got: Want = queues.push_in(scope, &parsed, &last, NOW).into();
+        let got: Want = queues.push_in(scope, (), &parsed, &last, NOW).0.into();
         assert_eq!(got, Want::Whole(20));
     }
     assert_eq!(queues.len(), 1);

@@ -2,10 +2,8 @@
 
 mod common;
 
-use std::alloc::System;
-
 use common::{Gateway, Rules, to};
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use peak_alloc::PeakAlloc;
 use tidegate_nat::Settings;
 use tidegate_packet::builder::{Ip, Tcp, tcp};
 use tidegate_packet::checksum::Field;
@@ -13,12 +11,11 @@ use tidegate_packet::tcp::SYN;
 use tidegate_packet::{Addr, protocol};
 
 #[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+static MEMORY: PeakAlloc = PeakAlloc;
 
 /// Bytes that are allocated.
 fn allocated() -> usize {
-    let stats = ALLOCATOR.stats();
-    stats.bytes_allocated - stats.bytes_deallocated
+    MEMORY.current_usage()
 }
 
 /// So many that the index has just been split where its load is worst.

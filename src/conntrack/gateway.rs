@@ -9,7 +9,9 @@ use crate::engine::Lent;
 use crate::gateway::Gateway;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_nat::{ConnId, Connection, Create, Direction, Refused, TcpState, Tuple, Update};
+use tidegate_nat::{
+    ConnId, Connection, Create, Direction, Refused, Stats, TcpState, Tuple, Update,
+};
 use tidegate_packet::Addr;
 
 /// Places that are looked at while the engine is locked: a few hundred microseconds at most.
@@ -18,6 +20,14 @@ const SLICE: usize = 2048;
 const PAGE: usize = 1024;
 /// Slices after which it is, too, though little was found.
 const SLICES: usize = 64;
+/// A cursor is the number of a slice with its shard's number in front.
+const SHARD_AT: u32 = 24;
+
+/// The first place of the slice that a cursor names.
+const fn place(cursor: u32) -> usize {
+    (cursor & ((1 << SHARD_AT) - 1)) as usize * SLICE
+}
+
 /// How long a listener waits for events before it is answered with none.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -43,10 +53,20 @@ pub fn answer(
             walk(gateway, peer.pid, &filter, &action, cursor, moment)
         }
         Ask::Get { protocol, side, reply } => {
-            gateway.with(0, |engine| get(engine, protocol, &side, reply, moment))
+            let zones = [side.zone.unwrap_or(0); 2];
+            gateway.with_owner(&tuple(protocol, &side), zones, |engine| {
+                get(engine, protocol, &side, reply, moment)
+            })
         }
         Ask::Create { entry, exclusive } => {
-            authored(gateway, peer.pid, moment, |engine| create(engine, &entry, exclusive, moment))
+            let own = |side: &Side| side.zone.or(entry.zone).unwrap_or(0);
+            let zones = [own(&entry.original), own(&entry.reply)];
+            let original = tuple(entry.protocol, &entry.original);
+            gateway.with_owner(&original, zones, |engine| {
+                authored(engine, peer.pid, moment, |engine| {
+                    create(engine, &entry, exclusive, moment)
+                })
+            })
         }
         Ask::Flush { family } => {
             let filter = Filter { family, ..Filter::default() };
@@ -59,11 +79,10 @@ pub fn answer(
             Tell::Done
         }
         Ask::Count => Tell::Count(gateway.connections() as u64),
-        Ask::Stats { expectations } => {
-            Tell::Stats(gateway.with(0, |engine| stats(engine, expectations)))
-        }
+        Ask::Stats { expectations } => Tell::Stats(stats(&gateway.stats(), expectations)),
         Ask::Expected { which, delete } => {
-            gateway.with(0, |engine| expected(engine, &which, delete, moment))
+            let found = gateway.each(|engine| expected(engine, &which, delete, moment));
+            Tell::Expected(found.into_iter().flatten().collect())
         }
         Ask::Listen { filter, what, queue } => {
             peer.listening = hub.subscribe(*filter, what, queue);
@@ -93,18 +112,16 @@ pub fn entries(engine: &mut Lent<'_>) -> Vec<Entry> {
 }
 
 fn authored<R>(
-    gateway: &Gateway,
+    engine: &mut Lent<'_>,
     author: Option<u32>,
     moment: Moment,
     work: impl FnOnce(&mut Lent<'_>) -> R,
 ) -> R {
-    gateway.with(0, |engine| {
-        engine.conntrack_mut().set_author(author);
-        engine.conntrack_mut().set_event_time(moment.now);
-        let done = work(engine);
-        engine.conntrack_mut().set_author(None);
-        done
-    })
+    engine.conntrack_mut().set_author(author);
+    engine.conntrack_mut().set_event_time(moment.now);
+    let done = work(engine);
+    engine.conntrack_mut().set_author(None);
+    done
 }
 
 fn walk(
@@ -115,11 +132,11 @@ fn walk(
     cursor: u32,
     moment: Moment,
 ) -> Tell {
-    let mut first = cursor as usize;
+    let (mut shard, mut first) = ((cursor >> SHARD_AT) as usize, place(cursor));
     let mut found = Vec::new();
     let mut copies: Vec<(ConnId, Connection)> = Vec::new();
     for _ in 0..SLICES {
-        let places = gateway.with(0, |engine| {
+        let places = gateway.with(shard, |engine| {
             let table = engine.conntrack();
             table.page(first, SLICE, moment.now, |id, conn| copies.push((id, conn.clone())));
             table.places()
@@ -129,25 +146,28 @@ fn walk(
             filter.fits(&entry).then_some((id, entry))
         });
         let meant: Vec<(ConnId, Entry)> = meant.collect();
-        match act(gateway, author, meant, action, moment) {
+        match act((gateway, shard), author, meant, action, moment) {
             Ok(done) => found.extend(done),
             Err(fault) => return Tell::Fault(fault),
         }
         first += SLICE;
         if first >= places {
+            (shard, first) = (shard + 1, 0);
+        }
+        if shard >= gateway.shards() {
             return Tell::Page { entries: found, next: None, now: moment.unix_nanos };
         }
         if found.len() >= PAGE {
             break;
         }
     }
-    let next = u32::try_from(first).ok();
+    let next = u32::try_from(shard << SHARD_AT | first / SLICE).ok();
     Tell::Page { entries: found, next, now: moment.unix_nanos }
 }
 
 /// Does it to those that are still there, and gives those that it was done to.
 fn act(
-    gateway: &Gateway,
+    (gateway, shard): (&Gateway, usize),
     author: Option<u32>,
     meant: Vec<(ConnId, Entry)>,
     action: &Action,
@@ -157,7 +177,7 @@ fn act(
     if meant.is_empty() || *action == Action::List {
         return Ok(entries(meant));
     }
-    authored(gateway, author, moment, |engine| {
+    let each = |engine: &mut Lent<'_>| {
         let table = engine.conntrack_mut();
         match action {
             Action::List => {}
@@ -181,7 +201,8 @@ fn act(
             }
         }
         Ok(entries(meant))
-    })
+    };
+    gateway.with(shard, |engine| authored(engine, author, moment, each))
 }
 
 /// What has to be done to a connection for a change; nothing if it is so already.
@@ -256,7 +277,7 @@ fn create(engine: &mut Lent<'_>, entry: &Entry, exclusive: bool, moment: Moment)
     }
 }
 
-fn expected(engine: &mut Lent<'_>, which: &Which, delete: bool, moment: Moment) -> Tell {
+fn expected(engine: &mut Lent<'_>, which: &Which, delete: bool, moment: Moment) -> Vec<Expected> {
     let same =
         |a: &Side, b: &Side| (a.src, a.dst, a.sport, a.dport) == (b.src, b.dst, b.sport, b.dport);
     let meant = |expected: &Expected| match which {
@@ -276,7 +297,7 @@ fn expected(engine: &mut Lent<'_>, which: &Which, delete: bool, moment: Moment) 
             Expected::of(table, expectation, moment).is_some_and(|e| meant(&e))
         });
     }
-    Tell::Expected(found)
+    found
 }
 
 impl From<Refused> for Fault {
@@ -292,8 +313,7 @@ impl From<Refused> for Fault {
 
 /// The counters that the kernel's message has, in its order. The last three count what can't
 /// happen here.
-fn stats(engine: &Lent<'_>, expectations: bool) -> Vec<(String, u64)> {
-    let s = engine.conntrack().stats();
+fn stats(s: &Stats, expectations: bool) -> Vec<(String, u64)> {
     let named = |(name, value): &(&str, u64)| ((*name).to_owned(), *value);
     if expectations {
         let rows = [

@@ -38,7 +38,9 @@ pub use interface::{Interface, InterfaceId, Interfaces, Kind, LOOPBACK, PortId};
 pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
-pub use shard::{Lent, Shard};
+pub(crate) use shard::lock;
+pub use shard::{Lent, Shard, Shards};
+pub(crate) use short::AtHand;
 pub use short::ShortWay;
 
 use crate::conntrack::Moment;
@@ -97,7 +99,12 @@ pub struct Engine {
     /// Those of the shard at work; else an empty table, which keeps what all tables share.
     conntrack: Box<Conntrack>,
     standing: Standing,
-    reassemblers: [Reassembler; 2],
+    shards: Shards,
+    /// The shard whose connections are here.
+    lent: Option<usize>,
+    /// Secret of [`tidegate_nat::home`].
+    steering: u32,
+    reassemblers: [Reassembler<fragment::Carried>; 2],
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
     limiter: icmp::Limiter,
@@ -123,6 +130,7 @@ pub struct Engine {
     generation: short::Generation,
     /// That of the shard at work.
     short: Box<short::Short>,
+    at_hand: AtHand,
     now: Instant,
     unix_nanos: u64,
 }
@@ -147,6 +155,9 @@ impl Engine {
             policy,
             conntrack: Box::new(Conntrack::new(tracking, key)),
             standing: Standing::new(tracking, key),
+            shards: Shards::default(),
+            lent: None,
+            steering: (key[0] >> 16) as u32,
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
             rules,
@@ -166,6 +177,7 @@ impl Engine {
             listened: log::Groups::default(),
             short_way,
             short: Box::new(short::Short::new(generation.clone(), host_port)),
+            at_hand: AtHand::default(),
             generation,
             now: Instant::ZERO,
             unix_nanos: 0,
@@ -177,6 +189,7 @@ impl Engine {
     pub fn set_time(&mut self, now: Instant, unix_nanos: u64) {
         self.now = now;
         self.unix_nanos = unix_nanos;
+        self.conntrack.set_event_time(now);
     }
 
     /// The time that it is for the engine.
@@ -188,6 +201,27 @@ impl Engine {
     /// [`Engine::outbox`] afterwards.
     #[inline]
     pub fn input(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
+        if self.lent.is_none() {
+            self.lend(0);
+        }
+        let mut at_hand = std::mem::take(&mut self.at_hand);
+        let Self { short, conntrack, now, .. } = self;
+        let taken = short.take(conntrack, port, &mut frame, *now, &mut at_hand);
+        self.at_hand = at_hand;
+        match taken {
+            Some(fate) => fate,
+            None => self.long_way(port, frame),
+        }
+    }
+
+    /// The same for a frame that a shard had no short way for.
+    #[inline]
+    pub(crate) fn go_on(&mut self, port: PortId, frame: Frame<'_>, at_hand: &mut AtHand) -> Fate {
+        self.at_hand.take_over(at_hand);
+        self.long_way(port, frame)
+    }
+
+    fn long_way(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
         if self.host_port == Some(port) {
             return self.go(|engine| engine.host_output(frame));
         }
@@ -226,9 +260,14 @@ impl Engine {
     }
 
     /// Does what time has made due. Call it at least every [`TICK`] while [`Engine::is_waiting`],
-    /// and every second otherwise.
-    pub fn tick(&mut self) {
-        self.conntrack.expire(self.now);
+    /// and every second otherwise. True if something waits for the manager.
+    pub fn tick(&mut self) -> bool {
+        let mut news = false;
+        for number in 0..self.shards.count().max(1) {
+            self.lend(number);
+            self.conntrack.expire(self.now);
+            news |= self.has_news();
+        }
         for reassembler in &mut self.reassemblers {
             let given_up = reassembler.expire(self.now);
             self.counters.drop_many(Drop::Fragment, given_up as u64);
@@ -242,6 +281,7 @@ impl Engine {
         for (_, mut waiting) in failed {
             self.counters.drop(Drop::NeighbourFailed);
             let l3 = waiting.frame.meta.start;
+            self.lend_for(waiting.tracked.as_ref());
             if let Ok(packet) = packet::Packet::decode(waiting.frame.frame(), l3) {
                 let message = icmp::Message::host_unreachable(packet.parsed.family);
                 let about = icmp::About {
@@ -255,6 +295,7 @@ impl Engine {
             }
         }
         self.send_own();
+        news | self.has_news()
     }
 
     /// Whether something is due soon: a neighbour was asked.
@@ -294,11 +335,6 @@ impl Engine {
         self.listened = groups;
     }
 
-    /// The counters.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
     /// The counters, for what happens outside: refused and overrun frames.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
@@ -307,6 +343,11 @@ impl Engine {
     /// The interfaces.
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.conntrack.total()
     }
 
     /// How many endpoint-independent mappings there are.

@@ -58,12 +58,12 @@ impl Engine {
             log,
             listened,
             copies,
-            short,
+            at_hand,
             now,
             unix_nanos,
             ..
         } = self;
-        let mut trail = short.is_deciding().then_some(&mut short.trail);
+        let mut trail = at_hand.is_deciding().then_some(&mut at_hand.trail);
         let RulesInForce { rulesets, counters, memory, .. } = rules;
         let family = packet.parsed.family as usize;
         let mut walk = rulesets[family].walk(table, hook);
@@ -410,6 +410,7 @@ fn connection_view(
     Some(filter::Connection {
         original: flow(&conn.original()),
         reply: flow(&conn.reply()),
+        zones: conn.zones(),
         direction: match tracked.direction() {
             nat::Direction::Original => filter::Direction::Original,
             nat::Direction::Reply => filter::Direction::Reply,
@@ -445,12 +446,10 @@ struct View<'a> {
 
 impl filter::Gateway for View<'_> {
     /// netfilter's connlimit doesn't count TCP connections that are over.
-    fn flow(&self, flow: &filter::Flow) -> filter::FlowState {
+    fn flow(&self, flow: &filter::Flow, zones: [u16; 2]) -> filter::FlowState {
         let filter::Flow { src, dst, sport, dport, protocol } = *flow;
         let tuple = nat::Tuple { src, dst, sport, dport, protocol };
-        let found =
-            self.conntrack.find(&tuple, self.now).and_then(|(id, _)| self.conntrack.get(id));
-        match found.map(nat::Connection::tcp_state) {
+        match self.conntrack.tcp_state_of(&tuple, zones, self.now) {
             None => filter::FlowState::Unknown,
             Some(Some(nat::TcpState::TimeWait | nat::TcpState::Close)) => filter::FlowState::Closed,
             Some(_) => filter::FlowState::Open,

@@ -1,17 +1,27 @@
 //! A worker's part of the gateway's state: what its packets change and no other worker's do.
 //!
 //! A shard holds connections. An established packet needs nothing else; everything else is in the
-//! one [`Engine`], to which a shard *lends* its connections for as long as the engine works for it.
-//! Both change places by a pointer each ([`Shard::lend`]), so the engine's code knows one table.
+//! one [`Engine`], to which a shard *lends* its connections for as long as the engine works on them.
+//! Both change places by a pointer each, so the engine's code knows one table. Which shard's it has to
+//! be shows when a packet is tracked ([`Engine::lend`]), and may be another one than that of the worker
+//! that received the packet: a packet on the long way always meets the table that has its connection,
+//! so what becomes of it doesn't depend on the number of workers.
 //!
-//! What all tables share (mappings, expectations) is with the engine and goes into the table that is
-//! lent. So it is only there while the engine is held.
+//! Order of locks: the engine before any shard, and one shard at a time. Whoever holds a shard alone
+//! waits for nothing while it does; so whoever holds the engine gets any shard soon. A shard whose
+//! connections are lent is open and empty: nothing is found in it, and who misses something there
+//! waits for the engine.
+//!
+//! What all tables share (mappings, expectations, the registry of tuples) is with the engine and goes
+//! into the table that is lent.
 
-use super::short::Short;
+use super::short::{AtHand, Short};
 use super::{Counters, Engine, Fate, PortId};
 use crate::io::Frame;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
-use tidegate_nat::Conntrack;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use tidegate_nat::{Conntrack, Others, Tracked, Tuple};
 use tidegate_packet::Instant;
 
 /// One worker's connections and counters.
@@ -25,100 +35,205 @@ pub struct Shard {
     /// What this shard counts: frames received, and what never reaches the engine.
     pub counters: Counters,
     /// Changes that the table knows of ([`Engine::instruct`]).
-    pub(super) instructed: u64,
+    instructed: u64,
+}
+
+/// All shards of a gateway.
+#[derive(Clone)]
+pub struct Shards(Arc<[Mutex<Shard>]>);
+
+impl Default for Shards {
+    /// None: an engine by itself.
+    fn default() -> Self {
+        Self(Arc::new([]))
+    }
+}
+
+impl fmt::Debug for Shards {
+    /// Without their connections: they may be in use.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shards").field(&self.0.len()).finish()
+    }
+}
+
+impl Shards {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// One of them.
+    #[inline]
+    pub fn lock(&self, number: usize) -> MutexGuard<'_, Shard> {
+        lock(&self.0[number])
+    }
+}
+
+impl Others for Shards {
+    fn visit(&self, shard: u8, work: &mut dyn FnMut(&mut Conntrack)) {
+        if let Some(shard) = self.0.get(usize::from(shard)) {
+            work(&mut lock(shard).conntrack);
+        }
+    }
+}
+
+/// Looks at a lock before waiting for it asleep: some twenty microseconds.
+const LOCK_LOOKS: usize = 500;
+
+/// Locks. A worker that panics ends the gateway; until it has, the others go on.
+///
+/// Waits awake for the length of a burst first: going to sleep and being woken costs more.
+#[inline]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..LOCK_LOOKS {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(error)) => return error.into_inner(),
+            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+        }
+    }
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Makes this many shards, all empty. To be called once, before packets come.
+    pub fn divide(&mut self, shards: usize) -> Shards {
+        let shard = |number: usize| {
+            Mutex::new(Shard {
+                conntrack: Box::new(self.new_table(number as u8)),
+                short: Box::new(self.new_short()),
+                now: self.now,
+                counters: Counters::new(self.interfaces.port_count()),
+                instructed: 0,
+            })
+        };
+        let shards = Shards((0..shards.max(1)).map(shard).collect());
+        self.conntrack.divide(shards.count(), Arc::new(shards.clone()));
+        self.shards = shards.clone();
+        shards
+    }
+
+    /// Takes a shard's connections to work on, if they aren't there yet, and gives back others.
+    #[inline]
+    pub fn lend(&mut self, number: usize) {
+        if self.lent == Some(number) || number >= self.shards.count() {
+            return;
+        }
+        self.give_back();
+        let known = {
+            let mut shard = self.shards.lock(number);
+            exchange(&mut shard, &mut self.conntrack, &mut self.short);
+            shard.instructed
+        };
+        self.lent = Some(number);
+        let known_now = self.instruct(known);
+        if known_now != known {
+            self.shards.lock(number).instructed = known_now;
+        }
+    }
+
+    /// Gives the connections back that are there.
+    #[inline]
+    pub fn give_back(&mut self) {
+        if let Some(number) = self.lent.take() {
+            let mut shard = self.shards.lock(number);
+            exchange(&mut shard, &mut self.conntrack, &mut self.short);
+        }
+    }
+
+    /// Works on the table that a packet's connection is in.
+    pub(super) fn lend_for(&mut self, tracked: Option<&Tracked>) {
+        if let Some(id) = tracked.and_then(Tracked::id) {
+            self.lend(usize::from(id.shard()));
+        }
+    }
+
+    /// The shard that a connection with this tuple is in, or would be.
+    pub fn owner(&self, tuple: &Tuple, zones: [u16; 2]) -> usize {
+        usize::from(self.conntrack.owner_of(self.steering, zones, tuple, self.now))
+    }
+
+    /// All counters.
+    pub fn counters(&self) -> Counters {
+        let mut sum = self.counters.clone();
+        for number in 0..self.shards.count() {
+            sum.add(&self.shards.lock(number).counters);
+        }
+        sum
+    }
 }
 
 impl Shard {
-    /// An empty one for this gateway.
-    pub fn new(engine: &Engine) -> Self {
-        Self {
-            conntrack: Box::new(engine.new_table()),
-            short: Box::new(engine.new_short()),
-            now: engine.now,
-            counters: Counters::new(engine.interfaces().port_count()),
-            instructed: 0,
-        }
-    }
-
-    /// Lets the engine work on this shard's connections until the guard is dropped.
-    pub fn lend<'a>(&'a mut self, engine: &'a mut Engine) -> Lent<'a> {
-        exchange(self, engine);
-        engine.settle();
-        engine.instruct(&mut self.instructed);
-        Lent { engine, shard: self }
-    }
-
-    /// How many connections it has.
-    pub fn connections(&self) -> usize {
-        self.conntrack.len()
-    }
-
-    /// Takes in a frame that a port has received.
+    /// Takes in a frame that a port has received, as far as that goes without the engine. `None`: the
+    /// frame is as it was and counted, and [`Engine::go_on`] has to take it with what is at hand.
     #[inline]
-    pub fn input(&mut self, engine: &mut Engine, port: PortId, mut frame: Frame<'_>) -> Fate {
-        self.set_time(engine.now);
-        match self.receive(port, &mut frame) {
-            Some(fate) => fate,
-            None => self.go_on(engine, port, frame),
-        }
-    }
-
-    /// The same as far as it goes without the engine: `None` means that the frame is as it was, is
-    /// counted, and has to [`Shard::go_on`].
-    #[inline]
-    pub fn receive(&mut self, port: PortId, frame: &mut Frame<'_>) -> Option<Fate> {
+    pub(crate) fn receive(
+        &mut self,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        at_hand: &mut AtHand,
+    ) -> Option<Fate> {
         self.counters.received[usize::from(port.0)].count(frame.bytes().len());
-        self.short.take(&mut self.conntrack, port, frame, self.now)
-    }
-
-    /// Takes a frame that has been received the long way.
-    #[inline]
-    pub fn go_on(&mut self, engine: &mut Engine, port: PortId, frame: Frame<'_>) -> Fate {
-        self.lend(engine).input(port, frame)
+        self.short.take(&mut self.conntrack, port, frame, self.now, at_hand)
     }
 
     /// Says what time it is for what happens without the engine.
-    pub fn set_time(&mut self, now: Instant) {
+    pub(crate) fn set_time(&mut self, now: Instant) {
         self.now = now;
         self.conntrack.set_event_time(now);
     }
 
     /// Whether something has happened to its connections that somebody wants to be told.
-    #[inline]
-    pub fn has_events(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         self.conntrack.has_events()
+    }
+}
+
+impl Engine {
+    /// Counts in the rules what shards' packets have met on the short way. With `end`, no packet has a
+    /// short way any more until the engine has decided anew.
+    pub fn settle(&mut self, end: bool) {
+        let Self { short, rules, shards, .. } = self;
+        short.settle(rules.counters_mut(), end);
+        for number in 0..shards.count() {
+            shards.lock(number).short.settle(rules.counters_mut(), end);
+        }
     }
 
     /// How many packets have taken the short way.
     pub fn taken_short_way(&self) -> u64 {
-        self.short.taken
+        let shards = (0..self.shards.count()).map(|number| self.shards.lock(number).short.taken);
+        self.short.taken + shards.sum::<u64>()
     }
 }
 
-/// Puts the shard's connections into the engine, or takes them out.
+/// The table that works, and what is shared, change places.
 #[inline]
-fn exchange(shard: &mut Shard, engine: &mut Engine) {
-    std::mem::swap(&mut shard.conntrack, &mut engine.conntrack);
-    std::mem::swap(&mut shard.short, &mut engine.short);
-    engine.conntrack.exchange_shared(&mut shard.conntrack);
+fn exchange(shard: &mut Shard, conntrack: &mut Box<Conntrack>, short: &mut Box<Short>) {
+    std::mem::swap(&mut shard.conntrack, conntrack);
+    std::mem::swap(&mut shard.short, short);
+    conntrack.exchange_shared(&mut shard.conntrack);
 }
 
 /// The engine while it has a shard's connections.
 #[derive(Debug)]
-pub struct Lent<'a> {
-    engine: &'a mut Engine,
-    shard: &'a mut Shard,
-}
+pub struct Lent<'a>(&'a mut Engine);
 
-impl Lent<'_> {
+impl<'a> Lent<'a> {
+    /// Lends this shard's.
+    pub fn new(engine: &'a mut Engine, shard: usize) -> Self {
+        engine.lend(shard);
+        Self(engine)
+    }
+
     /// The shard's connections.
     pub fn conntrack(&self) -> &Conntrack {
-        &self.engine.conntrack
+        &self.0.conntrack
     }
 
     /// The shard's connections, to change them by hand.
     pub fn conntrack_mut(&mut self) -> &mut Conntrack {
-        &mut self.engine.conntrack
+        &mut self.0.conntrack
     }
 }
 
@@ -126,18 +241,18 @@ impl Deref for Lent<'_> {
     type Target = Engine;
 
     fn deref(&self) -> &Engine {
-        self.engine
+        self.0
     }
 }
 
 impl DerefMut for Lent<'_> {
     fn deref_mut(&mut self) -> &mut Engine {
-        self.engine
+        self.0
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        exchange(self.shard, self.engine);
+        self.0.give_back();
     }
 }

@@ -52,8 +52,9 @@ impl Standing {
 }
 
 impl Engine {
-    pub(super) fn new_table(&self) -> Conntrack {
-        let mut table = Conntrack::new(self.standing.settings, self.standing.key);
+    pub(super) fn new_table(&self, shard: u8) -> Conntrack {
+        let Standing { settings, key, .. } = self.standing;
+        let mut table = Conntrack::of_shard(shard, settings, key);
         table.set_rules(self.standing.rules);
         table.listen(self.standing.listen, self.now);
         table
@@ -65,23 +66,24 @@ impl Engine {
     }
 
     /// Tells the table that has just been lent what has changed since it knew everything up to
-    /// `known`.
+    /// `known`, and gives the number that it knows of now.
     #[inline]
-    pub(super) fn instruct(&mut self, known: &mut u64) {
+    pub(super) fn instruct(&mut self, known: u64) -> u64 {
         self.conntrack.set_event_time(self.now);
-        if *known != self.standing.number {
+        if known != self.standing.number {
             self.instruct_anew(known);
         }
+        self.standing.number
     }
 
     #[cold]
-    fn instruct_anew(&mut self, known: &mut u64) {
+    fn instruct_anew(&mut self, known: u64) {
         self.short.follow(self.short_way, &self.generation);
         let Self { conntrack, standing, now, .. } = self;
         *conntrack.settings_mut() = standing.settings;
         conntrack.set_rules(standing.rules);
         conntrack.listen(standing.listen, *now);
-        for (_, order) in standing.orders.iter().filter(|(number, _)| *number > *known) {
+        for (_, order) in standing.orders.iter().filter(|(number, _)| *number > known) {
             match *order {
                 Order::ForgetWindows(family) => conntrack.forget_windows(family),
                 Order::ForgetMasqueraded(interface) => {
@@ -89,7 +91,6 @@ impl Engine {
                 }
             }
         }
-        *known = standing.number;
     }
 }
 

@@ -15,12 +15,12 @@ impl Engine {
     /// answers, what comes in again by loopback) and untracked ones keep it.
     pub(crate) fn track(&mut self, packet: &mut Packet<'_>) {
         // Rules that were replaced may have left connections; they are followed to their end.
-        let wanted = self.policy.tracks(packet.parsed.family) || !self.conntrack.is_empty();
+        let wanted = self.policy.tracks(packet.parsed.family) || self.conntrack.total() > 0;
         if packet.tracked.is_some() || !wanted {
             return;
         }
         let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
-        let tracked = match self.short.judged.take().filter(|_| !packet.has_template()) {
+        let tracked = match self.at_hand.judged.take().filter(|_| !packet.has_template()) {
             Some(judged) => judged,
             None => self.track_anew(packet, verify),
         };
@@ -41,6 +41,8 @@ impl Engine {
             None => Template { synproxy: packet.synproxy, ..Template::default() },
         };
         let (parsed, bytes) = (&packet.parsed, packet.bytes());
+        let owner = self.conntrack.owner(self.steering, template.zones, parsed, bytes, self.now);
+        self.lend(usize::from(owner));
         self.conntrack.track_as(&template, parsed, bytes, verify, self.now)
     }
 
@@ -55,7 +57,7 @@ impl Engine {
     ) -> Result<(), Drop> {
         let family = packet.parsed.family;
         let has_table = self.policy.translates(family);
-        if !has_table && self.conntrack.is_empty() {
+        if !has_table && self.conntrack.total() == 0 {
             return Ok(());
         }
         let Some(mut tracked) = packet.tracked.take() else { return Ok(()) };
@@ -77,7 +79,7 @@ impl Engine {
             && has_table
             && let Some(present) = self.conntrack.second_look(&tracked)
         {
-            self.short.trail.lose();
+            self.at_hand.trail.lose();
             packet.tracked = Some(tracked);
             self.take_over(hook, packet, output, present);
             let Some(taken) = packet.tracked.take() else { return Ok(()) };

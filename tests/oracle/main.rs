@@ -2,7 +2,8 @@
 //!
 //! Each case of `tests/corpus/*.case` is a test. Its frames go into a network namespace where the
 //! kernel routes under `iptables-legacy`, and into Tidegate; what comes out is compared field by
-//! field. Where the kernel can't be asked (no iptables, no namespaces), what it did when the case
+//! field. Tables of TCP segments (`tests/corpus/tcp`, see `rows.rs`) say themselves what comes of
+//! them. Where the kernel can't be asked (no iptables, no namespaces), what it did when the case
 //! was recorded (`tests/corpus/golden`) takes its place, and the run says so.
 //!
 //! - `TIDEGATE_SHOW=1` prints what happened in each case.
@@ -23,6 +24,7 @@ mod harness;
 mod kernel;
 mod log;
 mod random;
+mod rows;
 mod side;
 mod tidegate;
 mod topology;
@@ -108,6 +110,13 @@ fn main() -> ExitCode {
     trials.extend(logged.into_iter().map(|case| {
         Trial::test(case.name.clone(), move || log::run(&case, asked).map_err(Failed::from))
     }));
+    match rows::trials(oracle == Oracle::Kernel) {
+        Ok(tables) => trials.extend(tables),
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    }
     if oracle == Oracle::Kernel {
         trials.extend(random::trials());
     }

@@ -9,7 +9,7 @@ use crate::lex::Word;
 use crate::names;
 use crate::parse::command::{self, CommandLine};
 use crate::query::TableName;
-use crate::ruleset::{Ruleset, Table};
+use crate::ruleset::Ruleset;
 use crate::validate::Draftbook;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ fn words(args: &[String]) -> Vec<Word<'_>> {
     words.collect()
 }
 
-fn first(problems: Vec<Problem>) -> Failed {
+pub(super) fn first(problems: Vec<Problem>) -> Failed {
     match problems.into_iter().next() {
         Some(problem) => problem.into(),
         None => Problem::new(0..0, "it can't be done").into(),
@@ -88,21 +88,19 @@ pub(super) fn book(ruleset: &Ruleset, name: TableName) -> Draftbook {
 
 /// The rules with these tables instead of the old ones.
 pub(super) fn change(ruleset: &Ruleset, books: Vec<Draftbook>) -> Result<Change, Vec<Problem>> {
-    let changed = |table: &&Arc<Table>| books.iter().any(|book| book.name() == table.name);
-    let others = ruleset.tables.iter().filter(|table| !changed(table));
-    let kept = books.iter().flat_map(Draftbook::kept);
-    let mut slots = Slots::with(others.flat_map(|table| table.counters()).chain(kept));
+    let freed = books.iter().flat_map(Draftbook::freed);
+    let mut slots = Slots::with(ruleset.places.clone(), freed);
     let mut tables = ruleset.tables.clone();
     for book in books {
-        let table = Arc::new(book.finish(&mut slots, &mut Vec::new())?);
+        let table = Arc::new(book.finish(&mut slots, None)?);
         match tables.iter_mut().find(|old| old.name == table.name) {
             Some(old) => *old = table,
             None => tables.push(table),
         }
     }
-    let (len, adjust) = slots.done();
-    let ruleset = ruleset.changed(tables, len);
-    Ok(Change { ruleset, len, adjust })
+    let (places, adjust) = slots.done();
+    let ruleset = ruleset.changed(tables, places);
+    Ok(Change { ruleset, adjust })
 }
 
 /// What `-v` says of a change.

@@ -1,11 +1,11 @@
 //! One rule of the AST → one or more rules: address lists are multiplied out.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::Draftbook;
+use tidegate_packet::Family;
+
 use crate::ast::*;
 use crate::base::{Address, Base, Protocol};
 use crate::counters::{Adjust, Count, Slots};
@@ -62,14 +62,13 @@ impl Tally {
     }
 }
 
-/// A rule whose jump still names its chain, with the places that later checks may complain about.
+/// A rule, with the places that later checks may complain about.
 pub(super) struct Draft {
     pub rule: Rule,
-    /// The chain that it jumps or goes to.
-    pub to: Option<Arc<str>>,
     /// What the counters are to become; the rule's own place for a rule that was there before.
     pub count: Tally,
-    /// Where the names of the matches stand, and that of the target.
+    /// Where the names of the matches stand, if one of them may be complained about, and that of the
+    /// target.
     pub match_spans: Vec<Range<usize>>,
     pub target_span: Range<usize>,
     /// All of it.
@@ -78,25 +77,9 @@ pub(super) struct Draft {
 
 impl Draft {
     /// A rule that is in force.
-    pub fn present(rule: &Rule, chain: impl Fn(usize) -> Arc<str>) -> Self {
-        let to = match rule.action {
-            Action::Jump(to) | Action::Goto(to) => Some(chain(to)),
-            _ => None,
-        };
-        let count = Tally::Kept;
-        Self {
-            rule: rule.clone(),
-            to,
-            count,
-            match_spans: Vec::new(),
-            target_span: 0..0,
-            span: 0..0,
-        }
-    }
-
-    /// Whether the rules read the same.
-    pub fn same(&self, other: &Self) -> bool {
-        self.to == other.to && self.rule.same(&other.rule)
+    pub fn present(rule: &Rule) -> Self {
+        let (match_spans, target_span, span) = Default::default();
+        Self { rule: rule.clone(), count: Tally::Kept, match_spans, target_span, span }
     }
 
     /// What iptables says where there is no such rule. libiptc asks first whether the target is a
@@ -105,15 +88,6 @@ impl Draft {
         match self.rule.action {
             Action::Jump(_) | Action::Goto(_) | Action::Target(..) => Refusal::NoChain,
             Action::None | Action::Accept | Action::Drop | Action::Return => Refusal::NoRule,
-        }
-    }
-
-    /// Replaces the chain's name by its number.
-    pub fn resolve(&mut self, index: &HashMap<Arc<str>, usize>) {
-        let Some(at) = self.to.as_ref().and_then(|name| index.get(name)) else { return };
-        match &mut self.rule.action {
-            Action::Jump(to) | Action::Goto(to) => *to = *at,
-            _ => {}
         }
     }
 }
@@ -132,31 +106,23 @@ pub(super) fn no_filtering_in_nat(word: &Word<'_>) -> Problem {
         )
 }
 
-/// The rules that a line stands for.
+/// Appends the rules that a line stands for.
 pub(super) fn drafts(
     book: &Draftbook,
     chain: &Word<'_>,
     ast: &RuleAst<'_>,
     warnings: &mut Vec<Problem>,
-) -> Outcome<Vec<Draft>> {
+    drafts: &mut Vec<Draft>,
+) -> Outcome<()> {
     check_interfaces(chain, ast)?;
     for (interface, word) in ast.input.iter().chain(&ast.output) {
         if interface.is_any() && interface.inverted {
             warnings.push(word.wrong("! + is no interface at all: this rule never matches"));
         }
     }
-    let family = book.family;
-    let any = [Address::any(family)];
-    let list = |addresses: &Option<Addresses>| match addresses {
-        None => any.to_vec(),
-        Some(Addresses { networks, inverted }) => {
-            networks.iter().map(|&network| Address { network, inverted: *inverted }).collect()
-        }
-    };
-    let mut drafts = Vec::new();
     let told = RefCell::default();
-    for source in list(&ast.sources) {
-        for destination in list(&ast.destinations) {
+    for source in networks(ast.sources.as_ref(), book.family) {
+        for destination in networks(ast.destinations.as_ref(), book.family) {
             drafts.push(draft(book, ast, source, destination, &told)?);
         }
     }
@@ -164,7 +130,16 @@ pub(super) fn drafts(
     let mut told = told.into_inner();
     told.dedup_by(|a, b| a.span == b.span && a.message == b.message);
     warnings.extend(told);
-    Ok(drafts)
+    Ok(())
+}
+
+/// The addresses of `-s` or `-d`, each of which makes a rule.
+fn networks(list: Option<&Addresses>, family: Family) -> impl Iterator<Item = Address> {
+    let any = list.is_none().then(|| Address::any(family));
+    let listed = list.into_iter().flat_map(|Addresses { networks, inverted }| {
+        networks.iter().map(|&network| Address { network, inverted: *inverted })
+    });
+    any.into_iter().chain(listed)
 }
 
 /// A packet has no input interface in OUTPUT and POSTROUTING, no output interface in PREROUTING
@@ -199,7 +174,7 @@ fn draft<'a>(
         sets: &book.sets,
         warnings,
     };
-    let mut matches = Vec::new();
+    let mut matches = Vec::with_capacity(ast.matches.len());
     for MatchAst { spec, extension } in &ast.matches {
         let given = given(extension);
         check_place(spec, &given)?;
@@ -208,13 +183,12 @@ fn draft<'a>(
             test: (spec.build)(&given).map_err(|p| p.of_option(extension))?,
         });
     }
-    let mut to = None;
     let mut target_span = ast.span.clone();
     let action = match &ast.action {
         ActionAst::None => Action::None,
         ActionAst::Jump(name) => {
             target_span = name.span.clone();
-            jump(book, name, &mut to)?
+            jump(book, name)?
         }
         ActionAst::Goto(name) => {
             target_span = name.span.clone();
@@ -224,15 +198,13 @@ fn draft<'a>(
                     .help("a chain must be declared before rules use it")
                     .words(format!("goto '{}' is not a chain", name.text)));
             }
-            own_chain(book, name)?;
-            to = Some((&*name.text).into());
-            Action::Goto(0)
+            Action::Goto(own_chain(book, name)?)
         }
         ActionAst::Target { spec, extension } => {
             target_span = extension.name.span.clone();
             let given = given(extension);
             check_place(spec, &given)?;
-            Action::Target(spec, (spec.build)(&given).map_err(|p| p.of_option(extension))?.into())
+            Action::Target(spec, (spec.build)(&given).map_err(|p| p.of_option(extension))?)
         }
     };
     let base = Base {
@@ -243,17 +215,19 @@ fn draft<'a>(
         protocol: protocol.map(|p| Protocol { number: p.number, inverted: p.inverted }),
         fragment: ast.fragment,
     };
+    let rule = Rule::new(base, matches.into(), action);
+    let named = rule.tied || rule.matches.iter().any(|m| m.test.never_new());
+    let spans = ast.matches.iter().filter(|_| named).map(|m| m.extension.name.span.clone());
     Ok(Draft {
-        rule: Rule { base, matches: matches.into(), action, counter: 0 },
-        to,
+        match_spans: spans.collect(),
+        rule,
         count: Tally::Fresh(ast.count),
-        match_spans: ast.matches.iter().map(|m| m.extension.name.span.clone()).collect(),
         target_span,
         span: ast.span.clone(),
     })
 }
 
-fn jump(book: &Draftbook, name: &Word<'_>, to: &mut Option<Arc<str>>) -> Outcome<Action> {
+fn jump(book: &Draftbook, name: &Word<'_>) -> Outcome<Action> {
     Ok(match &*name.text {
         "ACCEPT" => Action::Accept,
         "DROP" if book.name == TableName::Nat => return Err(no_filtering_in_nat(name)),
@@ -262,17 +236,14 @@ fn jump(book: &Draftbook, name: &Word<'_>, to: &mut Option<Arc<str>>) -> Outcome
         "QUEUE" => {
             return Err(name.wrong("QUEUE needs a program to ask, and there is none here"));
         }
-        _ => {
-            own_chain(book, name)?;
-            *to = Some((&*name.text).into());
-            Action::Jump(0)
-        }
+        _ => Action::Jump(own_chain(book, name)?),
     })
 }
 
-fn own_chain(book: &Draftbook, name: &Word<'_>) -> Outcome<()> {
+/// The number of a chain that may be jumped to.
+fn own_chain(book: &Draftbook, name: &Word<'_>) -> Outcome<usize> {
     match book.find(&name.text) {
-        Some(at) if book.chains[at].hook.is_none() => Ok(()),
+        Some(at) if book.chains[at].hook.is_none() => Ok(at),
         Some(_) => Err(name
             .wrong(format!("`{}` is a built-in chain, not one to jump to", name.text))
             .refused(Refusal::Invalid)),

@@ -31,6 +31,7 @@ struct Taken {
     at: usize,
     head: Vec<u8>,
     payload: Vec<u8>,
+    number: u32,
 }
 
 struct Queue {
@@ -42,7 +43,9 @@ struct Queue {
 
 /// A reassembler and what is known of it.
 struct Pair {
-    real: Reassembler,
+    real: Reassembler<u32>,
+    /// Pieces so far; each carries its number.
+    pieces: u32,
     settings: FragmentSettings,
     model: BTreeMap<Key, Queue>,
     now: Instant,
@@ -60,6 +63,7 @@ pub fn play(data: &[u8]) {
     let settings = FragmentSettings { max_bytes, ..base };
     let mut pair = Pair {
         real: Reassembler::new(settings),
+        pieces: 0,
         settings,
         model: BTreeMap::new(),
         now: Instant::from_secs(1000),
@@ -121,7 +125,9 @@ impl Pair {
 
     fn push(&mut self, scope: Scope, packet: &Parsed, bytes: &[u8]) {
         let before = self.real.bytes();
-        let pushed = self.real.push_in(scope, packet, bytes, self.now);
+        self.pieces += 1;
+        let (pushed, carried) = self.real.push_in(scope, self.pieces, packet, bytes, self.now);
+        assert_eq!(carried.is_some(), matches!(pushed, Pushed::Whole(..)));
         let fragment = packet.fragment.expect("a piece");
         let v4 = packet.src.is_v4();
         let number = if v4 { packet.protocol } else { 0 };
@@ -146,19 +152,27 @@ impl Pair {
         let judged = queue.judge(at, payload.len(), head_len, fragment.more);
         match (judged, &pushed) {
             (Judged::Malformed, Pushed::Dropped(FragmentDrop::Malformed))
+            | (Judged::Unfit, Pushed::Dropped(FragmentDrop::Unfit))
             | (Judged::PartlyThere | Judged::There, Pushed::Dropped(FragmentDrop::Overlap)) => {
                 self.model.remove(&key);
             }
             (Judged::There, Pushed::Dropped(FragmentDrop::Duplicate)) => {}
             (Judged::New, Pushed::Kept | Pushed::Whole(..) | Pushed::Dropped(_)) => {
                 let head = bytes[..head_len].to_vec();
-                queue.taken.push(Taken { at, head, payload: payload.to_vec() });
+                queue.taken.push(Taken {
+                    at,
+                    head,
+                    payload: payload.to_vec(),
+                    number: self.pieces,
+                });
                 queue.ecn.push(packet.tos & 3);
                 if !fragment.more {
                     queue.end = Some(at + payload.len());
                 }
                 if queue.is_whole() {
                     let queue = self.model.remove(&key).expect("this one");
+                    let first = queue.taken.iter().find(|t| t.at == 0).map(|t| t.number);
+                    assert!(carried.is_none() || carried == first);
                     queue.compare(v4, &pushed);
                 } else {
                     assert_eq!(pushed, Pushed::Kept);
@@ -172,6 +186,7 @@ impl Pair {
 #[derive(Debug)]
 enum Judged {
     Malformed,
+    Unfit,
     New,
     There,
     PartlyThere,
@@ -184,7 +199,10 @@ impl Queue {
             Some(known) => end > known || !more && end != known,
             None => !more && end < reach,
         };
-        if len == 0 || more && !len.is_multiple_of(8) || head + end > 65_535 || contradicts {
+        if head + end <= 65_535 && more && !len.is_multiple_of(8) {
+            return Judged::Unfit;
+        }
+        if len == 0 || head + end > 65_535 || contradicts {
             return Judged::Malformed;
         }
         let there = (at..end).filter(|byte| self.taken.iter().any(|t| t.covers(*byte))).count();

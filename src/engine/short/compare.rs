@@ -36,8 +36,8 @@ impl Engine {
         let before = self.conntrack.take_down(id)?;
         let events = self.conntrack.waiting_events();
         let mut copy = OwnedFrame { slot: frame.slot.to_vec(), meta: *frame.meta };
-        let Self { short, conntrack, now, rules, .. } = self;
-        let fate = short.pass(conntrack, port, &mut copy.frame(), *now)?;
+        let Self { short, conntrack, now, rules, at_hand, .. } = self;
+        let fate = short.pass(conntrack, port, &mut copy.frame(), *now, at_hand)?;
         let connection = format!("{:?}", conntrack.take_down(id));
         let mut counters = rules.counters_mut().clone();
         // Nothing else waits to be counted: it is the same with every packet.

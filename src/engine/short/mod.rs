@@ -22,7 +22,7 @@ use super::{Engine, Fate};
 use crate::io::{Checksum, Frame};
 use paths::{Decision, Paths};
 use plain::Plain;
-use tidegate_filter::Trail;
+use tidegate_filter::{self as filter, Trail};
 use tidegate_nat::{Conntrack, Judged, Known, Tracked};
 use tidegate_packet::{Family, Instant, ethernet, ipv4};
 
@@ -46,14 +46,33 @@ pub(crate) struct Short {
     /// Frames of the host's device have no link header.
     host_port: Option<PortId>,
     pub paths: Paths,
-    /// The flow of the packet at hand, if the long way may decide about it.
-    deciding: Option<Known>,
-    /// What the packet at hand has left behind on the long way so far.
-    pub trail: Trail,
-    /// The packet at hand was tracked already.
-    pub judged: Option<Tracked>,
     /// Packets that have taken it.
     pub taken: u64,
+}
+
+/// What is known of the packet at hand when it begins its long way, and what it leaves behind there.
+#[derive(Debug, Default)]
+pub(crate) struct AtHand {
+    /// Its flow, if something may be decided about that.
+    deciding: Option<Known>,
+    /// It was tracked already.
+    pub judged: Option<Tracked>,
+    /// What its walks have asked so far.
+    pub trail: Trail,
+}
+
+impl AtHand {
+    /// Whether the packet leaves a trail.
+    #[inline]
+    pub fn is_deciding(&self) -> bool {
+        self.deciding.is_some()
+    }
+
+    /// Takes over what another place has found out.
+    #[inline]
+    pub fn take_over(&mut self, from: &mut Self) {
+        (self.deciding, self.judged) = (from.deciding.take(), from.judged.take());
+    }
 }
 
 impl From<bool> for ShortWay {
@@ -64,22 +83,7 @@ impl From<bool> for ShortWay {
 
 impl Short {
     pub fn new(generation: Generation, host_port: Option<PortId>) -> Self {
-        Self {
-            mode: ShortWay::On,
-            generation,
-            host_port,
-            paths: Paths::default(),
-            deciding: None,
-            trail: Trail::default(),
-            judged: None,
-            taken: 0,
-        }
-    }
-
-    /// Whether the packet at hand leaves a trail.
-    #[inline]
-    pub fn is_deciding(&self) -> bool {
-        self.deciding.is_some()
+        Self { mode: ShortWay::On, generation, host_port, paths: Paths::default(), taken: 0 }
     }
 
     /// Takes a packet the short way if it has one. `None`: the frame is as it
@@ -91,23 +95,24 @@ impl Short {
         port: PortId,
         frame: &mut Frame<'_>,
         now: Instant,
+        at_hand: &mut AtHand,
     ) -> Option<Fate> {
         let plain = Plain::read(frame)?;
         let known = conntrack.known(&plain.tuple, now)?;
         if self.paths.generation() != self.generation.number() {
-            self.deciding = Some(known);
+            at_hand.deciding = Some(known);
             return None;
         }
         let (path, place) = match self.paths.get(known.path, now) {
             Decision::Path(path, place) => (path, place),
             Decision::Refused => return None,
             Decision::None => {
-                self.deciding = Some(known);
+                at_hand.deciding = Some(known);
                 return None;
             }
         };
         if !plain.comes_by(path, port, frame) {
-            self.deciding = Some(known);
+            at_hand.deciding = Some(known);
             return None;
         }
         if plain.wire_len(frame) > path.mtu {
@@ -119,8 +124,8 @@ impl Short {
             Judged::Steady => {}
             Judged::Gone => return None,
             Judged::Changed(tracked) => {
-                self.judged = Some(tracked);
-                self.deciding = Some(known);
+                at_hand.judged = Some(tracked);
+                at_hand.deciding = Some(known);
                 return None;
             }
         }
@@ -151,10 +156,20 @@ impl Short {
         port: PortId,
         frame: &mut Frame<'_>,
         now: Instant,
+        at_hand: &mut AtHand,
     ) -> Option<Fate> {
         (self.mode == ShortWay::On && self.host_port != Some(port))
-            .then(|| self.pass(conntrack, port, frame, now))
+            .then(|| self.pass(conntrack, port, frame, now, at_hand))
             .flatten()
+    }
+
+    /// Counts in the rules what was met since the last time. With `end`, the way is closed until the
+    /// long way opens it.
+    pub fn settle(&mut self, counters: &mut [filter::Counters; 2], end: bool) {
+        self.paths.settle(counters);
+        if end {
+            self.paths.close();
+        }
     }
 
     /// What the engine wants of all.
@@ -182,12 +197,5 @@ impl Engine {
     /// Whatever was decided about flows may be wrong now.
     pub(crate) fn undecide(&mut self) {
         self.generation.end().end();
-    }
-
-    /// What was decided about the flows of the shard at work counts in the rules now.
-    #[inline]
-    pub(super) fn settle(&mut self) {
-        let Self { short, rules, .. } = self;
-        short.paths.settle(rules.counters_mut());
     }
 }

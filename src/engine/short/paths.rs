@@ -18,6 +18,9 @@ use tidegate_packet::{Family, Instant, MacAddr, ethernet};
 /// flows go the long way.
 const MOST: usize = 65_536;
 
+/// No generation.
+const CLOSED: [u64; 3] = [u64::MAX; 3];
+
 /// A number that becomes another with everything that may lead packets another way: rules, routes,
 /// addresses, neighbours, settings. Sets have numbers of their own, one for each family's rules.
 #[derive(Clone, Debug, Default)]
@@ -125,7 +128,7 @@ impl Default for Paths {
             entries: Vec::new(),
             by_path: HashMap::new(),
             touched: Vec::new(),
-            generation: [u64::MAX; 3],
+            generation: CLOSED,
         };
         paths.entries.push(Entry::refused());
         paths
@@ -200,6 +203,11 @@ impl Paths {
                 counters[path.family as usize].count_trail(&path.counted, packets, bytes);
             }
         }
+    }
+
+    /// Nothing is decided any more, until [`Paths::renew`].
+    pub fn close(&mut self) {
+        self.generation = CLOSED;
     }
 
     /// Forgets all decisions; what they have counted must be settled. True: the numbers begin anew,

@@ -17,7 +17,7 @@ impl Engine {
     /// The packet at hand begins its long way.
     #[inline]
     pub(crate) fn begin_trail(&mut self) {
-        if !self.short.is_deciding() {
+        if !self.at_hand.is_deciding() {
             return;
         }
         let Self { short, rules, conntrack, .. } = self;
@@ -28,16 +28,16 @@ impl Engine {
                 conntrack.forget_paths();
             }
         }
-        short.trail.clear();
+        self.at_hand.trail.clear();
     }
 
     /// The packet at hand is about to leave by a port.
     pub(crate) fn decide(&mut self, packet: &Packet<'_>, hop: Hop, station: MacAddr, port: PortId) {
-        let Some(known) = self.short.deciding else { return };
-        if !self.short.trail.holds() {
+        let Some(known) = self.at_hand.deciding else { return };
+        if !self.at_hand.trail.holds() {
             return;
         }
-        self.short.deciding = None;
+        self.at_hand.deciding = None;
         let place = packet.tracked.as_ref().and_then(|t| self.conntrack.may_have_path(t));
         let Some((path, until)) = self.path_of(packet, hop, station, port) else {
             return self.refuse_path(known);
@@ -55,15 +55,19 @@ impl Engine {
     /// The packet's long way is over. If it has depended on more than the flow, those that come will
     /// go it too.
     pub(crate) fn end_trail(&mut self) {
-        self.short.judged = None;
-        if let Some(known) = self.short.deciding.take()
-            && !self.short.trail.holds()
+        self.at_hand.judged = None;
+        if let Some(known) = self.at_hand.deciding.take()
+            && !self.at_hand.trail.holds()
         {
             self.refuse_path(known);
         }
     }
 
     fn refuse_path(&mut self, known: tidegate_nat::Known) {
+        // Another shard's connections may be lent by now.
+        if self.lent.is_some_and(|lent| lent != usize::from(known.id.shard())) {
+            return;
+        }
         let number = self.short.paths.refusal();
         self.conntrack.set_path(known.id, known.direction, number);
     }
@@ -100,7 +104,7 @@ impl Engine {
             egress,
             header,
             mtu: interface.mtu,
-            counted: self.short.trail.counted().into(),
+            counted: self.at_hand.trail.counted().into(),
         };
         Some((path, until))
     }
