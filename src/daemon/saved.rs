@@ -58,7 +58,7 @@ impl Keeper {
     pub fn text(&self) -> String {
         let sets = self.sets.save(self.clock.now());
         let snapshot = {
-            let engine = self.gateway.engine();
+            let engine = self.gateway.settled();
             let fingerprints = *self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
             Snapshot::take(&engine, fingerprints, sets, self.moment())
         };
@@ -104,7 +104,7 @@ impl Keeper {
         loop {
             let mut changes = Vec::new();
             for (family, text, counted) in wanted.texts() {
-                let (base, counters) = self.gateway.engine().rules_in_force().snapshot(family);
+                let (base, counters) = self.gateway.settled().rules_in_force().snapshot(family);
                 let change = restored(&base, &counters, text, counted, options)?;
                 changes.extend(change.map(|change| (base, change, counters)));
             }
