@@ -8,7 +8,7 @@ use common::{addr, arriving, page_with_neighbours};
 use std::time::Duration;
 use tidegate::engine::Drop;
 use tidegate::sim::{Sim, SimConfig};
-use tidegate_nat::{Stats, Status};
+use tidegate_nat::{Connection, Stats, Status};
 use tidegate_packet::builder::{self, Ip, Tcp};
 use tidegate_packet::tcp::{ACK, PSH, SYN};
 use tidegate_packet::{Addr, Parsed, ethernet, icmp, protocol};
@@ -73,21 +73,21 @@ impl Scene {
     }
 
     fn connections(&self) -> usize {
-        self.sim.engine().conntrack().len()
+        self.sim.connections()
     }
 
-    fn stats(&self) -> Stats {
-        *self.sim.engine().conntrack().stats()
+    fn stats(&mut self) -> Stats {
+        self.sim.stats()
     }
 
     fn dropped(&self, reason: Drop) -> u64 {
-        self.sim.engine().counters().dropped(reason)
+        self.sim.counters().dropped(reason)
     }
 
     /// Every frame is accounted for: it was sent, or it was dropped with a reason. (Only where no
     /// frame is answered, kept or sent on twice.)
     fn account(&self) {
-        let counters = self.sim.engine().counters();
+        let counters = self.sim.counters();
         let received: u64 = counters.received.iter().map(|t| t.packets).sum();
         let drops: u64 = counters.drops().map(|(_, n)| n).sum();
         assert_eq!((received, self.sent + drops), (self.given, self.given));
@@ -144,10 +144,12 @@ fn flooded(max: u32, sources: u32) {
             assert!(scene.connections() <= max as usize);
         }
     }
-    let table = scene.sim.engine().conntrack();
-    assert!(table.len() <= max as usize);
-    let assured = table.iter().filter(|(_, c)| c.status().has(Status::ASSURED)).count();
-    assert_eq!(assured, standing.len() + visitors.len());
+    assert!(scene.connections() <= max as usize);
+    let assured = scene.sim.each(|lent| {
+        let assured = |c: &Connection| c.status().has(Status::ASSURED);
+        lent.conntrack().iter().filter(|(_, c)| assured(c)).count()
+    });
+    assert_eq!(assured.iter().sum::<usize>(), standing.len() + visitors.len());
     // Who had to go is told: for every newcomer beyond the bound one that nobody has answered.
     let newcomers = u64::from(sources) + standing.len() as u64 + visitors.len() as u64;
     let Stats { early_drop, table_full, drop, .. } = scene.stats();

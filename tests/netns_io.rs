@@ -9,6 +9,8 @@ use std::process::ExitCode;
 mod adopt;
 #[path = "netns_io/devices.rs"]
 mod devices;
+#[path = "netns_io/joined.rs"]
+mod joined;
 #[path = "netns_io/netns.rs"]
 mod netns;
 #[path = "netns_io/traffic.rs"]
@@ -27,9 +29,16 @@ fn main() -> ExitCode {
         trial("a_link_that_goes_down_is_reported", devices::a_link_that_goes_down_is_reported),
         trial("a_tap_that_is_deleted_is_reported", devices::a_tap_that_is_deleted_is_reported),
         trial("a_full_ring_is_counted", devices::a_full_ring_is_counted),
+        trial("what_is_sent_does_not_come_back", devices::what_is_sent_does_not_come_back),
         trial("workers_share_by_flow", devices::workers_share_by_flow),
         trial("tap_queues_attach_by_name", devices::tap_queues_attach_by_name),
         trial("tun_carries_packets", devices::tun_carries_packets),
+        trial("joined_packets_leave_as_one", joined::joined_packets_leave_as_one),
+        trial("a_tap_takes_joined_packets", joined::a_tap_takes_joined_packets),
+        trial(
+            "the_kernel_cuts_joined_packets_to_what_they_were",
+            joined::the_kernel_cuts_joined_packets_to_what_they_were,
+        ),
         trial("local_checksums_are_partial", traffic::local_checksums_are_partial),
         trial("tcp_over_packet_sockets", traffic::tcp_over_packet_sockets),
         trial("tcp_over_taps", traffic::tcp_over_taps),

@@ -11,7 +11,7 @@ use crate::classify::{Candidates, Facts};
 use crate::counters::Counters;
 use crate::edit::Edit;
 use crate::effects::{Effects, NoEffects, TraceRecord, TraceStep};
-use crate::extension::{Context, Next};
+use crate::extension::{Context, Match, Next, Target};
 use crate::memory::Memory;
 use crate::query::{CtState, Hook, Query, TableName};
 use crate::ruleset::{Action, Builtin, Chain, Policy, Rule, Ruleset, Table};
@@ -81,6 +81,22 @@ impl Ruleset {
             Verdict::Nat(action) => Some(action),
             _ => None,
         }
+    }
+
+    /// How many rules are asked about this packet: a measure of how well long chains are searched.
+    /// `plainly`, all on the way are. Nothing is counted or remembered.
+    pub fn rules_asked(
+        &self,
+        (table, hook): (TableName, Hook),
+        query: &Query<'_>,
+        memory: &Memory,
+        plainly: bool,
+    ) -> usize {
+        let mut walk = Walk { plain: plainly, ..self.walk(table, hook) };
+        let mut asked = Asked(0);
+        // What an edit would change isn't changed for a question.
+        while let Step::Edit(_) = walk.leg(query, None, memory, &mut NoEffects, &mut asked) {}
+        asked.0
     }
 
     fn first_packet(&self, hook: Hook, query: &Query<'_>, memory: &Memory) -> Option<Verdict> {
@@ -199,7 +215,8 @@ impl<'r> Walk<'r> {
                 continue;
             };
             self.place.next = number + 1;
-            let rule = &chain.rules[number];
+            let rule = &chain.content.rules[number];
+            observer.meets();
             if !rule.matches(context, observer) {
                 if context.hotdrop {
                     return Step::Done(Verdict::Drop);
@@ -258,13 +275,13 @@ impl<'r> Walk<'r> {
     #[inline]
     fn next(&mut self, chain: &'r Chain, query: &Query<'_>, facts: &mut Lazy) -> Option<usize> {
         let from = self.place.next;
-        if let Some(classifier) = chain.classifier.as_deref().filter(|_| !self.plain)
+        if let Some(classifier) = chain.content.classifier.as_ref().filter(|_| !self.plain)
             && let Some(facts) = facts.get(query)
         {
             let candidates = &mut self.candidates;
             return candidates.get_or_insert_with(|| classifier.candidates(facts)).next(from);
         }
-        (from < chain.rules.len()).then_some(from)
+        (from < chain.content.rules.len()).then_some(from)
     }
 }
 
@@ -284,6 +301,20 @@ impl Lazy {
             Self::Unknown => None,
         }
     }
+}
+
+/// Counts the rules that are asked.
+struct Asked(usize);
+
+impl Observer for Asked {
+    fn meets(&mut self) {
+        self.0 += 1;
+    }
+
+    fn counts(&mut self, _: usize) {}
+    fn asks(&mut self, _: &dyn Match) {}
+    fn applies(&mut self, _: &dyn Target) {}
+    fn edits(&mut self) {}
 }
 
 /// A place in a chain: its number in the table and that of the next rule.
@@ -315,7 +346,7 @@ impl Place {
         if context.query.trace
             && let Some(chain) = table.chains.get(self.chain)
         {
-            self.tell(chain, context, step, chain.rules.len() + 1);
+            self.tell(chain, context, step, chain.content.rules.len() + 1);
         }
     }
 

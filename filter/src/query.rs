@@ -105,7 +105,7 @@ pub struct Connection {
     pub labels: u128,
     /// The helper of the connection that announced this one (`-m helper`).
     pub helper: Option<Helper>,
-    /// Whole seconds until it expires (`--ctexpire`).
+    /// Whole seconds until it expires (`--ctexpire`); zero before its first packet has left.
     pub expires: u32,
     /// Packets and bytes, original then reply.
     pub accounting: [(u64, u64); 2],

@@ -50,6 +50,8 @@ impl Trail {
 
 /// Looks over a walk's shoulder. `()` doesn't, and costs nothing.
 pub(crate) trait Observer {
+    /// A rule is about to be asked.
+    fn meets(&mut self) {}
     /// A match is about to be asked.
     fn asks(&mut self, test: &dyn Match);
     /// A target is about to act.
@@ -251,7 +253,11 @@ mod tests {
     }
 
     fn the_rule(ruleset: &Ruleset) -> &crate::ruleset::Rule {
-        ruleset.tables[0].chains.iter().find_map(|chain| chain.rules.first()).expect("a rule")
+        ruleset.tables[0]
+            .chains
+            .iter()
+            .find_map(|chain| chain.content.rules.first())
+            .expect("a rule")
     }
 
     fn sets() -> Sets {

@@ -227,9 +227,11 @@ pub struct Connection {
     pub(crate) mark: u32,
     /// The egress interface, if it was masqueraded; [`NOT_MASQUERADED`] else.
     masqueraded: u32,
+    /// Tells it from others that had or will have its slot.
+    pub(crate) generation: u32,
+    pub(crate) proto: Proto,
     /// Neighbours in the chain of translated connections with the same original source.
     pub(crate) same_source: [u32; 2],
-    pub(crate) proto: Proto,
 }
 
 impl Connection {
@@ -243,7 +245,8 @@ impl Connection {
             pending: Changes::default(),
             mark: 0,
             masqueraded: NOT_MASQUERADED,
-            same_source: [crate::slots::NONE; 2],
+            generation: 0,
+            same_source: [crate::store::NONE; 2],
             proto,
         };
         if !original.src.is_v4() {
@@ -267,7 +270,9 @@ impl Connection {
     }
 
     pub(crate) fn set_mapping(&mut self, manip: usize, id: u32) {
-        self.rare.get_or_insert_default().mappings[manip] = id;
+        if id != mapping::NONE || self.rare.is_some() {
+            self.rare.get_or_insert_default().mappings[manip] = id;
+        }
     }
 
     /// Remembers the egress interface.

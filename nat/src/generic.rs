@@ -21,14 +21,14 @@ pub(crate) fn check_sctp(segment: &[u8], verify: bool) -> Result<(), InvalidReas
     Ok(())
 }
 
-/// Prolongs the connection; GRE becomes assured when both sides have spoken.
+/// Prolongs the connection, and says whether it did; GRE becomes assured when both sides have spoken.
 pub(crate) fn packet(
     conn: &mut Connection,
     direction: Direction,
     segment: &[u8],
     settings: &Settings,
     now: Instant,
-) -> Result<(), InvalidReason> {
+) -> Result<bool, InvalidReason> {
     let answered = conn.status.has(Status::SEEN_REPLY);
     let timeout = match (conn.protocol, answered) {
         (protocol::SCTP, _) => return sctp::packet(conn, direction, segment, settings, now),
@@ -40,5 +40,5 @@ pub(crate) fn packet(
     if answered && conn.protocol == protocol::GRE {
         conn.status.set(Status::ASSURED);
     }
-    Ok(())
+    Ok(true)
 }

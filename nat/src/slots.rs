@@ -1,25 +1,18 @@
-//! Where connections are kept and how they are found.
+//! How connections are found, and how they enter and leave the table.
 //!
-//! Connections live in numbered slots; the index holds a number and a direction for each tuple and
-//! reads the tuple itself from the slot. A slot's generation tells a connection from a later one
-//! in the same place, so a [`crate::Tracked`] that outlives its connection finds nothing.
+//! Connections live in numbered slots (`store.rs`); the index holds a number and a direction for
+//! each tuple and reads the tuple itself from the slot. A generation tells a connection from a
+//! later one in the same slot, so a [`crate::Tracked`] that outlives its connection finds nothing.
 
 use tidegate_packet::Instant;
 
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Status};
 use crate::event::{Changes, EventKind};
+use crate::hash::HashKey;
+use crate::store::{NONE, Slots};
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
-
-/// No slot.
-pub(crate) const NONE: u32 = u32::MAX;
-
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) generation: u32,
-    pub(crate) conn: Option<Connection>,
-}
 
 impl Conntrack {
     #[inline]
@@ -56,7 +49,7 @@ impl Conntrack {
         let own_answer = tuple.src == tuple.dst && tuple.sport == tuple.dport;
         let original = entry & 1 == 0 && !own_answer;
         let direction = if original { Direction::Original } else { Direction::Reply };
-        Some((ConnId { slot, generation: self.slots[slot as usize].generation }, direction))
+        Some((ConnId { slot, generation: self.slots.get(slot)?.generation }, direction))
     }
 
     /// As [`Conntrack::find`]; a connection that is found expired is removed.
@@ -102,7 +95,7 @@ impl Conntrack {
             .sources
             .find(self.key.source(tuple), |&s| same_source_at(&self.slots, s, tuple))
             .copied();
-        let at = |slot: u32| self.slots.get(slot as usize).and_then(|s| s.conn.as_ref());
+        let at = |slot: u32| self.slots.get(slot);
         std::iter::successors(head.and_then(at), move |conn| at(conn.same_source[0]))
     }
 
@@ -115,22 +108,17 @@ impl Conntrack {
 
     pub(crate) fn insert(&mut self, mut conn: Connection) -> ConnId {
         self.hold_mappings(&mut conn);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, conn: None });
-            (self.slots.len() - 1) as u32
-        });
         let hashes = self.hashes(&conn);
         let (source, translated) = (conn.original(), conn.status.has(Status::SNAT));
-        self.wheel.arm(slot, conn.deadline);
-        let place = &mut self.slots[slot as usize];
-        let id = ConnId { slot, generation: place.generation };
-        place.conn = Some(conn);
+        self.shared.enter(&self.key, &conn, hashes, self.number);
+        let deadline = conn.deadline;
+        let id = self.slots.put(conn);
+        let slot = id.slot;
+        self.wheel.arm(slot, deadline);
         let (key, slots) = (self.key, &self.slots);
         for (direction, hash) in hashes.into_iter().enumerate() {
-            self.index.insert_unique(hash, slot * 2 + direction as u32, |&e| {
-                let way = way_of(e);
-                conn_at(slots, e).map_or(0, |c| key.zoned(&c.tuple(way), c.zones()[way.index()]))
-            });
+            let entry = slot * 2 + direction as u32;
+            self.index.insert(hash, entry, |&e| entry_hash(key, slots, e));
         }
         if translated {
             self.link_source(slot, &source);
@@ -145,9 +133,7 @@ impl Conntrack {
         let old = match head {
             Some(head) => std::mem::replace(head, slot),
             None => {
-                self.sources.insert_unique(hash, slot, |&s| {
-                    slots[s as usize].conn.as_ref().map_or(0, |c| key.source(&c.original()))
-                });
+                self.sources.insert(hash, slot, |&s| source_hash(key, slots, s));
                 NONE
             }
         };
@@ -155,55 +141,56 @@ impl Conntrack {
         self.set_neighbour(old, 1, slot);
     }
 
-    fn unlink_source(&mut self, slot: u32, conn: &Connection) {
-        let [next, prev] = conn.same_source;
-        self.set_neighbour(next, 1, prev);
-        self.set_neighbour(prev, 0, next);
-        if prev != NONE {
-            return;
-        }
-        // It was the head; its own slot still holds nothing, so compare numbers.
-        let hash = self.key.source(&conn.original());
-        if let Ok(mut head) = self.sources.find_entry(hash, |&s| s == slot) {
+    fn unlink_source(&mut self, slot: u32) {
+        let (key, slots) = (self.key, &self.slots);
+        let Some([next, prev]) = slots.get(slot).map(|conn| conn.same_source) else { return };
+        if prev == NONE {
+            // It is the head.
+            let hash = source_hash(key, slots, slot);
             if next == NONE {
-                head.remove();
-            } else {
-                *head.get_mut() = next;
+                self.sources.remove(hash, |&s| s == slot, |&s| source_hash(key, slots, s));
+            } else if let Some(head) = self.sources.find_mut(hash, |&s| s == slot) {
+                *head = next;
             }
         }
+        self.set_neighbour(next, 1, prev);
+        self.set_neighbour(prev, 0, next);
     }
 
     fn set_neighbour(&mut self, slot: u32, side: usize, to: u32) {
-        if let Some(conn) = self.slots.get_mut(slot as usize).and_then(|s| s.conn.as_mut()) {
+        if let Some(conn) = self.slots.get_mut(slot) {
             conn.same_source[side] = to;
         }
     }
 
     /// Takes a connection out of the table.
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Connection> {
-        let place = self.slots.get_mut(slot as usize)?;
-        let conn = place.conn.take()?;
-        let place_generation = place.generation;
-        place.generation = place.generation.wrapping_add(1);
-        self.wheel.disarm(slot);
-        for (direction, hash) in self.hashes(&conn).into_iter().enumerate() {
+        let conn = self.slots.get(slot)?;
+        let translated = conn.status.has(Status::SNAT);
+        // It stands in its slot until nothing refers to it: entries that move are hashed anew.
+        let (key, slots) = (self.key, &self.slots);
+        let hashes = self.hashes(conn);
+        self.shared.leave(&self.key, conn, hashes, self.number);
+        for (direction, hash) in hashes.into_iter().enumerate() {
             let entry = slot * 2 + direction as u32;
-            if let Ok(found) = self.index.find_entry(hash, |&e| e == entry) {
-                found.remove();
-            }
+            self.index.remove(hash, |&e| e == entry, |&e| entry_hash(key, slots, e));
         }
-        if conn.status.has(Status::SNAT) {
-            self.unlink_source(slot, &conn);
+        if translated {
+            self.unlink_source(slot);
+        }
+        self.wheel.disarm(slot);
+        let (conn, empty_page) = self.slots.take(slot)?;
+        if let Some(page) = empty_page {
+            self.wheel.release(page);
         }
         self.release_mappings(&conn);
         self.unexpect_all(&conn);
-        self.free.push(slot);
-        let id = ConnId { slot, generation: place_generation };
+        let id = ConnId { slot, generation: conn.generation };
         self.events.push(EventKind::Destroy, Changes::default(), id, &conn);
         Some(conn)
     }
 
-    /// Makes room: removes one connection among a few slots that is expired, unassured or closing.
+    /// Makes room: removes one connection among a few that is expired, unassured or closing.
     /// netfilter looks at eight chains near the newcomer's in the same way.
     ///
     /// The slots lie far apart, so that a stretch of connections that stand doesn't refuse newcomers
@@ -211,15 +198,21 @@ impl Conntrack {
     /// of a whole round to be answered.
     pub(crate) fn drop_early(&mut self, now: Instant) -> bool {
         const LOOK_AT: usize = 64;
+        /// Empty slots included.
+        const STEPS: usize = 1024;
         // A prime beyond any number of slots.
         const STRIDE: u64 = 2_654_435_761;
-        let total = self.slots.len();
-        for _ in 0..LOOK_AT.min(total) {
-            self.victim = ((u64::from(self.victim) + STRIDE) % total as u64) as u32;
-            let slot = self.victim;
-            let conn = self.slots[slot as usize].conn.as_ref();
-            if conn.is_some_and(|c| c.is_expired(now) || c.may_drop_early()) {
-                return self.remove(slot).is_some();
+        let total = self.slots.places() as u64;
+        let mut looked_at = 0;
+        for _ in 0..STEPS.min(total as usize) {
+            self.victim = ((u64::from(self.victim) + STRIDE) % total) as u32;
+            let Some(conn) = self.slots.get(self.victim) else { continue };
+            if conn.is_expired(now) || conn.may_drop_early() {
+                return self.remove(self.victim).is_some();
+            }
+            looked_at += 1;
+            if looked_at == LOOK_AT {
+                break;
             }
         }
         false
@@ -228,9 +221,8 @@ impl Conntrack {
 
 /// The connection of that name, if it is still there; borrows nothing but the slots.
 #[inline]
-pub(crate) fn conn_of(slots: &mut [Slot], id: ConnId) -> Option<&mut Connection> {
-    let slot = slots.get_mut(id.slot as usize)?;
-    if slot.generation == id.generation { slot.conn.as_mut() } else { None }
+pub(crate) fn conn_of(slots: &mut Slots, id: ConnId) -> Option<&mut Connection> {
+    slots.get_mut(id.slot).filter(|conn| conn.generation == id.generation)
 }
 
 /// The direction that an entry of the index is of.
@@ -239,16 +231,23 @@ fn way_of(entry: u32) -> Direction {
     if entry & 1 == 0 { Direction::Original } else { Direction::Reply }
 }
 
-#[inline]
-fn conn_at(slots: &[Slot], entry: u32) -> Option<&Connection> {
-    slots.get(entry as usize / 2)?.conn.as_ref()
+/// Under which an entry of the index is found.
+fn entry_hash(key: HashKey, slots: &Slots, entry: u32) -> u64 {
+    let way = way_of(entry);
+    slots.get(entry / 2).map_or(0, |conn| key.zoned(&conn.tuple(way), conn.zones()[way.index()]))
 }
 
-fn same_source_at(slots: &[Slot], slot: u32, tuple: &Tuple) -> bool {
-    slots
-        .get(slot as usize)
-        .and_then(|s| s.conn.as_ref())
-        .is_some_and(|conn| conn.has_source(tuple))
+fn source_hash(key: HashKey, slots: &Slots, slot: u32) -> u64 {
+    slots.get(slot).map_or(0, |conn| key.source(&conn.original()))
+}
+
+#[inline]
+fn conn_at(slots: &Slots, entry: u32) -> Option<&Connection> {
+    slots.get(entry / 2)
+}
+
+fn same_source_at(slots: &Slots, slot: u32, tuple: &Tuple) -> bool {
+    slots.get(slot).is_some_and(|conn| conn.has_source(tuple))
 }
 
 #[cfg(test)]
@@ -264,14 +263,6 @@ mod tests {
         let mut conn = Connection::new(original, reply, Proto::Plain, false);
         conn.status.set(Status::SNAT.with(Status::CONFIRMED));
         conn
-    }
-
-    /// Two cache lines a connection, and eight bytes are left.
-    #[test]
-    fn sizes() {
-        assert_eq!(size_of::<crate::tcp::TcpTrack>(), 56);
-        assert_eq!(size_of::<Proto>(), 56);
-        assert!(size_of::<Slot>() <= 128, "{}", size_of::<Slot>());
     }
 
     /// Newest first, whichever goes.

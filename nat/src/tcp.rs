@@ -209,7 +209,7 @@ impl Last {
     };
 }
 
-/// TCP's part of a connection. 56 bytes, and `slots.rs` has a test that says so.
+/// TCP's part of a connection. 56 bytes, and `store.rs` has a test that says so.
 #[derive(Clone, Debug)]
 pub(crate) struct TcpTrack {
     pub(crate) peers: [Peer; 2],
@@ -242,6 +242,9 @@ impl Marks {
 pub(crate) enum TcpVerdict {
     /// It goes on.
     Pass,
+    /// It goes on as if the segment hadn't come, which passes and isn't counted: netfilter counts
+    /// where it sets the time-out anew (`nf_ct_refresh_acct`).
+    Unnoticed,
     /// It ends with this segment, which passes.
     Over,
     /// It has ended before; the segment starts another.
@@ -347,7 +350,7 @@ pub(crate) fn packet(
                 && tcp.last.direction == direction
                 && tcp.peers[0].end.wrapping_sub(1) == segment.seq =>
         {
-            return Ok(TcpVerdict::Pass);
+            return Ok(TcpVerdict::Unnoticed);
         }
         Next::Invalid => return Err(InvalidReason::TcpState),
         Next::To(TcpState::SynSent) if tcp.is_over() => {
@@ -365,12 +368,12 @@ pub(crate) fn packet(
                 judge_window = false;
                 state
             }
-            Step::Stay => return Ok(TcpVerdict::Pass),
+            Step::Stay => return Ok(TcpVerdict::Unnoticed),
         },
         _ => {
             if !tcp.resynchronizes(kind, direction, &segment) {
                 tcp.note(kind, direction, &segment);
-                return Ok(TcpVerdict::Pass);
+                return Ok(TcpVerdict::Unnoticed);
             }
             old = TcpState::SynSent;
             TcpState::SynRecv
@@ -379,7 +382,7 @@ pub(crate) fn packet(
     if judge_window {
         match tcp.fit(direction, kind == Kind::Ack, &segment, settings.tcp_be_liberal) {
             Fit::Accept => {}
-            Fit::Ignore => return Ok(TcpVerdict::Pass),
+            Fit::Ignore => return Ok(TcpVerdict::Unnoticed),
             Fit::Beyond => {
                 lower_timeout(conn, kind, direction, settings, now);
                 return Err(InvalidReason::TcpWindow);
@@ -491,7 +494,9 @@ impl TcpTrack {
         }
         // A reset that answers a SYN or an ACK that was let through: the connection that is known
         // here isn't the one at the ends, and its window says nothing.
-        let after_syn = status.has(Status::SEEN_REPLY) && self.last.kind == Kind::Syn;
+        let after_syn = status.has(Status::SEEN_REPLY)
+            && self.last.kind == Kind::Syn
+            && self.last.direction != direction;
         let after_ack = !status.has(Status::ASSURED) && self.last.kind == Kind::Ack;
         if (after_syn || after_ack) && segment.ack == self.last.end {
             return Ok(Step::Unjudged(state));
@@ -582,7 +587,7 @@ fn settle(
         }
         // A repeated SYN doesn't prolong, or reuse of a port could keep an entry for ever.
         if kind == Kind::Syn && old == TcpState::SynSent {
-            return TcpVerdict::Pass;
+            return TcpVerdict::Unnoticed;
         }
         // Picked up in the middle, and only one side heard so far.
         if new == TcpState::Established {
@@ -595,6 +600,13 @@ fn settle(
     }
     conn.refresh(timeout, now);
     TcpVerdict::Pass
+}
+
+/// The gateway resets the connection by a rule (`nf_conntrack_tcp_set_closing`).
+pub(crate) fn set_closing(conn: &mut Connection, settings: &Settings, now: Instant) {
+    let Proto::Tcp(tcp) = &mut conn.proto else { return };
+    tcp.state = TcpState::Close;
+    conn.refresh(settings.tcp.close, now);
 }
 
 /// FIN or reset from both sides, but beyond the window: the connection is most likely gone, and

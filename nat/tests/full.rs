@@ -79,8 +79,8 @@ fn floods_leave_standing_connections_alone() {
             assert!(gw.table.len() <= MAX as usize, "{name}");
         }
         assert_eq!(standing(&gw), usize::from(ASSURED), "{name}");
-        // No more places than the bound were ever needed.
-        assert!(gw.table.places() <= MAX as usize, "{name}: {}", gw.table.places());
+        // No more places than the bound were ever needed, in whole pages.
+        assert!(gw.table.places() <= (MAX as usize).next_multiple_of(256), "{name}");
         let Stats { early_drop, drop, table_full, .. } = *gw.table.stats();
         let room = u64::from(MAX) - u64::from(ASSURED);
         assert_eq!(early_drop + table_full, u64::from(FLOOD) - room, "{name}");

@@ -125,6 +125,8 @@ reasons! {
     DeviceRefused = "device_refused",
     /// The device's queue overflowed before the gateway could read it.
     DeviceOverrun = "device_overrun",
+    /// The device handed over a frame that was cut short or has an offload that nobody here knows.
+    DeviceDiscard = "device_discard",
 }
 
 /// Packets and bytes.
@@ -162,6 +164,19 @@ impl Counters {
             drops: vec![0; Drop::ALL.len()],
             received: vec![Traffic::default(); ports],
             sent: vec![Traffic::default(); ports],
+        }
+    }
+
+    /// Adds what others have counted.
+    pub fn add(&mut self, other: &Self) {
+        let Self { drops, received, sent } = other;
+        for (sum, n) in self.drops.iter_mut().zip(drops) {
+            *sum += n;
+        }
+        let sums = self.received.iter_mut().chain(&mut self.sent);
+        for (sum, n) in sums.zip(received.iter().chain(sent)) {
+            sum.packets += n.packets;
+            sum.bytes += n.bytes;
         }
     }
 

@@ -265,6 +265,7 @@ impl Engine {
         let l3 = frame.meta.start;
         let mut packet = Packet::decode(frame.frame(), l3)?;
         packet.frame.meta.offload.checksum = crate::io::Checksum::Valid;
+        self.lend_for(attach.as_ref());
         packet.tracked = attach;
         let dst = packet.parsed.dst;
         let hop = match asked_on {
@@ -338,6 +339,7 @@ impl Engine {
         let l3 = frame.meta.start;
         let mut packet = Packet::decode(frame.frame(), l3)?;
         packet.input = Some(input);
+        self.lend_for(tracked.as_ref());
         packet.tracked = tracked;
         packet.mark = mark;
         if input == LOOPBACK {

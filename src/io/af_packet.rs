@@ -58,6 +58,25 @@ const _: () = assert!(RESERVE as usize >= HEADROOM);
 /// super-packets. The kernel charges nearly twice a packet's length.
 const SEND_BUFFER: libc::c_int = 16 << 20;
 
+/// A group takes no notice of its members' `PACKET_IGNORE_OUTGOING`, but has this flag of its own
+/// (linux/if_packet.h), which older kernels ignore.
+const FANOUT_FLAG_IGNORE_OUTGOING: libc::c_uint = 0x4000;
+
+/// So a program in front of each socket of a group says the same: none of an outgoing frame, all
+/// of any other.
+const NOT_OUTGOING: [libc::sock_filter; 4] = {
+    const fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter { code: code as u16, jt, jf, k }
+    }
+    let kind = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
+    [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, kind),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::PACKET_OUTGOING as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ]
+};
+
 /// How a packet device is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -136,6 +155,9 @@ impl PacketReceive {
         option(libc::PACKET_VNET_HDR, 1)?;
         option(libc::PACKET_RESERVE, RESERVE)?;
         option(libc::PACKET_IGNORE_OUTGOING, 1)?;
+        if options.fanout.is_some() {
+            sys::attach_filter(fd, &NOT_OUTGOING)?;
+        }
         let layout = Self::layout(fd, options.slots)?;
         let request = libc::tpacket_req {
             tp_block_size: layout.block_len as libc::c_uint,
@@ -188,7 +210,8 @@ impl PacketReceive {
     /// A socket can only join a group once it is bound, and until then it gets every frame. Those
     /// the group's other members have as well, so they are thrown away.
     fn join_fanout(&mut self, group: u16) -> io::Result<()> {
-        let value = libc::c_int::from(group) | (libc::PACKET_FANOUT_HASH << 16) as libc::c_int;
+        let kind = libc::PACKET_FANOUT_HASH | FANOUT_FLAG_IGNORE_OUTGOING;
+        let value = libc::c_int::from(group) | (kind << 16) as libc::c_int;
         sys::set_option(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
         loop {
             self.fill();

@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 
 pub mod af_packet;
 pub mod channel;
+pub mod ethtool;
 pub mod ingress;
 mod merge;
 pub mod pcap;
@@ -188,6 +189,29 @@ pub struct Sent {
 pub trait Transmit: Send {
     /// Sends a batch in order. A frame that the device refuses doesn't stop those behind it.
     fn send<'a>(&mut self, frames: &mut dyn Iterator<Item = Outgoing<'a>>) -> io::Result<Sent>;
+}
+
+/// Hands frames on in bursts of at most [`BURST`].
+fn in_bursts<'a>(
+    frames: &mut dyn Iterator<Item = Outgoing<'a>>,
+    mut send: impl FnMut(&[Outgoing<'a>]),
+) {
+    let empty = Outgoing { bytes: &[], offload: Offload::default() };
+    loop {
+        let mut burst = [empty; BURST];
+        let mut n = 0;
+        // The burst first: a frame that was taken from the iterator has its place.
+        for (to, from) in burst.iter_mut().zip(&mut *frames) {
+            *to = from;
+            n += 1;
+        }
+        if n > 0 {
+            send(&burst[..n]);
+        }
+        if n < BURST {
+            return;
+        }
+    }
 }
 
 /// The error of a device that doesn't exist any more.

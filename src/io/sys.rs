@@ -70,6 +70,17 @@ pub(super) fn set_option<T: Copy>(
     .map(|_| ())
 }
 
+/// Lets a socket receive only what a classic BPF program takes (socket(7)).
+pub(super) fn attach_filter(
+    socket: BorrowedFd<'_>,
+    program: &[libc::sock_filter],
+) -> io::Result<()> {
+    // The kernel copies the program, and only reads it.
+    let filter = program.as_ptr().cast_mut();
+    let program = libc::sock_fprog { len: program.len() as libc::c_ushort, filter };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
 /// `getsockopt` into integers: `T` is `c_int` or `tpacket_stats`, in which any bits are a value.
 pub(super) fn get_option<T: Plain>(
     socket: BorrowedFd<'_>,

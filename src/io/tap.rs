@@ -9,6 +9,7 @@
 //! A TUN device carries IP packets without a link header. It is what `[host] device` uses: the
 //! namespace's own kernel sits at the other end.
 
+use super::merge::{Group, Groups, Header, Kinds};
 use super::sys::{self, check};
 use super::{BURST, Frame, HEADROOM, Meta, Outgoing, Receive, Sent, Transmit, vnet};
 use std::fs::{File, OpenOptions};
@@ -66,6 +67,9 @@ pub struct TapReceive {
 #[derive(Debug)]
 pub struct TapTransmit {
     file: Arc<File>,
+    /// What is joined: in a TAP, all that the kernel hasn't refused for not knowing it
+    /// (`VIRTIO_NET_HDR_GSO_UDP_L4`, Linux 6.2).
+    joins: Kinds,
 }
 
 /// Makes a device in the calling thread's namespace, or attaches to one that is there. A device
@@ -103,7 +107,9 @@ pub fn open(name: &str, options: Options) -> io::Result<(TapReceive, TapTransmit
         discards: 0,
         gone: false,
     };
-    Ok((receive, TapTransmit { file }))
+    // Packets without a link header are few: those for the gateway itself.
+    let joins = if options.layer == Layer::Tap { Kinds::ALL } else { Kinds::NONE };
+    Ok((receive, TapTransmit { file, joins }))
 }
 
 /// Tells the kernel what it may leave to us: all that a `virtio_net_hdr` can say. UDP
@@ -201,23 +207,79 @@ impl TapReceive {
     }
 }
 
-impl Transmit for TapTransmit {
-    fn send<'a>(&mut self, frames: &mut dyn Iterator<Item = Outgoing<'a>>) -> io::Result<Sent> {
-        let mut sent = Sent::default();
-        for frame in frames {
-            let header = vnet::emit(&frame);
-            let parts = [IoSlice::new(&header), IoSlice::new(frame.bytes)];
-            // EIO (down), EBADFD (gone), EAGAIN (full), EINVAL (contradicts its header): the
-            // frame is lost, as it would be in the kernel.
-            let whole = vnet::LEN + frame.bytes.len();
-            match (&*self.file).write_vectored(&parts) {
-                Ok(n) if n == whole => {
-                    sent.frames += 1;
-                    sent.bytes += frame.bytes.len();
+/// The most parts of a message: two headers and a burst's payloads.
+const PARTS: usize = 2 + BURST;
+
+impl TapTransmit {
+    /// Sends up to [`BURST`] frames.
+    fn send_burst(&mut self, frames: &[Outgoing<'_>], sent: &mut Sent) {
+        let groups = Groups::of(frames, self.joins);
+        for group in groups.as_slice() {
+            let result = match group.frames {
+                1 => self.write(&frames[group.first()]),
+                _ => self.write_joined(frames, &groups, group),
+            };
+            match result {
+                Ok(()) => {
+                    sent.frames += group.frames;
+                    sent.bytes += group.bytes;
                 }
-                _ => sent.refused += 1,
+                // Once in a device's life for each kind.
+                Err(error) if group.frames > 1 && error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.joins.refuse(group.kind);
+                    for frame in groups.frames(group).map(|index| &frames[index]) {
+                        match self.write(frame) {
+                            Ok(()) => {
+                                sent.frames += 1;
+                                sent.bytes += frame.bytes.len();
+                            }
+                            Err(_) => sent.refused += 1,
+                        }
+                    }
+                }
+                // EIO (down), EBADFD (gone), EAGAIN (full), EINVAL (contradicts its header): the
+                // frame is lost, as it would be in the kernel.
+                Err(_) => sent.refused += group.frames,
             }
         }
-        Ok(sent)
+    }
+
+    fn write(&self, frame: &Outgoing<'_>) -> io::Result<()> {
+        self.write_parts(&[IoSlice::new(&vnet::emit(frame)), IoSlice::new(frame.bytes)])
+    }
+
+    fn write_joined(
+        &self,
+        frames: &[Outgoing<'_>],
+        groups: &Groups,
+        group: &Group,
+    ) -> io::Result<()> {
+        let header = Header::of(group, &frames[group.first()]);
+        let head = header.outgoing();
+        let virtio = vnet::emit(&head);
+        let mut parts = [IoSlice::new(&[]); PARTS];
+        parts[0] = IoSlice::new(&virtio);
+        parts[1] = IoSlice::new(head.bytes);
+        for (part, index) in parts[2..].iter_mut().zip(groups.frames(group)) {
+            *part = IoSlice::new(&frames[index].bytes[head.bytes.len()..]);
+        }
+        self.write_parts(&parts[..2 + group.frames])
+    }
+
+    /// One frame: the kernel takes it whole or not at all.
+    fn write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let whole: usize = parts.iter().map(|part| part.len()).sum();
+        match (&*self.file).write_vectored(parts)? {
+            n if n == whole => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+}
+
+impl Transmit for TapTransmit {
+    fn send<'a>(&mut self, frames: &mut dyn Iterator<Item = Outgoing<'a>>) -> io::Result<Sent> {
+        let mut total = Sent::default();
+        super::in_bursts(frames, |burst| self.send_burst(burst, &mut total));
+        Ok(total)
     }
 }

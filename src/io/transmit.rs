@@ -1,6 +1,10 @@
 //! The sending half of a packet device: `sendmmsg` from wherever the frames are.
+//!
+//! Not with `PACKET_QDISC_BYPASS`: that way the kernel loses every super-packet that the device
+//! can't cut itself (it cuts it, and then takes only a single frame), passes by the queue that an
+//! administrator may shape traffic with (`tc`), and hides what is sent from `tcpdump`.
 
-use super::merge::{Group, Groups, Header};
+use super::merge::{Group, Groups, Header, Kinds};
 use super::sys;
 use super::{BURST, Outgoing, Sent, Transmit, vnet};
 use std::io;
@@ -15,15 +19,15 @@ const PATIENCE_MS: libc::c_int = 1;
 #[derive(Debug)]
 pub struct PacketTransmit {
     socket: OwnedFd,
-    /// Whether datagrams are merged: until a kernel says that it doesn't know the kind
+    /// What is joined: all that the kernel hasn't refused for not knowing it
     /// (`VIRTIO_NET_HDR_GSO_UDP_L4`, Linux 6.2).
-    merges: bool,
+    joins: Kinds,
     /// Headers that go in front of the frames' own memory, reused by every burst.
     virtio: Box<[[u8; vnet::LEN]; BURST]>,
     headers: Box<[Header; BURST]>,
 }
 
-/// A message with merged datagrams was refused because of its kind.
+/// A message with joined packets was refused because of its kind.
 struct KindUnknown {
     /// Its place among the groups; all in front of it are dealt with.
     group: usize,
@@ -36,7 +40,6 @@ impl PacketTransmit {
         let fd = socket.as_fd();
         let index = sys::interface_index(fd, name)?;
         sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1_i32)?;
-        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1_i32)?;
         // Beyond the system's limit where we may, else up to it.
         if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &send_buffer).is_err() {
             sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &send_buffer)?;
@@ -45,32 +48,19 @@ impl PacketTransmit {
         sys::bind_packet(fd, index, 0)?;
         let virtio = Box::new([[0; vnet::LEN]; BURST]);
         let headers = Box::new([Header::NONE; BURST]);
-        Ok(Self { socket, merges: true, virtio, headers })
+        Ok(Self { socket, joins: Kinds::ALL, virtio, headers })
     }
 
     /// Sends up to [`BURST`] frames.
-    fn send_burst(&mut self, frames: &[Outgoing<'_>]) -> Sent {
-        let mut sent = Sent::default();
-        let groups = if self.merges && frames.len() > 1 {
-            Groups::of(frames)
-        } else {
-            Groups::single(frames)
-        };
-        let Err(KindUnknown { group }) = self.send_groups(frames, &groups, &mut sent) else {
-            return sent;
-        };
-        // Once in a device's life: the rest again, each by itself.
-        self.merges = false;
-        let rest: Vec<_> = groups
-            .as_slice()
-            .iter()
-            .skip(group)
-            .flat_map(|group| groups.frames(group))
-            .map(|index| frames[index])
-            .collect();
-        // Nothing is merged any more, so this can't be refused for its kind.
-        let _ = self.send_groups(&rest, &Groups::single(&rest), &mut sent);
-        sent
+    fn send_burst(&mut self, frames: &[Outgoing<'_>], sent: &mut Sent) {
+        let groups = Groups::of(frames, self.joins);
+        let Err(KindUnknown { group }) = self.send_groups(frames, &groups, sent) else { return };
+        // Once in a device's life for each kind: the rest again, without it.
+        let left = &groups.as_slice()[group..];
+        self.joins.refuse(left[0].kind);
+        let rest: Vec<_> =
+            left.iter().flat_map(|g| groups.frames(g)).map(|index| frames[index]).collect();
+        self.send_burst(&rest, sent);
     }
 
     /// Sends each group as one message.
@@ -184,22 +174,7 @@ fn vector(bytes: &[u8]) -> libc::iovec {
 impl Transmit for PacketTransmit {
     fn send<'a>(&mut self, frames: &mut dyn Iterator<Item = Outgoing<'a>>) -> io::Result<Sent> {
         let mut total = Sent::default();
-        let empty = Outgoing { bytes: &[], offload: super::Offload::default() };
-        loop {
-            let mut burst = [empty; BURST];
-            let mut n = 0;
-            // The burst first: a frame that was taken from the iterator has its place.
-            for (to, from) in burst.iter_mut().zip(&mut *frames) {
-                *to = from;
-                n += 1;
-            }
-            let sent = if n == 0 { Sent::default() } else { self.send_burst(&burst[..n]) };
-            total.frames += sent.frames;
-            total.bytes += sent.bytes;
-            total.refused += sent.refused;
-            if n < BURST {
-                return Ok(total);
-            }
-        }
+        super::in_bursts(frames, |burst| self.send_burst(burst, &mut total));
+        Ok(total)
     }
 }

@@ -44,6 +44,7 @@ use tidegate_packet::{Addr, MacAddr, Prefix};
 
 use super::error::{Doing, LabError, Result};
 use super::netns::Netns;
+use crate::io::ethtool;
 use crate::link::netlink::{Netlink, VethEnd};
 
 /// IFNAMSIZ without its terminating zero.
@@ -60,13 +61,14 @@ pub struct End {
     addresses: Vec<String>,
     mtu: Option<u32>,
     mac: Option<MacAddr>,
+    frame_by_frame: bool,
 }
 
 impl End {
     /// Interface `name` of `node`.
     pub fn new(node: &str, name: &str) -> Self {
         let (node, name) = (node.to_owned(), name.to_owned());
-        Self { node, name, addresses: Vec::new(), mtu: None, mac: None }
+        Self { node, name, addresses: Vec::new(), mtu: None, mac: None, frame_by_frame: false }
     }
 
     /// Gives it an address with the length of its on-link prefix: `192.168.0.2/24`, `fd00::2/64`.
@@ -88,6 +90,14 @@ impl End {
     #[must_use]
     pub fn mac(mut self, mac: MacAddr) -> Self {
         self.mac = Some(mac);
+        self
+    }
+
+    /// Switches off all that makes super-packets (`ethtool -K … tso off gso off gro off sg off`):
+    /// with this at both ends frames come one by one, as from a wire.
+    #[must_use]
+    pub fn frame_by_frame(mut self) -> Self {
+        self.frame_by_frame = true;
         self
     }
 
@@ -357,10 +367,12 @@ impl Network {
             }
             netlink.set_up(index, true)
         };
-        self.find(&end.node)?
-            .netlink()
-            .and_then(|mut n| set(&mut n))
-            .doing(|| format!("interface {} of {}", end.name, end.node))
+        let node = self.find(&end.node)?;
+        let what = || format!("interface {} of {}", end.name, end.node);
+        if end.frame_by_frame {
+            node.run(|| ethtool::set_super_packets(&end.name, false)).doing(what)?;
+        }
+        node.netlink().and_then(|mut n| set(&mut n)).doing(what)
     }
 
     /// The kernel reports a new carrier, and lets packets out, up to a second late (link_watch.c);

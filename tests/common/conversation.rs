@@ -8,13 +8,16 @@ use super::watch::Watch;
 use super::{addr, arriving, frames, page_with_neighbours};
 use std::collections::HashSet;
 use std::time::Duration;
+use tidegate::engine::Lent;
 use tidegate::io::channel::Flying;
 use tidegate::sim::SimConfig;
 use tidegate_filter::live::{Call, Present, Program, run};
 use tidegate_filter::{Sets, Source, load_with};
-use tidegate_nat::Update;
+use tidegate_nat::{Conntrack, Update};
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::{Addr, Family, Parsed, Transport, ethernet, icmp, icmpv6, protocol, tcp};
+use tidegate_packet::{
+    Addr, Family, Instant, Parsed, Transport, ethernet, icmp, icmpv6, protocol, tcp,
+};
 
 /// Connections that the gateway has room for.
 const MAX: usize = 24;
@@ -289,18 +292,20 @@ impl Walk<'_> {
     fn by_hand(&mut self) -> Result<(), String> {
         let (what, which) = (self.input.byte(), usize::from(self.input.byte()));
         let now = self.watch.sim().now();
-        let table = self.watch.sim().engine_mut().conntrack_mut();
-        let count = table.len().max(1);
-        let Some(id) = table.iter().nth(which % count).map(|(id, _)| id) else { return Ok(()) };
-        match what & 3 {
-            0 => drop(table.delete(id)),
-            1 if which & 7 == 0 => drop(table.flush()),
-            _ => {
-                let timeout = Some(Duration::from_secs(u64::from(what)));
-                let update = Update { timeout, mark: Some((7, 1)), ..Update::default() };
-                let _ = table.update(id, &update, now);
+        self.watch.sim().each(|lent| {
+            let table = lent.conntrack_mut();
+            let count = table.len().max(1);
+            let Some(id) = table.iter().nth(which % count).map(|(id, _)| id) else { return };
+            match what & 3 {
+                0 => drop(table.delete(id)),
+                1 if which & 7 == 0 => drop(table.flush()),
+                _ => {
+                    let timeout = Some(Duration::from_secs(u64::from(what)));
+                    let update = Update { timeout, mark: Some((7, 1)), ..Update::default() };
+                    let _ = table.update(id, &update, now);
+                }
             }
-        }
+        });
         Ok(())
     }
 
@@ -330,44 +335,56 @@ impl Walk<'_> {
     fn holds(&mut self) -> Result<(), String> {
         let now = self.watch.sim().now();
         let (given, own) = (self.given, if self.uplink { "203.0.113.1" } else { "203.0.113.7" });
-        let engine = self.watch.sim().engine();
-        let received: u64 = engine.counters().received.iter().map(|t| t.packets).sum();
+        let counters = self.watch.sim().counters();
+        let received: u64 = counters.received.iter().map(|t| t.packets).sum();
         if received != given {
             return Err(format!("{received} received of {given}"));
         }
-        let table = engine.conntrack();
-        if table.len() > MAX {
-            return Err(format!("{} connections", table.len()));
+        let connections = self.watch.sim().connections();
+        if connections > MAX {
+            return Err(format!("{connections} connections"));
         }
         let mut taken = HashSet::new();
-        for (id, conn) in table.iter() {
-            let zones = conn.zones();
-            for (tuple, zone) in [(conn.original(), zones[0]), (conn.reply(), zones[1])] {
-                if !taken.insert((format!("{tuple:?}"), zone)) {
-                    return Err(format!("{tuple:?} twice"));
-                }
-            }
-            let found = table.find_in(&conn.original(), zones, now).map(|(found, _)| found);
-            if found.is_some_and(|found| found != id) {
-                return Err(format!("{:?} finds another", conn.original()));
-            }
-            let reply = conn.reply();
-            if conn.masqueraded().is_some() && reply.dst.is_v4() && reply.dst != addr(own) {
-                return Err(format!("masqueraded to {}, which is gone", reply.dst));
-            }
-        }
-        Ok(())
+        let whole = |lent: &mut Lent<'_>| consistent(lent.conntrack(), &mut taken, own, now);
+        self.watch.sim().each(whole).into_iter().collect()
     }
 
     /// Days later nothing is left.
     fn end(mut self) -> Result<(), String> {
         let later = self.watch.sim().now() + Duration::from_secs(30 * 86_400);
-        let engine = self.watch.sim().engine_mut();
-        engine.set_time(later, 0);
-        engine.tick();
-        match engine.conntrack().len() {
+        let sim = self.watch.sim();
+        sim.engine_mut().set_time(later, 0);
+        sim.engine_mut().tick();
+        match sim.connections() {
             0 => Ok(()),
             left => Err(format!("{left} connections are left for ever")),
         }
     }
+}
+
+/// What must hold of a table: no tuple twice, each finds its own connection, and nothing stands for
+/// an address that is gone.
+fn consistent(
+    table: &Conntrack,
+    taken: &mut HashSet<(String, u16)>,
+    own: &str,
+    now: Instant,
+) -> Result<(), String> {
+    for (id, conn) in table.iter() {
+        let zones = conn.zones();
+        for (tuple, zone) in [(conn.original(), zones[0]), (conn.reply(), zones[1])] {
+            if !taken.insert((format!("{tuple:?}"), zone)) {
+                return Err(format!("{tuple:?} twice"));
+            }
+        }
+        let found = table.find_in(&conn.original(), zones, now).map(|(found, _)| found);
+        if found.is_some_and(|found| found != id) {
+            return Err(format!("{:?} finds another", conn.original()));
+        }
+        let reply = conn.reply();
+        if conn.masqueraded().is_some() && reply.dst.is_v4() && reply.dst != addr(own) {
+            return Err(format!("masqueraded to {}, which is gone", reply.dst));
+        }
+    }
+    Ok(())
 }

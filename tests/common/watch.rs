@@ -133,7 +133,7 @@ impl Watch {
     }
 
     fn drops(&self) -> u64 {
-        self.sim.engine().counters().drops().map(|(_, n)| n).sum()
+        self.sim.counters().drops().map(|(_, n)| n).sum()
     }
 
     /// Frames that end at the gateway without an answer: it learnt from them, or keeps them.
@@ -161,7 +161,7 @@ impl Watch {
                 return Err(what(format!("{} shows outside", p.src)));
             }
         }
-        let connections = self.sim.engine().conntrack().len();
+        let connections = self.sim.connections();
         if connections > self.max {
             return Err(format!("{connections} connections"));
         }

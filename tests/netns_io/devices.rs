@@ -233,6 +233,24 @@ pub fn a_full_ring_is_counted() {
     assert_eq!((lan.overruns(), lan.overruns(), lan.discards()), (lost, 0, 0));
 }
 
+pub fn what_is_sent_does_not_come_back() {
+    let net = Topology::new();
+    let (_, mut client) = packet(&net.client, "c0");
+    for fanout in [None, Some(78)] {
+        let options = af_packet::Options { fanout, ..promiscuous() };
+        let open = || af_packet::open("lan0", &options).expect("a device");
+        let (mut lan, mut lan_out) = net.gateway.run(open);
+        for len in [60, 1514] {
+            assert_eq!(send(&mut lan_out, &vec![frame(1, len); 10]), (10, 0));
+            assert_eq!(send(&mut client, &[frame(2, len)]), (1, 0));
+            // Frames come in the order in which the kernel has met them.
+            let got = collect(&mut lan, 1, is_ours);
+            assert_eq!(got.len(), 1, "{fanout:?}");
+            assert_eq!(got[0].0, frame(2, len), "{fanout:?}");
+        }
+    }
+}
+
 pub fn workers_share_by_flow() {
     let net = Topology::new();
     let (_, mut client) = packet(&net.client, "c0");

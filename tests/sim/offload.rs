@@ -52,7 +52,7 @@ fn data(src: &str, dst: &str, ports: (u16, u16), seq: u32, ack: u32, len: usize)
 fn one(sim: &mut Sim, arrival: Arrival) -> (String, Flying) {
     sim.inject(arrival.port, arrival.frame).expect("a port");
     let mut out = sim.collect();
-    let drops: Vec<_> = sim.engine().counters().drops().collect();
+    let drops: Vec<_> = sim.counters().drops().collect();
     assert_eq!(out.len(), 1, "{drops:?}");
     out.remove(0)
 }
@@ -96,6 +96,21 @@ fn a_partial_checksum_is_handed_on() {
     assert!(check::transport_is_right(&out));
 }
 
+/// What connection tracking has verified, a device may join with others. What it hasn't, may not.
+#[test]
+fn a_checksum_that_was_verified_is_known_to_be_right() {
+    for (sysctls, want) in
+        [("", Checksum::Valid), ("net.netfilter.nf_conntrack_checksum = 0", Checksum::Unverified)]
+    {
+        let config = SimConfig { sysctls: sysctls.to_owned(), ..page_with_neighbours() };
+        let mut sim = connected_over(&config, "192.168.0.2", "198.51.100.10", "203.0.113.1");
+        let up = data("192.168.0.2", "198.51.100.10", (40_000, 80), 101, 901, 100);
+        let (_, out) = one(&mut sim, Arrival { port: "eth0", frame: arriving("eth0", &up).into() });
+        assert_eq!(out.offload, Offload { checksum: want, gso: None }, "{sysctls:?}");
+        assert!(check::transport_is_right(&out));
+    }
+}
+
 /// One segment's worth is an ordinary packet, whatever the header says.
 #[test]
 fn a_short_super_packet_is_none() {
@@ -114,7 +129,7 @@ fn segments_too_long_for_the_uplink() {
     let p = Parsed::parse(&out.bytes[14..]).expect("a packet");
     assert_eq!((port.as_str(), p.icmp()), ("eth0", Some((2, 0))));
     assert_eq!(out.bytes[58..62], 1500_u32.to_be_bytes());
-    assert_eq!(sim.engine().counters().dropped(Drop::TooBig), 1);
+    assert_eq!(sim.counters().dropped(Drop::TooBig), 1);
 }
 
 /// Where no segment fits and the sender allows it, each is fragmented, as the wire would have it.
@@ -182,7 +197,7 @@ fn wild_requests_are_refused() {
         arrival.frame.offload = Offload { checksum, gso };
         sim.inject("eth0", arrival.frame).expect("a port");
         assert_eq!(sim.collect(), [], "{what}");
-        assert_eq!(sim.engine().counters().dropped(Drop::Offload), 1, "{what}");
+        assert_eq!(sim.counters().dropped(Drop::Offload), 1, "{what}");
     }
 }
 
@@ -202,6 +217,7 @@ fn an_inner_partial_checksum_is_finished() {
     flying.bytes[start + offset..start + offset + 2].copy_from_slice(&sum);
     flying.offload.checksum = Checksum::Partial { start: start as u16, offset: offset as u16 };
     let (_, out) = one(&mut sim, Arrival { port: "eth0", frame: flying });
-    assert_eq!(out.offload, Offload::default());
+    // The outer header has none, which is right too (RFC 768).
+    assert_eq!(out.offload, Offload { checksum: Checksum::Valid, gso: None });
     assert_eq!(out.bytes[start + offset..start + offset + 2], want);
 }

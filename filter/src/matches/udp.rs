@@ -41,7 +41,7 @@ impl Match for Udp {
         true
     }
 
-    fn ports(&self) -> Option<PortsWanted> {
+    fn ports(&self) -> Option<PortsWanted<'_>> {
         let (source, destination) = (self.source.wanted(), self.destination.wanted());
         Some(PortsWanted { source, destination })
     }

@@ -156,8 +156,8 @@ impl Conntrack {
 
     /// Random bits that nobody outside can foresee, for helpers and what they expect.
     pub(crate) fn random(&mut self) -> u32 {
-        self.draws = self.draws.wrapping_add(1);
-        (self.key.number(self.draws) >> 16) as u32
+        self.shared.draws = self.shared.draws.wrapping_add(1);
+        (self.key.number(self.shared.draws) >> 16) as u32
     }
 }
 
