@@ -114,7 +114,7 @@ fn rules(c: &mut Criterion) {
         fn addr_type(&self, _: Addr, _: Option<&str>) -> filter::AddrType {
             filter::AddrType::Unicast
         }
-        fn flow(&self, _: &filter::Flow) -> filter::FlowState {
+        fn flow(&self, _: &filter::Flow, _: [u16; 2]) -> filter::FlowState {
             filter::FlowState::Unknown
         }
     }
@@ -168,7 +168,7 @@ fn forward(c: &mut Criterion) {
                 // Forwarding has changed it.
                 frame.slot.copy_from_slice(&fresh.slot);
                 frame.meta = fresh.meta;
-                assert_ne!(sim.engine_mut().input(port, frame.frame()), Fate::Consumed);
+                assert_ne!(sim.input(port, frame.frame()), Fate::Consumed);
             }
         });
     });
@@ -180,7 +180,7 @@ fn forward(c: &mut Criterion) {
                 for (frame, fresh) in burst.iter_mut().zip(&frames) {
                     frame.slot.copy_from_slice(&fresh.slot);
                     frame.meta = fresh.meta;
-                    assert_ne!(sim.engine_mut().input(port, frame.frame()), Fate::Consumed);
+                    assert_ne!(sim.input(port, frame.frame()), Fate::Consumed);
                 }
             });
         });
@@ -197,7 +197,7 @@ fn forward(c: &mut Criterion) {
             };
             let run = |(mut sim, mut frames): (Sim, Vec<OwnedFrame>)| {
                 for frame in &mut frames {
-                    assert_ne!(sim.engine_mut().input(port, frame.frame()), Fate::Consumed);
+                    assert_ne!(sim.input(port, frame.frame()), Fate::Consumed);
                 }
                 (sim, frames)
             };
@@ -208,7 +208,7 @@ fn forward(c: &mut Criterion) {
         let setup = || (gateway(), (0..NEW).map(|flow| frame(&datagram(flow))).collect::<Vec<_>>());
         let run = |(mut sim, mut frames): (Sim, Vec<OwnedFrame>)| {
             for frame in &mut frames {
-                assert_ne!(sim.engine_mut().input(port, frame.frame()), Fate::Consumed);
+                assert_ne!(sim.input(port, frame.frame()), Fate::Consumed);
             }
             (sim, frames)
         };

@@ -1,18 +1,17 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
-use crate::config::{Config, PortKind};
-use crate::conntrack::gateway::{self, Peer};
-use crate::conntrack::{Ask, Hub, Moment, Tell};
-use crate::control::{self, Handler, InterfaceStatus, Ran, Reserved, Restore, Status};
+use crate::config::Config;
+use crate::conntrack::{Hub, Moment};
+use crate::control::Reserved;
 use crate::dhcp::{DhcpClient, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
-use crate::engine::{Counters, Engine, Interface, InterfaceId, PortId, Traffic};
-use crate::link::netlink::Netlink;
-use crate::log::{LogError, Sinks, Tally};
+use crate::engine::{InterfaceId, PortId};
+use crate::gateway::Gateway;
+use crate::log::{LogError, Sinks};
 use crate::notify;
 use crate::rules::{self, Rulesets};
-use crate::setup::{self, Held, Reopened, SetupError};
-use crate::worker::{Clock, Device, News, Worker, lock, unix_nanos};
+use crate::setup::{self, Held, SetupError};
+use crate::worker::{Clock, Device, News, Worker, unix_nanos};
 use mio::Waker;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -21,17 +20,19 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tidegate_filter::live::{self, Answer, Call, Present};
-use tidegate_filter::{SaveStyle, Sets};
-use tidegate_packet::{Family, Instant};
+use tidegate_filter::Sets;
 
+mod answers;
+mod devices;
 mod leases;
 mod saved;
 
-use saved::{Keeper, RestoreOptions, Schedule};
+use answers::Control;
+use devices::LOOK_FOR_DEVICES;
+use saved::{Keeper, Schedule};
 
 /// Why a gateway ended, or never began.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +76,6 @@ enum Wake {
     Gone(PortId),
 }
 
-/// A device that is gone is looked for in such intervals.
-const LOOK_FOR_DEVICES: Duration = Duration::from_millis(300);
-
 /// Reads the configuration again, for SIGHUP.
 pub type Reload = Box<dyn Fn() -> Result<Config, Report>>;
 
@@ -103,21 +101,21 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let sinks = Sinks::open(&config.log)?;
     // Before the devices: a signal from now on ends the gateway in order.
     let signals = watch_signals(wake.clone())?;
-    let gateway = setup::build(&config, v4, v6)?;
-    if let Some(refused) = gateway.held.kernel_not_held() {
+    let built = setup::build(&config, v4, v6)?;
+    if let Some(refused) = built.held.kernel_not_held() {
         tracing::info!("the kernel handles what we take as well, which costs speed: {refused}");
     }
-    let mut engine = gateway.engine;
+    let mut engine = built.engine;
     engine.set_time(clock.now(), unix_nanos());
-    if gateway.config != config {
+    if built.config != config {
         // The built-in rules name networks, which are known only now.
-        let rulesets = rules::load(&gateway.config, &sets).map_err(DaemonError::Rules)?;
+        let rulesets = rules::load(&built.config, &sets).map_err(DaemonError::Rules)?;
         fingerprints = rulesets.fingerprints;
         engine.replace_rules(rulesets.v4, rulesets.v6);
     }
     engine.listen(sinks.groups().clone());
-    let engine = Arc::new(Mutex::new(engine));
-    let keeper = Keeper::new(engine.clone(), clock, fingerprints, sets.clone());
+    let gateway = Gateway::new(engine, built.workers.len());
+    let keeper = Keeper::new(gateway.clone(), clock, fingerprints, sets.clone());
     if let Some(state) = state {
         keeper.restore(state);
     }
@@ -128,23 +126,23 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
             let _ = wake.lock().map(|w| w.send(Wake::News));
         })
     });
-    let workers = start_workers(gateway.workers, &engine, clock, &news, &wake)?;
+    let workers = start_workers(built.workers, &gateway, clock, &news, &wake)?;
     let hub = Arc::new(Hub::default());
     let mut manager = Manager {
         schedule: Schedule::new(config.state.as_ref(), clock.now()),
         keeper: keeper.clone(),
         dhcp: HashMap::new(),
         written: config,
-        config: gateway.config,
+        config: built.config,
         sets: sets.clone(),
-        engine: engine.clone(),
+        gateway: gateway.clone(),
         clock,
         reload,
         news: news.clone(),
         hub: hub.clone(),
         sinks,
         waker: workers.threads.first().map(|thread| thread.waker.clone()),
-        held: gateway.held,
+        held: built.held,
         missing: HashMap::new(),
         opened: HashMap::new(),
         reopened: 0,
@@ -153,7 +151,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     manager.start_dhcp();
     let uplinks = manager.config.uplinks().map(|i| i.name.clone()).collect();
     let handler = Control {
-        engine,
+        gateway,
         sets,
         wake: Mutex::new(wake),
         writer: Mutex::new(()),
@@ -200,7 +198,7 @@ struct Thread {
 
 fn start_workers(
     devices: Vec<Vec<Device>>,
-    engine: &Arc<Mutex<Engine>>,
+    gateway: &Gateway,
     clock: Clock,
     news: &Arc<News>,
     wake: &Sender<Wake>,
@@ -211,7 +209,8 @@ fn start_workers(
         let (inbox, received) = mpsc::channel();
         let tell = wake.clone();
         let worker = Worker {
-            engine: engine.clone(),
+            gateway: gateway.clone(),
+            shard: number % gateway.shards(),
             devices,
             clock,
             stop: stop.clone(),
@@ -277,7 +276,7 @@ struct Manager {
     config: Config,
     /// The sets that rules of both families name.
     sets: Sets,
-    engine: Arc<Mutex<Engine>>,
+    gateway: Gateway,
     clock: Clock,
     reload: Reload,
     dhcp: HashMap<InterfaceId, (DhcpClient, Option<Lease>)>,
@@ -372,28 +371,28 @@ impl Manager {
                 .push(Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(text) });
         }
         self.config = config;
-        let mut engine = lock(&self.engine);
-        if engine.rules_in_force().edited() {
-            rulesets.warnings.push(saved::dropped());
-        }
-        engine.replace_sysctls(self.config.sysctls.clone());
-        engine.listen_to_connections(!self.hub.is_empty());
-        engine.replace_rules(rulesets.v4, rulesets.v6);
-        self.keeper.loaded(&engine, rulesets.fingerprints);
-        drop(engine);
+        self.gateway.change(|engine| {
+            if engine.rules_in_force().edited() {
+                rulesets.warnings.push(saved::dropped());
+            }
+            engine.replace_sysctls(self.config.sysctls.clone());
+            engine.listen_to_connections(!self.hub.is_empty());
+            engine.replace_rules(rulesets.v4, rulesets.v6);
+            self.keeper.loaded(engine, rulesets.fingerprints);
+        });
         tracing::info!("rules reloaded");
         Ok(rulesets.warnings)
     }
 
     /// Log lines, DHCP answers and connections' events that the workers have left.
     fn take_news(&mut self) {
-        let (log, frames, (events, lost)) = {
-            let mut engine = lock(&self.engine);
-            let events = engine.conntrack_mut().take_events();
-            if !events.0.is_empty() && self.hub.is_empty() {
+        let (events, lost) = self.gateway.take_events();
+        let (log, frames) = {
+            let mut engine = self.gateway.engine();
+            if !events.is_empty() && self.hub.is_empty() {
                 engine.listen_to_connections(false);
             }
-            (engine.take_log(), engine.take_dhcp(), events)
+            (engine.take_log(), engine.take_dhcp())
         };
         self.sinks.take(log);
         let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
@@ -403,76 +402,6 @@ impl Manager {
             if let Some((client, _)) = self.dhcp.get_mut(&interface) {
                 client.input(&frame, now);
             }
-        }
-    }
-
-    /// Opens devices again whose interface was deleted and made anew.
-    fn look_for_devices(&mut self) {
-        let missing: Vec<PortId> = self.missing.keys().copied().collect();
-        for port in missing {
-            let name = lock(&self.engine).interfaces().port_name(port).to_owned();
-            // The host device is made by a start only.
-            if self.config.port(&name).is_none() {
-                self.missing.remove(&port);
-                continue;
-            }
-            let found = Netlink::open().and_then(|mut netlink| netlink.link(&name));
-            let Ok(Some(link)) = found else { continue };
-            // Each worker tells that it has lost the device, the last one perhaps after this.
-            if self.opened.get(&port) == Some(&link.index) {
-                self.missing.remove(&port);
-                continue;
-            }
-            match self.open_again(port, &name) {
-                Ok(()) => {
-                    tracing::info!(port = name, "device is there again");
-                    self.opened.insert(port, link.index);
-                    self.missing.remove(&port);
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    let before = self.missing.insert(port, why.clone());
-                    if before.as_ref() != Some(&why) {
-                        tracing::warn!(port = name, error = why, "can't open the device again");
-                    }
-                }
-            }
-        }
-    }
-
-    fn open_again(&mut self, port: PortId, name: &str) -> Result<(), SetupError> {
-        let ports = lock(&self.engine).interfaces().port_count() as u16;
-        self.reopened = self.reopened.wrapping_add(1);
-        let number = ports.wrapping_add(self.reopened);
-        let workers = self.inboxes.len();
-        let again = setup::reopen(&self.config, name, number, workers, &mut self.held)?;
-        self.take_link(port, name, &again);
-        for (device, (inbox, waker)) in again.devices.into_iter().zip(&self.inboxes) {
-            // Workers end only when everything does.
-            let _ = inbox.send((port, device));
-            let _ = waker.wake();
-        }
-        Ok(())
-    }
-
-    /// An interface of one port has that port's link address and MTU, unless they were configured.
-    fn take_link(&mut self, port: PortId, name: &str, again: &Reopened) {
-        let Some((kind, bridged)) = self.config.port(name) else { return };
-        let Some(wanted) = self.config.interface(name) else { return };
-        if bridged {
-            return;
-        }
-        let mut engine = lock(&self.engine);
-        let id = engine.interfaces().of_port(port);
-        let before = engine.interfaces().get(id).mac;
-        // The address behind a TAP device is the gateway's own business and stays.
-        let found = if kind == PortKind::Tap { before } else { again.mac };
-        let mac = wanted.mac.unwrap_or(found);
-        engine.replace_link(id, mac, wanted.mtu.unwrap_or(again.mtu));
-        if self.dhcp.contains_key(&id) {
-            let client = DhcpClient::new(mac, rand::random(), self.clock.now());
-            let lease = self.dhcp.remove(&id).and_then(|(_, lease)| lease);
-            self.dhcp.insert(id, (client, lease));
         }
     }
 
@@ -506,144 +435,4 @@ impl Manager {
 /// Writes to standard error. That nobody reads it any more must not end a gateway.
 fn say(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-/// Answers the control socket.
-struct Control {
-    engine: Arc<Mutex<Engine>>,
-    sets: Sets,
-    wake: Mutex<Sender<Wake>>,
-    /// Held while a call changes rules.
-    writer: Mutex<()>,
-    workers: usize,
-    uplinks: Vec<String>,
-    started: Instant,
-    clock: Clock,
-    tally: Tally,
-    keeper: Keeper,
-    news: Arc<News>,
-    /// Who listens to what happens to connections.
-    hub: Arc<Hub>,
-}
-
-impl Handler for Control {
-    fn status(&self) -> Status {
-        let engine = lock(&self.engine);
-        let counters = engine.counters();
-        let interfaces = engine.interfaces().iter().filter(|(_, i)| i.name != "lo");
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            uptime: (self.clock.now() - self.started).as_secs(),
-            workers: self.workers,
-            connections: engine.conntrack().len() as u64,
-            interfaces: interfaces.map(|(_, i)| self.interface(i, counters)).collect(),
-            drops: counters.drops().map(|(d, n)| (d.name().to_owned(), n)).collect(),
-            logged: self.tally.written(),
-            log_lost: self.tally.lost(),
-        }
-    }
-
-    fn reload(&self) -> Result<Vec<String>, String> {
-        let (answer, answered) = mpsc::channel();
-        let wake = self.wake.lock().map_err(|e| e.to_string())?.clone();
-        wake.send(Wake::Reload(answer)).map_err(|_| "the gateway is ending".to_owned())?;
-        answered.recv().map_err(|_| "the gateway is ending".to_owned())?
-    }
-
-    fn rules(&self, family: Family) -> String {
-        let stamp = crate::ctime::now();
-        let engine = lock(&self.engine);
-        let rules = engine.rules_in_force();
-        let style = SaveStyle { stamp: &stamp, rule_counters: true };
-        rules.of(family).save(Some(rules.counters(family)), style)
-    }
-
-    fn call(&self, program: control::Program, family: Family, args: &[String], input: &str) -> Ran {
-        let program = match program {
-            control::Program::Iptables => live::Program::Iptables,
-            control::Program::Save => live::Program::Save,
-            control::Program::Restore => live::Program::Restore,
-        };
-        let stamp = crate::ctime::now();
-        let call = Call { program, family, args, input, stamp: &stamp };
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            // The work is done on a snapshot: packets wait only while the result is put in force.
-            let (ruleset, counters) = lock(&self.engine).rules_in_force().snapshot(family);
-            let present = Present { ruleset: &ruleset, counters: &counters };
-            let Answer { status, out, err, change } = live::run(call, present);
-            let Some(change) = change else { return Ran { status, out, err } };
-            let done = lock(&self.engine).change_rules(&ruleset, change, &counters);
-            // Otherwise a reload came between.
-            if done.is_ok() {
-                return Ran { status, out, err };
-            }
-        }
-    }
-
-    fn save(&self) -> String {
-        self.keeper.text()
-    }
-
-    fn restore(&self, inputs: &[Restore], noflush: bool, counters: bool) -> Result<String, String> {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.keeper.restore_live(inputs, RestoreOptions { noflush, counters })
-    }
-
-    fn conntrack(&self, ask: Ask, peer: &mut Peer) -> Tell {
-        let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
-        let tell = gateway::answer(&self.engine, &self.hub, peer, ask, moment);
-        // What was done by hand is an event, too.
-        if lock(&self.engine).has_news() {
-            self.news.announce();
-        }
-        tell
-    }
-
-    fn ipset(&self, args: &[String], input: &str) -> Ran {
-        let answer = self.sets.call(args, input, self.clock.now());
-        Ran { status: answer.status, out: answer.out, err: answer.err }
-    }
-
-    fn recent(&self, name: Option<&str>, write: Option<&str>) -> Result<String, String> {
-        let engine = lock(&self.engine);
-        let memory = engine.rules_in_force().memory();
-        let absent = |name: &str| format!("no rule uses a list {name}");
-        match (name, write) {
-            (None, Some(_)) => Err("which list?".to_owned()),
-            (None, None) => {
-                Ok(memory.names().into_iter().fold(String::new(), |text, name| text + &name + "\n"))
-            }
-            (Some(name), None) => memory.text(name).ok_or_else(|| absent(name)),
-            (Some(name), Some(write)) => match memory.write(name, write, self.clock.now()) {
-                Some(Ok(())) => Ok(String::new()),
-                Some(Err(why)) => Err(why),
-                None => Err(absent(name)),
-            },
-        }
-    }
-}
-
-impl Control {
-    fn interface(&self, interface: &Interface, counters: &Counters) -> InterfaceStatus {
-        let total = |traffic: &[Traffic]| {
-            interface.ports.iter().map(|p| traffic[usize::from(p.0)]).fold(
-                Traffic::default(),
-                |sum, t| Traffic { packets: sum.packets + t.packets, bytes: sum.bytes + t.bytes },
-            )
-        };
-        let (received, sent) = (total(&counters.received), total(&counters.sent));
-        InterfaceStatus {
-            name: interface.name.clone(),
-            uplink: self.uplinks.contains(&interface.name),
-            addresses: interface.addresses.iter().map(ToString::to_string).collect(),
-            mac: interface.mac.to_string(),
-            mtu: interface.mtu,
-            rx_packets: received.packets,
-            rx_bytes: received.bytes,
-            tx_packets: sent.packets,
-            tx_bytes: sent.bytes,
-        }
-    }
 }

@@ -267,10 +267,14 @@ impl From<Diagnostic> for Report {
 
 /// The known name nearest to `word`, if one is near enough to be meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let enough = |name: &str| (name.len().max(word.len()) / 3).max(1);
+    let len = word.chars().count();
     known
         .into_iter()
+        // Lengths that differ by more are farther apart than that, and cost nothing to compare.
+        .filter(|name| name.chars().count().abs_diff(len) <= enough(name))
         .map(|name| (strsim::damerau_levenshtein(word, name), name))
-        .filter(|(distance, name)| *distance <= (name.len().max(word.len()) / 3).max(1))
+        .filter(|(distance, name)| *distance <= enough(name))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }

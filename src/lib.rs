@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod dhcp;
 pub mod diagnostic;
 pub mod engine;
+pub mod gateway;
 pub mod io;
 pub mod lab;
 pub mod link;

@@ -86,7 +86,7 @@ fn effective_capabilities(status: &str) -> Option<u64> {
 }
 
 /// A gateway ready to run.
-pub struct Gateway {
+pub struct Built {
     /// The configuration, with the addresses and routes that were found on interfaces filled in.
     pub config: Config,
     /// The engine.
@@ -154,7 +154,7 @@ struct Opening<'a> {
 }
 
 /// Builds a gateway from a configuration and its rules.
-pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Gateway, SetupError> {
+pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Built, SetupError> {
     let mut opening = Opening {
         config,
         records: records().map_err(SetupError::Records)?,
@@ -186,7 +186,7 @@ pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Gateway, Setup
         host_port,
         seed: rand::random(),
     });
-    Ok(Gateway { config: resolved, engine, workers: opening.workers, held: opening.held })
+    Ok(Built { config: resolved, engine, workers: opening.workers, held: opening.held })
 }
 
 /// A port's device that was opened again.

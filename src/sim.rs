@@ -5,13 +5,15 @@
 
 use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{
-    Engine, Fate, Interface, InterfaceId, Interfaces, OwnedFrame, PortId, Setup, StaticRoute, TICK,
-    Target,
+    Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Lent, OwnedFrame, PortId, Setup,
+    Shards, StaticRoute, TICK, Target,
 };
+use crate::io::Frame;
 use crate::io::channel::Flying;
 use crate::sysctl::{Assignments, Sysctls};
 use std::time::Duration;
 use tidegate_filter as filter;
+use tidegate_nat::Stats;
 use tidegate_packet::{Addr, Family, Instant, MacAddr, Prefix};
 
 /// An interface of a simulated gateway.
@@ -87,10 +89,15 @@ pub enum SimError {
     NextHop(Addr),
 }
 
+/// In the environment: the number of shards of gateways in memory that aren't made with a number of
+/// their own. What holds with one has to hold with any, so all tests can be run with several.
+pub const SHARDS: &str = "TIDEGATE_SIM_SHARDS";
+
 /// A gateway in memory.
 #[derive(Debug)]
 pub struct Sim {
     engine: Engine,
+    shards: Shards,
     now: Instant,
     unix_nanos: u64,
     sent: Vec<(PortId, Flying)>,
@@ -104,6 +111,16 @@ impl Sim {
 
     /// The same with sets that its rules may name.
     pub fn with_sets(config: &SimConfig, sets: &filter::Sets) -> Result<Self, SimError> {
+        let shards = std::env::var(SHARDS).ok().and_then(|number| number.parse().ok());
+        Self::with_shards(config, sets, shards.unwrap_or(1))
+    }
+
+    /// The same as a gateway with this many workers would have them.
+    pub fn with_shards(
+        config: &SimConfig,
+        sets: &filter::Sets,
+        shards: usize,
+    ) -> Result<Self, SimError> {
         let mut interfaces = Interfaces::new();
         for wanted in &config.interfaces {
             let mut interface = Interface::new(&wanted.name, wanted.mac, wanted.mtu);
@@ -135,7 +152,8 @@ impl Sim {
         }
         let (now, unix_nanos) = (Instant::from_secs(3600), 1_767_268_800_000_000_000);
         engine.set_time(now, unix_nanos);
-        Ok(Self { engine, now, unix_nanos, sent: Vec::new() })
+        let shards = engine.divide(shards);
+        Ok(Self { engine, shards, now, unix_nanos, sent: Vec::new() })
     }
 
     /// A frame arrives on a port (an interface's own name, or a bridge's port).
@@ -148,11 +166,18 @@ impl Sim {
         let Flying { bytes, offload } = frame.into();
         let mut owned = OwnedFrame::new(&bytes);
         owned.meta.offload = offload;
-        if let Fate::Transmit(egress) = self.engine.input(port, owned.frame()) {
+        if let Fate::Transmit(egress) = self.input(port, owned.frame()) {
             self.engine.outbox().push((egress, owned));
         }
         self.gather();
         Ok(())
+    }
+
+    /// As [`Sim::inject`], without a copy; what is sent besides is left in [`Engine::outbox`].
+    pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+        let len = frame.bytes().len();
+        self.engine.counters_mut().received[usize::from(port.0)].count(len);
+        self.engine.input(port, frame)
     }
 
     /// Moves the clock, timers going off on the way.
@@ -180,7 +205,32 @@ impl Sim {
         self.now
     }
 
-    /// The engine, to look at its tables and counters.
+    /// All counters.
+    pub fn counters(&self) -> Counters {
+        self.engine.counters()
+    }
+
+    /// The engine at work on each shard's connections in turn.
+    pub fn each<R>(&mut self, mut work: impl FnMut(&mut Lent<'_>) -> R) -> Vec<R> {
+        let shards = 0..self.shards.count();
+        shards.map(|shard| work(&mut Lent::new(&mut self.engine, shard))).collect()
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.engine.connections()
+    }
+
+    /// What the connection tables have counted.
+    pub fn stats(&mut self) -> Stats {
+        let parts = self.each(|lent| *lent.conntrack().stats());
+        parts.iter().fold(Stats::default(), |mut sum, part| {
+            sum.add(part);
+            sum
+        })
+    }
+
+    /// The engine, to look at its rules and neighbours.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }

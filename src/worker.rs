@@ -5,14 +5,15 @@
 //! which is where the time goes, happen without it.
 
 use crate::engine::{Drop, Engine, Fate, OwnedFrame, PortId, TICK};
+use crate::gateway::Gateway;
 use crate::io::{BURST, Outgoing, Receive, Sent, Transmit};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_packet::Instant;
 
@@ -49,27 +50,12 @@ pub fn unix_nanos() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Looks at a lock before waiting for it asleep: some twenty microseconds.
-const LOCK_LOOKS: usize = 500;
-
-/// Locks the engine. A worker that panics ends the gateway; until it has, the others go on.
-///
-/// Waits awake for the length of a burst first: going to sleep and being woken costs more.
-pub fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
-    for _ in 0..LOCK_LOOKS {
-        match engine.try_lock() {
-            Ok(guard) => return guard,
-            Err(TryLockError::Poisoned(error)) => return error.into_inner(),
-            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
-        }
-    }
-    engine.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What a worker is given.
 pub struct Worker {
-    /// The engine.
-    pub engine: Arc<Mutex<Engine>>,
+    /// The engine and the shards.
+    pub gateway: Gateway,
+    /// Its shard.
+    pub shard: usize,
     /// Its devices, by port number.
     pub devices: Vec<Device>,
     /// The clock.
@@ -184,7 +170,7 @@ impl Worker {
                     Ok(frames) => busy |= frames > 0,
                     Err(error) => {
                         let id = PortId(port as u16);
-                        let name = lock(&self.engine).interfaces().port_name(id).to_owned();
+                        let name = self.gateway.engine().interfaces().port_name(id).to_owned();
                         failed.report(port, &error, &name);
                         if failed.gone.contains(&port) {
                             (self.gone)(id);
@@ -202,7 +188,7 @@ impl Worker {
             if busy || self.spin(&mut patience) {
                 continue;
             }
-            count_sent(&mut self.sent, &mut lock(&self.engine));
+            count_sent(&mut self.sent, &mut self.gateway.engine());
             let began = std::time::Instant::now();
             if wait_for_frames(&mut poll, &mut events, failed.limit(wait))? {
                 next_tick = self.clock.now();
@@ -260,17 +246,16 @@ impl Worker {
         }
         let mut fates = [Fate::Consumed; BURST];
         let own = {
-            let mut engine = lock(&self.engine);
-            engine.set_time(self.clock.now(), unix_nanos());
-            count_sent(&mut self.sent, &mut engine);
+            let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
             let receive = &mut self.devices[port].receive;
             for (index, fate) in fates[..frames].iter_mut().enumerate() {
-                *fate = engine.input(PortId(port as u16), receive.frame(index));
+                *fate = held.input(PortId(port as u16), receive.frame(index));
             }
-            if engine.has_news() {
+            if held.has_news() {
                 self.news.announce();
             }
-            std::mem::take(engine.outbox())
+            count_sent(&mut self.sent, held.engine());
+            std::mem::take(held.engine().outbox())
         };
         let result = self.transmit(port, &fates[..frames]);
         self.devices[port].receive.release();
@@ -341,15 +326,16 @@ impl Worker {
         let (own, wait) = {
             let overruns: u64 = self.devices.iter_mut().map(|d| d.receive.overruns()).sum();
             let discards: u64 = self.devices.iter_mut().map(|d| d.receive.discards()).sum();
-            let mut engine = lock(&self.engine);
-            count_sent(&mut self.sent, &mut engine);
-            engine.counters_mut().drop_many(Drop::DeviceOverrun, overruns);
-            engine.counters_mut().drop_many(Drop::DeviceDiscard, discards);
-            engine.set_time(self.clock.now(), unix_nanos());
-            engine.tick();
-            if engine.has_news() {
+            let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
+            count_sent(&mut self.sent, held.engine());
+            let counters = held.engine().counters_mut();
+            counters.drop_many(Drop::DeviceOverrun, overruns);
+            counters.drop_many(Drop::DeviceDiscard, discards);
+            held.tick();
+            if held.has_news() {
                 self.news.announce();
             }
+            let engine = held.engine();
             let wait = if engine.is_waiting() { TICK } else { Duration::from_millis(500) };
             (std::mem::take(engine.outbox()), wait)
         };

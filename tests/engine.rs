@@ -78,7 +78,7 @@ fn udp_is_masqueraded_and_its_answer_comes_back() {
     let mut sim = gateway();
     let ask = builder::udp(Ip::new(addr("192.168.0.2"), addr("198.51.100.10"), 17), 4000, 53, b"q");
     let out = pass(&mut sim, "eth0", &ask);
-    assert_eq!(out.len(), 1, "{:?}", sim.engine().counters().drops().collect::<Vec<_>>());
+    assert_eq!(out.len(), 1, "{:?}", sim.counters().drops().collect::<Vec<_>>());
     let (port, packet) = &out[0];
     let p = Parsed::parse(packet).unwrap();
     assert_eq!((port.as_str(), p.src, p.hop_limit), ("ppp0", addr("203.0.113.1"), 63));
@@ -120,7 +120,7 @@ fn a_closed_port_is_refused_with_a_reset() {
         "eth0",
         &builder::tcp(Ip::new(addr("192.168.0.2"), addr("192.168.0.1"), 6), syn, &[]),
     );
-    assert_eq!(out.len(), 1, "{:?}", sim.engine().counters().drops().collect::<Vec<_>>());
+    assert_eq!(out.len(), 1, "{:?}", sim.counters().drops().collect::<Vec<_>>());
     let p = Parsed::parse(&out[0].1).unwrap();
     let reset = Transport::Tcp { sport: 81, dport: 5000, flags: tcp::RST | tcp::ACK };
     assert_eq!((p.src, p.dst, p.transport), (addr("192.168.0.1"), addr("192.168.0.2"), reset));
@@ -138,7 +138,7 @@ fn a_packet_nobody_asked_for_is_refused_with_host_unreachable() {
     assert_eq!((out[0].0.as_str(), p.src), ("ppp0", addr("203.0.113.1")));
     assert_eq!(p.icmp(), Some((icmp::DEST_UNREACHABLE, icmp::unreachable::HOST)));
     assert!(checksum_is_right(&out[0].1));
-    assert_eq!(sim.engine().counters().dropped(Drop::RuleReject), 1);
+    assert_eq!(sim.counters().dropped(Drop::RuleReject), 1);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_silent_neighbour_is_reported_after_three_questions() {
     sim.advance(Duration::from_millis(2900));
     assert_eq!(sim.collect().len(), 2, "two more");
     sim.advance(Duration::from_secs(1));
-    assert_eq!(sim.engine().counters().dropped(Drop::NeighbourFailed), 1);
+    assert_eq!(sim.counters().dropped(Drop::NeighbourFailed), 1);
     // The error is for 10.3.0.9, which has to be asked for in turn.
     assert_eq!(sim.collect().len(), 1);
 }

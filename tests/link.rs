@@ -76,7 +76,7 @@ fn a_bridge_keeps_what_belongs_to_one_link() {
         let out = pass(&mut sim, "tap0", frame(dst, src, 0x88cc, &[0; 46]));
         assert_eq!(out.len(), copies, "{what}");
         if let Some(reason) = reason {
-            assert_eq!(sim.engine().counters().dropped(reason), 1, "{what}");
+            assert_eq!(sim.counters().dropped(reason), 1, "{what}");
         }
     }
 }
@@ -94,7 +94,7 @@ fn a_priority_tag_hides_no_vlan() {
     for (tags, refused) in [(&[0xa000][..], 0), (&[5], 1), (&[0, 5], 1), (&[0, 0], 1)] {
         let mut sim = gateway("", "");
         let out = pass(&mut sim, "wan0", tagged(tags));
-        assert_eq!(sim.engine().counters().dropped(Drop::LinkVlan), refused, "{tags:x?}");
+        assert_eq!(sim.counters().dropped(Drop::LinkVlan), refused, "{tags:x?}");
         assert_eq!(out.is_empty(), refused == 1, "{tags:x?}");
     }
 }
@@ -157,7 +157,7 @@ fn a_mark_in_output_does_not_stop_neighbour_discovery() {
     sim.inject("tap0", frame(group, HOST, ethernet::IPV6, &packet)).unwrap();
     let out = sim.collect();
     let answers = out.iter().filter(|(_, f)| icmpv6_type(&f.bytes) == Some(136));
-    assert_eq!(answers.count(), 1, "{:?}", sim.engine().counters().drops().collect::<Vec<_>>());
+    assert_eq!(answers.count(), 1, "{:?}", sim.counters().drops().collect::<Vec<_>>());
 }
 
 #[test]
@@ -201,5 +201,5 @@ fn a_header_cut_short_does_not_leave_untranslated() {
     let header = Ip::new(addr("192.168.0.2"), addr("198.51.100.10"), protocol::TCP);
     let cut = frame(GATEWAY, HOST, ethernet::IPV4, &builder::ip(header, &[0; 10]));
     assert_eq!(pass(&mut sim, "tap0", cut), [""; 0]);
-    assert_eq!(sim.engine().counters().dropped(Drop::NatBypass), 1);
+    assert_eq!(sim.counters().dropped(Drop::NatBypass), 1);
 }

@@ -52,6 +52,16 @@ impl Counters {
         };
     }
 
+    /// Counts packets that would have walked as the one did that left this trail.
+    pub fn count_trail(&mut self, counted: &[u32], packets: u64, bytes: u64) {
+        for &index in counted {
+            if let Some(count) = self.0.get_mut(index as usize) {
+                count.packets = count.packets.wrapping_add(packets);
+                count.bytes = count.bytes.wrapping_add(bytes);
+            }
+        }
+    }
+
     pub(crate) fn get(&self, index: usize) -> Count {
         self.0.get(index).copied().unwrap_or_default()
     }
@@ -83,39 +93,45 @@ pub(crate) enum Adjust {
     Zero,
 }
 
+/// Which places there are in the counters, and which of them are free.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    len: usize,
+    /// The lowest comes last.
+    free: Vec<usize>,
+}
+
+impl Places {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
 /// Gives out places in the counters.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    taken: Vec<bool>,
-    /// The first place that may be free.
-    next: usize,
+    places: Places,
     adjusted: Vec<(usize, Adjust)>,
 }
 
 impl Slots {
-    /// These are in use.
-    pub fn with(taken: impl Iterator<Item = usize>) -> Self {
-        let mut slots = Self::default();
-        for slot in taken {
-            if slots.taken.len() <= slot {
-                slots.taken.resize(slot + 1, false);
-            }
-            slots.taken[slot] = true;
+    /// Of these places some more have become free.
+    pub fn with(mut places: Places, freed: impl Iterator<Item = usize>) -> Self {
+        let before = places.free.len();
+        places.free.extend(freed);
+        if places.free.len() > before {
+            places.free.sort_unstable_by(|a, b| b.cmp(a));
         }
-        slots
+        Self { places, adjusted: Vec::new() }
     }
 
     /// A free place that starts from `count`.
     pub fn take(&mut self, count: Count) -> usize {
-        while self.taken.get(self.next) == Some(&true) {
-            self.next += 1;
-        }
-        let slot = self.next;
-        self.next += 1;
-        match self.taken.get_mut(slot) {
-            Some(taken) => *taken = true,
-            None => self.taken.push(true),
-        }
+        let slot = self.places.free.pop().unwrap_or_else(|| {
+            self.places.len += 1;
+            self.places.len - 1
+        });
         self.adjust(slot, Adjust::Set(count));
         slot
     }
@@ -124,8 +140,13 @@ impl Slots {
         self.adjusted.push((slot, adjust));
     }
 
-    /// How many places there are, and what becomes of some.
-    pub fn done(self) -> (usize, Vec<(usize, Adjust)>) {
-        (self.taken.len(), self.adjusted)
+    /// The places that there are now, and what becomes of some.
+    pub fn done(self) -> (Places, Vec<(usize, Adjust)>) {
+        let Self { mut places, adjusted } = self;
+        let at_end = |(n, slot): &(usize, &usize)| **slot + n + 1 == places.len;
+        let unused = places.free.iter().enumerate().take_while(at_end).count();
+        places.free.drain(..unused);
+        places.len -= unused;
+        (places, adjusted)
     }
 }

@@ -153,10 +153,10 @@ impl Problem {
     }
 
     /// Completes what is said of a number that is out of its bounds.
-    pub fn of_option(self, extension: &ExtensionAst) -> Self {
+    pub fn of_option(self, extension: &ExtensionAst<'_>) -> Self {
         let Told::Number(low, high) = self.told else { return self };
         let around =
-            |o: &&OptionAst| o.span.start <= self.span.start && self.span.end <= o.span.end;
+            |o: &&OptionAst<'_>| o.span.start <= self.span.start && self.span.end <= o.span.end;
         let Some(option) = extension.options.iter().find(around) else { return self };
         let (of, name) = (&extension.name.text, option.opt.names[0]);
         // Marks have a reader of their own.

@@ -6,7 +6,7 @@ use std::fmt;
 use tidegate_packet::Family;
 
 use crate::ast::{ExtensionAst, OptionAst};
-use crate::classify::PortsWanted;
+use crate::classify::{AddressesWanted, PortsWanted};
 use crate::diagnostic::{Outcome, Problem};
 use crate::edit::Edit;
 use crate::effects::Effects;
@@ -102,7 +102,7 @@ impl<T> Spec<T> {
     }
 
     pub fn answers_to(&self, name: &str, family: Family) -> bool {
-        self.families.contains(&family) && (self.name == name || self.aliases.contains(&name))
+        (self.name == name || self.aliases.contains(&name)) && self.families.contains(&family)
     }
 }
 
@@ -164,9 +164,21 @@ pub(crate) trait Match: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether its answer, once given for a packet, holds for the rest of the packet's flow: see
+    /// [`crate::Trail`] for what that means exactly. A match that remembers, or that looks at the
+    /// packet's length, its payload or the clock, must not say so.
+    fn flow_only(&self) -> bool {
+        false
+    }
+
     /// The ports without which it is false, and which it can be told by: for packets whose ports
     /// can be read it changes nothing to ask it.
-    fn ports(&self) -> Option<PortsWanted> {
+    fn ports(&self) -> Option<PortsWanted<'_>> {
+        None
+    }
+
+    /// The addresses without which it is false.
+    fn addresses(&self) -> Option<AddressesWanted> {
         None
     }
 
@@ -242,6 +254,13 @@ pub(crate) trait Target: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether what it does depends on nothing but the packet's flow ([`crate::Trail`]) and leaves
+    /// nothing behind but the packet's mark. Verdicts and changes of the packet end or leave the
+    /// trail by themselves.
+    fn flow_only(&self) -> bool {
+        false
+    }
+
     /// Called when the place of the rule is known: the hooks from which it can be reached, and
     /// whether the rule catches nothing but SYNs.
     fn check_rule(&self, _hooks: u8, _only_syn: bool) -> Result<(), &'static str> {
@@ -255,7 +274,7 @@ pub(crate) struct Given<'a> {
     pub table: TableName,
     /// The rule's protocol, if `-p` names one without `!`.
     pub protocol: Option<u8>,
-    pub extension: &'a ExtensionAst,
+    pub extension: &'a ExtensionAst<'a>,
     /// The sets that rules may name.
     pub sets: &'a Sets,
     /// What is legal and still looks like a mistake.
@@ -283,7 +302,7 @@ const NOTHING: &[(&str, &str)] = &[
 
 impl<'a> Given<'a> {
     /// The option of that canonical name.
-    pub fn get(&self, name: &str) -> Option<&'a OptionAst> {
+    pub fn get(&self, name: &str) -> Option<&'a OptionAst<'a>> {
         self.extension.options.iter().find(|o| o.opt.names[0] == name)
     }
 
@@ -293,12 +312,12 @@ impl<'a> Given<'a> {
     }
 
     /// The value of the option and whether it was negated.
-    pub fn value(&self, name: &str) -> Option<(&'a Word, bool)> {
+    pub fn value(&self, name: &str) -> Option<(&'a Word<'a>, bool)> {
         self.get(name).and_then(|o| o.values.first().map(|v| (v, o.inverted)))
     }
 
     /// The value of an option that must be there.
-    pub fn required(&self, name: &str) -> Outcome<(&'a Word, bool)> {
+    pub fn required(&self, name: &str) -> Outcome<(&'a Word<'a>, bool)> {
         self.value(name).ok_or_else(|| {
             let words =
                 format!("{}: option \"--{name}\" must be specified\n", self.extension.name.text);
@@ -334,7 +353,7 @@ impl<'a> Given<'a> {
     }
 
     /// The one of these that was given.
-    pub fn one_of(&self, names: &[&str]) -> Outcome<&'a OptionAst> {
+    pub fn one_of(&self, names: &[&str]) -> Outcome<&'a OptionAst<'a>> {
         self.exclusive(names)?;
         names
             .iter()
@@ -354,7 +373,7 @@ impl<'a> Given<'a> {
     /// each of its extensions has its own.
     fn nothing(&self, message: impl AsRef<str>) -> Problem {
         let problem = self.wrong(message);
-        let name = self.extension.name.text.as_str();
+        let name = &*self.extension.name.text;
         match NOTHING.iter().find(|(of, _)| *of == name) {
             Some((_, words)) => problem.words(*words),
             None => problem,

@@ -11,10 +11,11 @@ use crate::classify::{Candidates, Facts};
 use crate::counters::Counters;
 use crate::edit::Edit;
 use crate::effects::{Effects, NoEffects, TraceRecord, TraceStep};
-use crate::extension::{Context, Next};
+use crate::extension::{Context, Match, Next, Target};
 use crate::memory::Memory;
 use crate::query::{CtState, Hook, Query, TableName};
 use crate::ruleset::{Action, Builtin, Chain, Policy, Rule, Ruleset, Table};
+use crate::trail::{Observer, Trail};
 use crate::verdict::{NatAction, Verdict};
 
 /// A packet's walk through one table's chain at a hook.
@@ -82,12 +83,28 @@ impl Ruleset {
         }
     }
 
+    /// How many rules are asked about this packet: a measure of how well long chains are searched.
+    /// `plainly`, all on the way are. Nothing is counted or remembered.
+    pub fn rules_asked(
+        &self,
+        (table, hook): (TableName, Hook),
+        query: &Query<'_>,
+        memory: &Memory,
+        plainly: bool,
+    ) -> usize {
+        let mut walk = Walk { plain: plainly, ..self.walk(table, hook) };
+        let mut asked = Asked(0);
+        // What an edit would change isn't changed for a question.
+        while let Step::Edit(_) = walk.leg(query, None, memory, &mut NoEffects, &mut asked) {}
+        asked.0
+    }
+
     fn first_packet(&self, hook: Hook, query: &Query<'_>, memory: &Memory) -> Option<Verdict> {
         let table = self.table(TableName::Nat)?;
         let query = Query { state: CtState::New, connection: None, ..*query };
         let mut walk = Walk::new(Some(table), hook);
         loop {
-            match walk.leg(&query, None, memory, &mut NoEffects) {
+            match walk.leg(&query, None, memory, &mut NoEffects, &mut ()) {
                 Step::Done(verdict) => return Some(verdict),
                 Step::Edit(_) => {}
             }
@@ -124,16 +141,29 @@ impl<'r> Walk<'r> {
         memory: &Memory,
         effects: &mut dyn Effects,
     ) -> Step {
-        self.leg(query, Some(counters), memory, effects)
+        self.leg(query, Some(counters), memory, effects, &mut ())
+    }
+
+    /// The same, and `trail` gets what has to be known to spare the rest of the flow this walk.
+    pub fn resume_on_trail(
+        &mut self,
+        query: &Query<'_>,
+        counters: &mut Counters,
+        memory: &Memory,
+        effects: &mut dyn Effects,
+        trail: &mut Trail,
+    ) -> Step {
+        self.leg(query, Some(counters), memory, effects, trail)
     }
 
     /// Without counters it is a question, not a packet: nothing may be remembered.
-    fn leg(
+    fn leg<O: Observer>(
         &mut self,
         query: &Query<'_>,
         counters: Option<&mut Counters>,
         memory: &Memory,
         effects: &mut dyn Effects,
+        observer: &mut O,
     ) -> Step {
         let Some((table, builtin)) = self.at else { return Step::Done(Verdict::Accept) };
         let mut context = Context {
@@ -149,22 +179,24 @@ impl<'r> Walk<'r> {
             dry: counters.is_none(),
         };
         self.candidates = None;
-        let step = self.rules(table, builtin, &mut context, counters);
+        let step = self.rules(table, builtin, &mut context, counters, observer);
         self.mark = Some(context.mark);
         self.labels = context.labels;
         self.draws = context.draws;
         step
     }
 
-    fn rules(
+    fn rules<O: Observer>(
         &mut self,
         table: &'r Table,
         builtin: Builtin,
         context: &mut Context<'_>,
         mut counters: Option<&mut Counters>,
+        observer: &mut O,
     ) -> Step {
         let bytes = context.query.packet.len;
-        let mut count = |index| {
+        let mut count = |index, observer: &mut O| {
+            observer.counts(index);
             if let Some(counters) = counters.as_deref_mut() {
                 counters.bump(index, bytes);
             }
@@ -183,14 +215,15 @@ impl<'r> Walk<'r> {
                 continue;
             };
             self.place.next = number + 1;
-            let rule = &chain.rules[number];
-            if !rule.matches(context) {
+            let rule = &chain.content.rules[number];
+            observer.meets();
+            if !rule.matches(context, observer) {
                 if context.hotdrop {
                     return Step::Done(Verdict::Drop);
                 }
                 continue;
             }
-            count(rule.counter);
+            count(rule.counter, observer);
             if context.query.trace {
                 self.place.trace(table, context, rule);
             }
@@ -207,18 +240,24 @@ impl<'r> Walk<'r> {
                     self.go(Place { chain: *chain, next: 0 });
                 }
                 Action::Goto(chain) => self.go(Place { chain: *chain, next: 0 }),
-                Action::Target(_, target) => match target.apply(context) {
-                    Next::Continue => {}
-                    Next::Edit(edit) => return Step::Edit(edit),
-                    Next::Final(verdict) => return Step::Done(verdict),
-                },
+                Action::Target(_, target) => {
+                    observer.applies(&**target);
+                    match target.apply(context) {
+                        Next::Continue => {}
+                        Next::Edit(edit) => {
+                            observer.edits();
+                            return Step::Edit(edit);
+                        }
+                        Next::Final(verdict) => return Step::Done(verdict),
+                    }
+                }
             }
         }
         if let Some(start) = table.builtin_at(self.hook) {
             let place = Place { chain: start, next: 0 };
             place.trace_end(table, context, TraceStep::Policy);
         }
-        count(builtin.counter);
+        count(builtin.counter, observer);
         Step::Done(match builtin.policy {
             Policy::Accept => Verdict::Accept,
             Policy::Drop => Verdict::Drop,
@@ -236,13 +275,13 @@ impl<'r> Walk<'r> {
     #[inline]
     fn next(&mut self, chain: &'r Chain, query: &Query<'_>, facts: &mut Lazy) -> Option<usize> {
         let from = self.place.next;
-        if let Some(classifier) = chain.classifier.as_deref().filter(|_| !self.plain)
+        if let Some(classifier) = chain.content.classifier.as_ref().filter(|_| !self.plain)
             && let Some(facts) = facts.get(query)
         {
             let candidates = &mut self.candidates;
             return candidates.get_or_insert_with(|| classifier.candidates(facts)).next(from);
         }
-        (from < chain.rules.len()).then_some(from)
+        (from < chain.content.rules.len()).then_some(from)
     }
 }
 
@@ -262,6 +301,20 @@ impl Lazy {
             Self::Unknown => None,
         }
     }
+}
+
+/// Counts the rules that are asked.
+struct Asked(usize);
+
+impl Observer for Asked {
+    fn meets(&mut self) {
+        self.0 += 1;
+    }
+
+    fn counts(&mut self, _: usize) {}
+    fn asks(&mut self, _: &dyn Match) {}
+    fn applies(&mut self, _: &dyn Target) {}
+    fn edits(&mut self) {}
 }
 
 /// A place in a chain: its number in the table and that of the next rule.
@@ -293,7 +346,7 @@ impl Place {
         if context.query.trace
             && let Some(chain) = table.chains.get(self.chain)
         {
-            self.tell(chain, context, step, chain.rules.len() + 1);
+            self.tell(chain, context, step, chain.content.rules.len() + 1);
         }
     }
 
@@ -342,9 +395,12 @@ impl Stack {
 
 impl Rule {
     /// Left to right, and no further than the first that doesn't match.
-    fn matches(&self, context: &mut Context<'_>) -> bool {
+    fn matches<O: Observer>(&self, context: &mut Context<'_>, observer: &mut O) -> bool {
         self.base.matches(context.query)
-            && self.matches.iter().all(|m| m.test.matches(context) && !context.hotdrop)
+            && self.matches.iter().all(|m| {
+                observer.asks(&*m.test);
+                m.test.matches(context) && !context.hotdrop
+            })
     }
 
     /// Whether every packet matches.

@@ -7,7 +7,7 @@ use crate::base::{Address, Interface};
 use crate::counters::{Count, Counters};
 use crate::names;
 use crate::query::TableName;
-use crate::ruleset::{Action, Policy, Rule, Ruleset, Table};
+use crate::ruleset::{Action, Policy, Rule, RuleBody, Ruleset, Table};
 
 /// The version that the comments of saved rules name.
 pub(crate) const VERSION: &str = "1.8.9";
@@ -53,7 +53,7 @@ impl Ruleset {
 impl Table {
     fn save(&self, out: &mut String, counters: &Counters, rule_counters: bool) {
         let _ = writeln!(out, "*{}", self.name.as_str());
-        for chain in &self.chains {
+        for chain in self.ordered() {
             let (policy, count) = match chain.builtin {
                 Some(b) if b.policy == Policy::Accept => ("ACCEPT", counters.get(b.counter)),
                 Some(b) => ("DROP", counters.get(b.counter)),
@@ -61,8 +61,8 @@ impl Table {
             };
             let _ = writeln!(out, ":{} {policy} [{}:{}]", chain.name, count.packets, count.bytes);
         }
-        for chain in &self.chains {
-            for rule in &chain.rules {
+        for chain in self.ordered() {
+            for rule in &chain.content.rules {
                 if rule_counters {
                     let count = counters.get(rule.counter);
                     let _ = write!(out, "[{}:{}] ", count.packets, count.bytes);
@@ -97,7 +97,7 @@ impl Rule {
     }
 
     fn save_matches(&self, out: &mut String) {
-        let Self { base, matches, action: _, counter: _ } = self;
+        let RuleBody { base, matches, action: _, tied: _ } = &**self;
         address(out, "-s", base.source);
         address(out, "-d", base.destination);
         interface(out, "-i", base.input.as_ref());
@@ -116,7 +116,7 @@ impl Rule {
             Some(false) => out.push_str(" ! -f"),
             None => {}
         }
-        for m in &**matches {
+        for m in matches {
             out.push_str(" -m ");
             out.push_str(m.spec.name);
             m.test.save(out);
@@ -143,7 +143,7 @@ impl Rule {
         }
     }
 
-    /// Whether both say the same, chains that they lead to apart.
+    /// Whether both say the same.
     pub(crate) fn same(&self, other: &Self) -> bool {
         let text = |save: &dyn Fn(&mut String)| {
             let mut out = String::new();
@@ -161,6 +161,7 @@ impl Rule {
                 (Action::Target(a, one), Action::Target(b, two)) => {
                     std::ptr::eq(*a, *b) && text(&|out| one.save(out)) == text(&|out| two.save(out))
                 }
+                (Action::Jump(a), Action::Jump(b)) | (Action::Goto(a), Action::Goto(b)) => a == b,
                 (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
             }
     }

@@ -83,6 +83,8 @@ pub struct Connection {
     pub original: Flow,
     /// The reply direction: what answers look like on the wire.
     pub reply: Flow,
+    /// The zones of the original direction and of the reply.
+    pub zones: [u16; 2],
     /// The packet's direction.
     pub direction: Direction,
     /// Answers were seen (`--ctstatus SEEN_REPLY`).
@@ -103,7 +105,7 @@ pub struct Connection {
     pub labels: u128,
     /// The helper of the connection that announced this one (`-m helper`).
     pub helper: Option<Helper>,
-    /// Whole seconds until it expires (`--ctexpire`).
+    /// Whole seconds until it expires (`--ctexpire`); zero before its first packet has left.
     pub expires: u32,
     /// Packets and bytes, original then reply.
     pub accounting: [(u64, u64); 2],
@@ -226,6 +228,7 @@ pub trait Gateway {
     /// The type of an address; with `interface`, as seen from that interface.
     fn addr_type(&self, addr: Addr, interface: Option<&str>) -> AddrType;
 
-    /// What became of the connection whose original direction is this flow (`-m connlimit`).
-    fn flow(&self, flow: &Flow) -> FlowState;
+    /// What became of the connection whose original direction is this flow, in these zones
+    /// (`-m connlimit`).
+    fn flow(&self, flow: &Flow, zones: [u16; 2]) -> FlowState;
 }

@@ -1,13 +1,15 @@
 //! Rules that validation has accepted.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use tidegate_packet::Family;
 
 use crate::base::Base;
 use crate::classify::Classifier;
-use crate::counters::Counters;
+use crate::counters::{Counters, Places};
 use crate::extension::{Match, MatchSpec, Target, TargetSpec};
 use crate::query::{Hook, TableName};
 use crate::sets::Sets;
@@ -19,37 +21,53 @@ pub struct Ruleset {
     /// In the order they first appeared; they are saved the other way round. A table that a change
     /// leaves alone is shared with the ruleset before.
     pub(crate) tables: Vec<Arc<Table>>,
+    /// What the file said; nothing after a change.
     pub(crate) initial: Counters,
+    /// Which places in the counters are taken.
+    pub(crate) places: Places,
     /// The sets that rules may name.
     pub(crate) sets: Sets,
 }
 
-/// A table's chains, in the order they are saved: built-in ones by hook, then the user's by name.
+/// A table's chains.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub name: TableName,
+    /// By the numbers that jumps know them by, which they keep as long as they are there; built-in
+    /// ones come first. A number that is free belongs to an empty chain without a name.
     pub chains: Vec<Chain>,
+    /// The numbers in the order chains are saved: built-in ones by hook, then the user's by name.
+    pub order: Arc<[usize]>,
+    /// The numbers by name.
+    pub index: Arc<ChainIndex>,
     /// Whether a rule looks at connections.
     pub uses_conntrack: bool,
     /// Whether a rule asks what connections have carried.
     pub needs_accounting: bool,
-    /// The matches of rules that remember under a name.
-    pub remembering: Vec<Arc<[NamedMatch]>>,
+    /// The rules with matches that remember under a name.
+    pub remembering: Vec<Rule>,
 }
 
+/// Numbers of chains by name: published rulesets have thousands.
+pub(crate) type ChainIndex = HashMap<Arc<str>, usize, foldhash::fast::FixedState>;
+
 impl Table {
-    pub fn new(name: TableName, chains: Vec<Chain>) -> Self {
-        let rules = || chains.iter().flat_map(|c| &c.rules);
-        let uses_conntrack = rules().any(|rule| {
-            rule.matches.iter().any(|m| m.test.uses_conntrack())
-                || matches!(&rule.action, Action::Target(_, t) if t.uses_conntrack())
-        });
-        let needs_accounting =
-            rules().any(|rule| rule.matches.iter().any(|m| m.test.needs_accounting()));
-        let remembers = |m: &NamedMatch| m.test.recent().is_some() || m.test.hashlimit().is_some();
-        let remembering = rules().map(|rule| &rule.matches).filter(|m| m.iter().any(remembers));
-        let remembering = remembering.cloned().collect();
-        Self { name, chains, uses_conntrack, needs_accounting, remembering }
+    pub fn new(
+        name: TableName,
+        chains: Vec<Chain>,
+        order: Arc<[usize]>,
+        index: Arc<ChainIndex>,
+    ) -> Self {
+        let contents = || order.iter().map(|&at| &chains[at].content);
+        let uses_conntrack = contents().any(|c| c.uses_conntrack);
+        let needs_accounting = contents().any(|c| c.needs_accounting);
+        let remembering = contents().flat_map(|c| &c.remembering).cloned().collect();
+        Self { name, chains, order, index, uses_conntrack, needs_accounting, remembering }
+    }
+
+    /// The chains in the order they are saved.
+    pub fn ordered(&self) -> impl Iterator<Item = &Chain> {
+        self.order.iter().map(|&at| &self.chains[at])
     }
 }
 
@@ -58,10 +76,58 @@ impl Table {
 pub(crate) struct Chain {
     pub name: Arc<str>,
     pub builtin: Option<Builtin>,
+    /// The hooks from which it can be reached.
+    pub hooks: u8,
+    /// A chain that a change leaves alone shares it with the one before.
+    pub content: Arc<Content>,
+}
+
+/// A chain's rules and what follows from them.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
     pub rules: Vec<Rule>,
-    /// Finds the rules that a packet can match, where there are many. A chain that a change leaves
-    /// alone shares it with the one before.
-    pub classifier: Option<Arc<Classifier>>,
+    /// Finds the rules that a packet can match, where there are many.
+    pub classifier: Option<Classifier>,
+    /// The chains that rules lead to, and the first rule to each, in the order of these.
+    pub leads: Vec<(usize, usize)>,
+    /// Whether a rule is particular about the hooks it can be reached from.
+    pub tied: bool,
+    uses_conntrack: bool,
+    needs_accounting: bool,
+    remembering: Vec<Rule>,
+}
+
+impl Content {
+    /// `base` is what the chain was before, most of which may have stayed.
+    pub fn new(rules: Vec<Rule>, leads: Vec<(usize, usize)>, base: Option<&Self>) -> Self {
+        let remembers = |m: &NamedMatch| m.test.recent().is_some() || m.test.hashlimit().is_some();
+        let mut this = Self { leads, ..Self::default() };
+        for rule in &rules {
+            for m in &rule.matches {
+                this.uses_conntrack |= m.test.uses_conntrack();
+                this.needs_accounting |= m.test.needs_accounting();
+            }
+            if let Action::Target(_, target) = &rule.action {
+                this.uses_conntrack |= target.uses_conntrack();
+            }
+            this.tied |= rule.tied;
+            if rule.matches.iter().any(remembers) {
+                this.remembering.push(rule.clone());
+            }
+        }
+        this.classifier = match base {
+            Some(base) => Classifier::follow(base.classifier.as_ref(), &base.rules, &rules),
+            None => Classifier::new(&rules),
+        };
+        this.rules = rules;
+        this
+    }
+
+    /// Whether these are its rules, counted where they were.
+    pub fn has(&self, rules: &[Rule]) -> bool {
+        let same = |(a, b): (&Rule, &Rule)| a.is(b) && a.counter == b.counter;
+        self.rules.len() == rules.len() && self.rules.iter().zip(rules).all(same)
+    }
 }
 
 /// What makes a chain a built-in one.
@@ -83,11 +149,58 @@ pub(crate) enum Policy {
 /// A rule. A copy shares its matches and target, and so what they remember (the bucket of a `limit`).
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
-    pub base: Base,
-    pub matches: Arc<[NamedMatch]>,
-    pub action: Action,
+    body: Arc<RuleBody>,
     /// Its place in the counters, which it keeps as long as it is in force.
     pub counter: usize,
+}
+
+/// What a rule says.
+#[derive(Debug)]
+pub(crate) struct RuleBody {
+    pub base: Base,
+    pub matches: Box<[NamedMatch]>,
+    pub action: Action,
+    /// Whether a match or the target is particular about hooks.
+    pub tied: bool,
+}
+
+impl Rule {
+    /// One that isn't counted yet.
+    pub fn new(base: Base, matches: Box<[NamedMatch]>, action: Action) -> Self {
+        // The more hooks, the less can be right.
+        let all = Hook::ALL.iter().fold(0, |all, hook| all | hook.bit());
+        let only_syn = matches.iter().any(|m| m.test.only_syn());
+        let tied =
+            matches.iter().any(|m| !m.spec.hooks.is_empty() || m.test.check_hooks(all).is_err())
+                || match &action {
+                    Action::Target(spec, target) => {
+                        !spec.hooks.is_empty() || target.check_rule(all, only_syn).is_err()
+                    }
+                    _ => false,
+                };
+        Self { body: Arc::new(RuleBody { base, matches, action, tied }), counter: 0 }
+    }
+
+    /// The chain that it jumps or goes to.
+    pub fn leads_to(&self) -> Option<usize> {
+        match self.action {
+            Action::Jump(to) | Action::Goto(to) => Some(to),
+            _ => None,
+        }
+    }
+
+    /// Whether both are the same rule, not only alike.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.body, &other.body)
+    }
+}
+
+impl Deref for Rule {
+    type Target = RuleBody;
+
+    fn deref(&self) -> &RuleBody {
+        &self.body
+    }
 }
 
 /// A match and what it is called.
@@ -103,7 +216,7 @@ impl fmt::Debug for NamedMatch {
 }
 
 /// What a rule does with a packet that matched.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Action {
     None,
     Accept,
@@ -113,20 +226,21 @@ pub(crate) enum Action {
     Jump(usize),
     /// To the chain of this number, and not back.
     Goto(usize),
-    Target(&'static TargetSpec, Arc<dyn Target>),
+    Target(&'static TargetSpec, Box<dyn Target>),
 }
 
 impl Ruleset {
     /// No tables: every packet passes and nothing is counted.
     pub fn empty(family: Family, sets: &Sets) -> Self {
         let sets = sets.clone();
-        Self { family, tables: Vec::new(), initial: Counters::default(), sets }
+        let (initial, places) = Default::default();
+        Self { family, tables: Vec::new(), initial, places, sets }
     }
 
-    /// Rules made by a change, with room for `len` counters.
-    pub(crate) fn changed(&self, tables: Vec<Arc<Table>>, len: usize) -> Self {
+    /// Rules made by a change.
+    pub(crate) fn changed(&self, tables: Vec<Arc<Table>>, places: Places) -> Self {
         let sets = self.sets.clone();
-        Self { family: self.family, tables, initial: Counters::zero(len), sets }
+        Self { family: self.family, tables, initial: Counters::default(), places, sets }
     }
 
     /// The family whose packets the rules are for.
@@ -149,8 +263,9 @@ impl Ruleset {
     /// The names of interfaces that rules ask for with `-i` and `-o`. Beginnings of names (`eth+`) and
     /// what stands behind `!` aren't among them.
     pub fn interfaces(&self) -> std::collections::BTreeSet<&str> {
-        let rules = self.tables.iter().flat_map(|table| &table.chains).flat_map(|c| &c.rules);
-        rules
+        let chains = self.tables.iter().flat_map(|table| &table.chains);
+        chains
+            .flat_map(|chain| &chain.content.rules)
             .flat_map(|rule| [&rule.base.input, &rule.base.output])
             .flatten()
             .filter(|interface| !interface.prefix && !interface.inverted)
@@ -165,13 +280,15 @@ impl Ruleset {
 
     /// Counters for this ruleset, starting from what the file said.
     pub fn new_counters(&self) -> Counters {
-        self.initial.clone()
+        let mut counters = self.initial.clone();
+        counters.resize(self.places.len());
+        counters
     }
 
     /// Counters for this ruleset, all zero: what `iptables-restore` without `-c` starts from, and
     /// what every worker but one starts from.
     pub fn zero_counters(&self) -> Counters {
-        Counters::zero(self.initial.0.len())
+        Counters::zero(self.places.len())
     }
 
     pub(crate) fn table(&self, name: TableName) -> Option<&Table> {
@@ -181,7 +298,7 @@ impl Ruleset {
     /// The matches of all rules that remember under a name, in order.
     pub(crate) fn remembering(&self) -> impl Iterator<Item = &dyn Match> {
         let rules = self.tables.iter().flat_map(|t| &t.remembering);
-        rules.flat_map(|matches| matches.iter()).map(|m| m.test.as_ref())
+        rules.flat_map(|rule| &rule.matches).map(|m| m.test.as_ref())
     }
 }
 
@@ -195,12 +312,6 @@ impl fmt::Debug for Ruleset {
 }
 
 impl Table {
-    /// The places of its counters.
-    pub(crate) fn counters(&self) -> impl Iterator<Item = usize> {
-        let policies = self.chains.iter().filter_map(|c| c.builtin.map(|b| b.counter));
-        policies.chain(self.chains.iter().flat_map(|c| &c.rules).map(|r| r.counter))
-    }
-
     pub(crate) fn builtin(&self, hook: Hook) -> Option<(&Chain, Builtin)> {
         self.chains.iter().find_map(|c| c.builtin.filter(|b| b.hook == hook).map(|b| (c, b)))
     }

@@ -1,27 +1,27 @@
 //! AST → [`Ruleset`]: chains exist, jumps don't loop, extensions stand where they may.
 
+mod chain;
 mod hooks;
 mod reach;
 mod rule;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use tidegate_packet::Family;
 
 use crate::ast::*;
-use crate::classify::Classifier;
 use crate::counters::{Count, Counters, Slots};
 use crate::diagnostic::{Outcome, Problem, Refusal};
 use crate::lex::Word;
 use crate::live::list::told as told_of;
 use crate::parse::{self, Event, Reading};
 use crate::query::{Hook, TableName};
-use crate::ruleset::{Builtin, Chain, Policy, Rule, Ruleset, Table};
+use crate::ruleset::{Chain, ChainIndex, Policy, Ruleset, Table};
 use crate::sets::Sets;
 use crate::targets;
-use rule::{Draft, Tally};
+use chain::ChainDraft;
+use rule::Draft;
 
 /// The longest chain name (`XT_EXTENSION_MAXNAMELEN` less the final zero).
 const MAX_CHAIN_NAME: usize = 28;
@@ -81,19 +81,19 @@ pub(crate) fn ruleset(
     let tables = tables
         .into_iter()
         .filter_map(|book| {
-            book.finish(&mut slots, &mut warnings).map_err(|p| problems.extend(p)).ok()
+            book.finish(&mut slots, Some(&mut warnings)).map_err(|p| problems.extend(p)).ok()
         })
         .map(Arc::new)
         .collect();
     if !problems.is_empty() {
         return Err(problems);
     }
-    let (len, adjust) = slots.done();
-    let mut initial = Counters::zero(len);
+    let (places, adjust) = slots.done();
+    let mut initial = Counters::zero(places.len());
     for (slot, adjust) in adjust {
         initial.adjust(slot, adjust, Count::default());
     }
-    Ok((Ruleset { family, tables, initial, sets: sets.clone() }, warnings))
+    Ok((Ruleset { family, tables, initial, places, sets: sets.clone() }, warnings))
 }
 
 /// A table while it is written.
@@ -101,79 +101,61 @@ pub(crate) struct Draftbook {
     name: TableName,
     family: Family,
     sets: Sets,
+    /// By their numbers; built-in ones come first.
     chains: Vec<ChainDraft>,
-    /// Places in `chains` by name: published rulesets have thousands.
-    index: HashMap<Arc<str>, usize>,
+    /// The numbers in the order of the chains, new ones at the end.
+    order: Vec<usize>,
+    /// The numbers by name.
+    index: Arc<ChainIndex>,
+    /// Numbers that are free.
+    vacant: Vec<usize>,
+    /// Places in the counters that rules had which are gone.
+    freed: Vec<usize>,
     /// `:CHAIN` empties a chain that is there already (`--noflush`).
     redeclare: bool,
     /// What `-v` says of each rule, where it is wanted.
     told: Option<String>,
-}
-
-/// A chain while the table's lines are read.
-struct ChainDraft {
-    name: Arc<str>,
-    hook: Option<Hook>,
-    policy: Policy,
-    /// Of the policy; where it is counted, unless it is new.
-    count: Tally,
-    counter: usize,
-    rules: Vec<Draft>,
-    /// That of the rules in force, as long as they are these.
-    classifier: Option<Option<Arc<Classifier>>>,
-}
-
-impl ChainDraft {
-    fn clear(&mut self) {
-        self.rules.clear();
-        self.classifier = None;
-    }
+    /// Room for the rules of a line.
+    line: Vec<Draft>,
 }
 
 impl Draftbook {
     /// A table that has nothing but its built-in chains.
     pub fn empty(name: TableName, family: Family, sets: &Sets) -> Self {
-        let builtin = |&hook: &Hook| ChainDraft {
-            name: hook.chain_name().into(),
-            hook: Some(hook),
-            policy: Policy::Accept,
-            count: Tally::Fresh(Count::default()),
-            counter: 0,
-            rules: Vec::new(),
-            classifier: None,
-        };
-        let chains = name.hooks().iter().map(builtin).collect();
-        let mut book = Self {
+        let builtin = |&hook: &Hook| ChainDraft::new(hook.chain_name().into(), Some(hook));
+        Self::with(name, family, sets, name.hooks().iter().map(builtin).collect())
+    }
+
+    /// One with just these chains.
+    fn with(name: TableName, family: Family, sets: &Sets, chains: Vec<ChainDraft>) -> Self {
+        let order: Vec<usize> = (0..chains.len()).collect();
+        let index = chains.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
+        Self {
             name,
             family,
             sets: sets.clone(),
             chains,
-            index: HashMap::new(),
+            order,
+            index: Arc::new(index),
+            vacant: Vec::new(),
+            freed: Vec::new(),
             redeclare: false,
             told: None,
-        };
-        book.reindex();
-        book
+            line: Vec::new(),
+        }
     }
 
     /// A table that is in force.
     pub fn of(table: &Table, ruleset: &Ruleset) -> Self {
-        let draft = |chain: &Chain| ChainDraft {
-            name: chain.name.clone(),
-            hook: chain.builtin.map(|b| b.hook),
-            policy: chain.builtin.map_or(Policy::Accept, |b| b.policy),
-            count: Tally::Kept,
-            counter: chain.builtin.map_or(0, |b| b.counter),
-            rules: {
-                let name = |at: usize| table.chains[at].name.clone();
-                chain.rules.iter().map(|rule| Draft::present(rule, name)).collect()
-            },
-            classifier: Some(chain.classifier.clone()),
-        };
-        let mut book = Self::empty(table.name, ruleset.family, &ruleset.sets);
-        book.chains = table.chains.iter().map(draft).collect();
-        book.reindex();
-        book
+        let chains: Vec<_> = table.chains.iter().map(ChainDraft::of).collect();
+        let vacant = (0..chains.len()).filter(|&at| chains[at].is_vacant()).collect();
+        Self {
+            chains,
+            order: table.order.to_vec(),
+            index: table.index.clone(),
+            vacant,
+            ..Self::with(table.name, ruleset.family, &ruleset.sets, Vec::new())
+        }
     }
 
     /// Lets `:CHAIN` empty a chain that is there already.
@@ -192,22 +174,18 @@ impl Draftbook {
         self.told.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The table as it is, which must have no jumps.
-    pub fn bare(self) -> Table {
-        let name = self.name;
-        let chains = self.chains.into_iter().map(|chain| {
-            let (policy, counter) = (chain.policy, usize::MAX);
-            let builtin = chain.hook.map(|hook| Builtin { hook, policy, counter });
-            Chain { name: chain.name, builtin, rules: Vec::new(), classifier: None }
-        });
-        Table::new(name, chains.collect())
-    }
-
     /// Takes out all rules and all chains but the built-in ones, which keep policy and counters.
     pub fn clear(&mut self) {
-        self.chains.retain(|c| c.hook.is_some());
-        self.chains.iter_mut().for_each(ChainDraft::clear);
+        self.chains.iter_mut().for_each(|chain| chain.clear(&mut self.freed));
+        let builtins = self.builtins();
+        self.chains.truncate(builtins);
+        self.order = (0..builtins).collect();
+        self.vacant.clear();
         self.reindex();
+    }
+
+    fn builtins(&self) -> usize {
+        self.name.hooks().len()
     }
 
     /// The table.
@@ -217,11 +195,11 @@ impl Draftbook {
 
     /// The names of the chains, in their order.
     pub fn chain_names(&self) -> impl Iterator<Item = &str> {
-        self.chains.iter().map(|c| &*c.name)
+        self.order.iter().map(|&at| &*self.chains[at].name)
     }
 
     /// One line, or one command.
-    pub fn item(&mut self, item: &ItemAst, warnings: &mut Vec<Problem>) -> Outcome<()> {
+    pub fn item(&mut self, item: &ItemAst<'_>, warnings: &mut Vec<Problem>) -> Outcome<()> {
         match item {
             ItemAst::Chain { name, policy, count } => self.declare(name, policy, *count),
             ItemAst::New(name) => self.new_chain(name),
@@ -229,21 +207,23 @@ impl Draftbook {
             ItemAst::Rule { chain, place, rule } => self.place(chain, place, rule, warnings),
             ItemAst::DeleteNumber { chain, number } => {
                 let n = number.number(1..=u64::from(u32::MAX))? as usize;
-                let rules = &mut self.chain(chain)?.rules;
+                let rules = self.chain(chain)?.open();
                 if n > rules.len() {
                     return Err(number
                         .wrong(format!("{} has no rule {n}", chain.text))
                         .refused(Refusal::NoDeletion));
                 }
-                rules.remove(n - 1);
+                let gone = rules.remove(n - 1).old_place();
+                self.freed.extend(gone);
                 Ok(())
             }
             ItemAst::Flush(Some(name)) => {
-                self.chain(name)?.clear();
+                let at = self.number(name)?;
+                self.chains[at].clear(&mut self.freed);
                 Ok(())
             }
             ItemAst::Flush(None) => {
-                self.chains.iter_mut().for_each(ChainDraft::clear);
+                self.chains.iter_mut().for_each(|chain| chain.clear(&mut self.freed));
                 Ok(())
             }
             ItemAst::Zero(name, number) => self.zero(name.as_ref(), number.as_ref()),
@@ -257,13 +237,14 @@ impl Draftbook {
     }
 
     fn reindex(&mut self) {
-        self.index = self.chains.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect();
+        let names = self.order.iter().map(|&at| (self.chains[at].name.clone(), at));
+        self.index = Arc::new(names.collect());
     }
 
-    fn zero(&mut self, name: Option<&Word>, number: Option<&Word>) -> Outcome<()> {
+    fn zero(&mut self, name: Option<&Word<'_>>, number: Option<&Word<'_>>) -> Outcome<()> {
         if let (Some(name), Some(number)) = (name, number) {
             let n = number.number(1..=u64::from(u32::MAX))? as usize;
-            let rule = self.chain(name)?.rules.get_mut(n - 1).ok_or_else(|| {
+            let rule = self.chain(name)?.open().get_mut(n - 1).ok_or_else(|| {
                 number.wrong(format!("{} has no rule {n}", name.text)).refused(Refusal::NoCounter)
             })?;
             rule.count = rule.count.zeroed();
@@ -275,28 +256,30 @@ impl Draftbook {
         let named = |c: &&mut ChainDraft| name.is_none_or(|n| n.text == *c.name);
         for chain in self.chains.iter_mut().filter(named) {
             chain.count = chain.count.zeroed();
-            chain.rules.iter_mut().for_each(|rule| rule.count = rule.count.zeroed());
+            chain.open().iter_mut().for_each(|rule| rule.count = rule.count.zeroed());
         }
         Ok(())
     }
 
     /// A chain, to be changed.
-    fn chain(&mut self, name: &Word) -> Outcome<&mut ChainDraft> {
-        let table = self.name.as_str();
-        let Some(at) = self.find(&name.text) else {
-            return Err(name
-                .wrong(format!("table {table} has no chain `{}`", name.text))
+    fn chain(&mut self, name: &Word<'_>) -> Outcome<&mut ChainDraft> {
+        let at = self.number(name)?;
+        Ok(&mut self.chains[at])
+    }
+
+    /// A chain's number.
+    fn number(&self, name: &Word<'_>) -> Outcome<usize> {
+        self.find(&name.text).ok_or_else(|| {
+            let table = self.name.as_str();
+            name.wrong(format!("table {table} has no chain `{}`", name.text))
                 .help("a chain must be declared before rules use it")
                 .nearest(&name.text, self.chain_names())
-                .refused(Refusal::NoChain));
-        };
-        let chain = &mut self.chains[at];
-        chain.classifier = None;
-        Ok(chain)
+                .refused(Refusal::NoChain)
+        })
     }
 
     /// `:CHAIN POLICY`: declares the user's own chain or sets a policy.
-    fn declare(&mut self, name: &Word, policy: &Word, count: Count) -> Outcome<()> {
+    fn declare(&mut self, name: &Word<'_>, policy: &Word<'_>, count: Count) -> Outcome<()> {
         let builtin = self.find(&name.text).is_some_and(|at| self.chains[at].hook.is_some());
         if builtin {
             if policy.text == "-" {
@@ -312,17 +295,26 @@ impl Draftbook {
         }
         if let Some(at) = self.find(&name.text) {
             if self.redeclare {
-                self.chains[at].clear();
+                self.chains[at].clear(&mut self.freed);
                 return Ok(());
             }
             return Err(name
                 .wrong(format!("chain `{}` is declared twice", name.text))
                 .words(format!("error creating chain '{}':File exists", name.text)));
         }
-        self.add_chain(name)
+        self.check_name(name)?;
+        self.add_chain(&name.text);
+        Ok(())
     }
 
-    fn new_chain(&mut self, name: &Word) -> Outcome<()> {
+    fn new_chain(&mut self, name: &Word<'_>) -> Outcome<()> {
+        self.check_new_name(name)?;
+        self.add_chain(&name.text);
+        Ok(())
+    }
+
+    /// Whether a command may give a chain this name.
+    fn check_new_name(&self, name: &Word<'_>) -> Outcome<()> {
         if self.find(&name.text).is_some() {
             return Err(name
                 .wrong(format!("there is a chain `{}` already", name.text))
@@ -344,10 +336,10 @@ impl Draftbook {
                 .wrong(format!("`{}` is the name of a target", name.text))
                 .words(CLASH));
         }
-        self.add_chain(name)
+        self.check_name(name)
     }
 
-    fn add_chain(&mut self, name: &Word) -> Outcome<()> {
+    fn check_name(&self, name: &Word<'_>) -> Outcome<()> {
         if name.text.is_empty() || name.text.len() > MAX_CHAIN_NAME {
             return Err(name
                 .wrong(format!("bad chain name `{}`", name.text))
@@ -363,21 +355,27 @@ impl Draftbook {
                 .wrong(format!("`{}` is the name of a verdict", name.text))
                 .words(CLASH));
         }
-        let shared: Arc<str> = name.text.as_str().into();
-        self.index.insert(shared.clone(), self.chains.len());
-        self.chains.push(ChainDraft {
-            name: shared,
-            hook: None,
-            policy: Policy::Accept,
-            count: Tally::Kept,
-            counter: 0,
-            rules: Vec::new(),
-            classifier: None,
-        });
         Ok(())
     }
 
-    fn set_policy(&mut self, name: &Word, policy: &Word, count: Count) -> Outcome<()> {
+    fn add_chain(&mut self, name: &str) {
+        let name: Arc<str> = name.into();
+        let chain = ChainDraft::new(name.clone(), None);
+        let at = match self.vacant.pop() {
+            Some(at) => {
+                self.chains[at] = chain;
+                at
+            }
+            None => {
+                self.chains.push(chain);
+                self.chains.len() - 1
+            }
+        };
+        Arc::make_mut(&mut self.index).insert(name, at);
+        self.order.push(at);
+    }
+
+    fn set_policy(&mut self, name: &Word<'_>, policy: &Word<'_>, count: Count) -> Outcome<()> {
         let nat = self.name == TableName::Nat;
         let chain = self.chain(name).map_err(|problem| problem.refused(Refusal::NoBuiltin))?;
         if chain.hook.is_none() {
@@ -385,7 +383,7 @@ impl Draftbook {
                 .wrong(format!("`{}` can't have a policy", name.text))
                 .refused(Refusal::NoBuiltin));
         }
-        chain.policy = match policy.text.as_str() {
+        chain.policy = match &*policy.text {
             "ACCEPT" => Policy::Accept,
             "DROP" if nat => return Err(rule::no_filtering_in_nat(policy)),
             "DROP" => Policy::Drop,
@@ -402,155 +400,152 @@ impl Draftbook {
 
     fn place(
         &mut self,
-        name: &Word,
+        name: &Word<'_>,
         place: &Place,
-        ast: &RuleAst,
+        ast: &RuleAst<'_>,
         warnings: &mut Vec<Problem>,
     ) -> Outcome<()> {
-        let drafts = rule::drafts(self, name, ast, warnings)?;
+        let mut drafts = std::mem::take(&mut self.line);
+        drafts.clear();
+        rule::drafts(self, name, ast, warnings, &mut drafts)?;
         if let Some(told) = &mut self.told {
             for draft in &drafts {
-                let to = draft.to.as_deref().unwrap_or("");
+                let to = draft.rule.leads_to().map_or("", |to| &*self.chains[to].name);
                 told.push_str(&told_of(&draft.rule, to));
             }
         }
-        let chain = self.chain(name)?;
-        let len = chain.rules.len();
+        let at = self.number(name)?;
+        let rules = self.chains[at].open();
+        let len = rules.len();
         let missing = |n: u32, span: &Range<usize>, refusal| {
             Problem::new(span.clone(), format!("{} has no place {n} for a rule", name.text))
                 .help(format!("it has {len} rules"))
                 .refused(refusal)
         };
         match place {
-            Place::Append => chain.rules.extend(drafts),
+            Place::Append => rules.append(&mut drafts),
             Place::Insert(n, span) => {
                 let at = *n as usize - 1;
                 if at > len {
                     return Err(missing(*n, span, Refusal::NoInsertion));
                 }
                 // One after the other at the same place, so that they end up reversed, as with -I.
-                drafts.into_iter().for_each(|draft| chain.rules.insert(at, draft));
+                rules.splice(at..at, drafts.drain(..).rev());
             }
             Place::Replace(n, span) => {
                 let at = *n as usize - 1;
-                let mut drafts = drafts.into_iter();
+                let mut drafts = drafts.drain(..);
                 let (Some(draft), None) = (drafts.next(), drafts.next()) else {
                     return Err(Problem::new(ast.span.clone(), "-R takes a single rule")
                         .words("Replacement rule does not specify a unique address"));
                 };
-                let old = chain.rules.get_mut(at);
-                *old.ok_or_else(|| missing(*n, span, Refusal::NoReplacement))? = draft;
+                let old = rules.get_mut(at);
+                let old = old.ok_or_else(|| missing(*n, span, Refusal::NoReplacement))?;
+                self.freed.extend(old.old_place());
+                *old = draft;
             }
             Place::Delete | Place::Check => {
-                for draft in drafts {
-                    let at = chain.rules.iter().position(|r| r.same(&draft)).ok_or_else(|| {
+                for draft in drafts.drain(..) {
+                    let same = |r: &Draft| r.rule.same(&draft.rule);
+                    let at = rules.iter().position(same).ok_or_else(|| {
                         Problem::new(ast.span.clone(), format!("{} has no such rule", name.text))
                             .refused(draft.absent())
                     })?;
                     if matches!(place, Place::Delete) {
-                        chain.rules.remove(at);
+                        self.freed.extend(rules.remove(at).old_place());
                     }
                 }
             }
         }
+        self.line = drafts;
         Ok(())
     }
 
-    fn is_referenced(&self, name: &str) -> bool {
-        self.chains.iter().flat_map(|c| &c.rules).any(|r| r.to.as_deref() == Some(name))
+    fn is_referenced(&self, chain: usize) -> bool {
+        self.chains.iter().any(|c| c.leads_to(chain))
     }
 
-    fn delete_chain(&mut self, name: Option<&Word>) -> Outcome<()> {
+    fn delete_chain(&mut self, name: Option<&Word<'_>>) -> Outcome<()> {
         let Some(name) = name else {
-            let kept: Vec<bool> = self
-                .chains
-                .iter()
-                .map(|c| c.hook.is_some() || !c.rules.is_empty() || self.is_referenced(&c.name))
-                .collect();
-            let mut kept = kept.into_iter();
-            self.chains.retain(|_| kept.next().unwrap_or(true));
-            self.reindex();
+            let mut referenced = vec![false; self.chains.len()];
+            for chain in &mut self.chains {
+                chain.settle_leads();
+                chain.leads().iter().for_each(|(to, _)| referenced[*to] = true);
+            }
+            let users = self.order.iter().copied().filter(|&at| self.chains[at].hook.is_none());
+            let gone = users.filter(|&at| self.chains[at].is_empty() && !referenced[at]);
+            gone.collect::<Vec<_>>().into_iter().for_each(|at| self.vacate(at));
+            self.order.retain(|&at| !self.chains[at].is_vacant());
             return Ok(());
         };
-        let referenced = self.is_referenced(&name.text);
-        let chain = self.chain(name)?;
-        let (why, refusal) = match chain {
+        let at = self.number(name)?;
+        let (why, refusal) = match &self.chains[at] {
             c if c.hook.is_some() => ("is a built-in chain", Refusal::Invalid),
-            _ if referenced => ("is still used by rules", Refusal::Linked),
-            c if !c.rules.is_empty() => ("still has rules", Refusal::NotEmpty),
+            _ if self.is_referenced(at) => ("is still used by rules", Refusal::Linked),
+            c if !c.is_empty() => ("still has rules", Refusal::NotEmpty),
             _ => {
-                self.chains.retain(|c| *c.name != *name.text);
-                self.reindex();
+                self.vacate(at);
+                self.order.retain(|&other| other != at);
                 return Ok(());
             }
         };
         Err(name.wrong(format!("`{}` {why}", name.text)).refused(refusal))
     }
 
-    fn rename(&mut self, old: &Word, new: &Word) -> Outcome<()> {
+    /// Takes a chain out, which must have no rules; its place in the order stays.
+    fn vacate(&mut self, at: usize) {
+        let vacant = ChainDraft::new("".into(), None);
+        let chain = std::mem::replace(&mut self.chains[at], vacant);
+        Arc::make_mut(&mut self.index).remove(&chain.name);
+        self.vacant.push(at);
+    }
+
+    fn rename(&mut self, old: &Word<'_>, new: &Word<'_>) -> Outcome<()> {
         if self.find(&new.text).is_some() {
             return Err(new
                 .wrong(format!("there is a chain `{}` already", new.text))
                 .refused(Refusal::NameTaken));
         }
-        if self.chain(old)?.hook.is_some() {
+        let at = self.number(old)?;
+        if self.chains[at].hook.is_some() {
             return Err(old.wrong("a built-in chain can't be renamed").refused(Refusal::NoBuiltin));
         }
-        self.new_chain(new)?;
-        self.chains.pop();
-        let name: Arc<str> = new.text.as_str().into();
-        for chain in &mut self.chains {
-            if *chain.name == *old.text {
-                chain.name = name.clone();
-            }
-            for rule in &mut chain.rules {
-                if rule.to.as_deref() == Some(&old.text) {
-                    rule.to = Some(name.clone());
-                }
-            }
-        }
-        self.reindex();
+        self.check_new_name(new)?;
+        let name: Arc<str> = (&*new.text).into();
+        let index = Arc::make_mut(&mut self.index);
+        index.remove(&*old.text);
+        index.insert(name.clone(), at);
+        self.chains[at].name = name;
         Ok(())
     }
 
-    /// The places in the counters that stay taken.
-    pub fn kept(&self) -> impl Iterator<Item = usize> {
-        let policies =
-            self.chains.iter().filter(|c| c.hook.is_some()).map(|c| (c.count, c.counter));
-        let rules = self.chains.iter().flat_map(|c| &c.rules).map(|r| (r.count, r.rule.counter));
-        policies.chain(rules).filter(|(tally, _)| tally.is_old()).map(|(_, counter)| counter)
+    /// The places in the counters that are free now.
+    pub fn freed(&self) -> impl Iterator<Item = usize> {
+        self.freed.iter().copied()
     }
 
-    /// Settles the order of chains, resolves jumps, checks what depends on where chains hang.
+    /// Settles the order of chains, and checks what depends on where chains hang. Warnings are about
+    /// tables that were read from a file.
     pub fn finish(
         mut self,
         slots: &mut Slots,
-        warnings: &mut Vec<Problem>,
+        warnings: Option<&mut Vec<Problem>>,
     ) -> Result<Table, Vec<Problem>> {
-        let builtins = self.chains.iter().filter(|c| c.hook.is_some()).count();
-        self.chains[builtins..].sort_by(|a, b| a.name.cmp(&b.name));
-        self.reindex();
-        let index = std::mem::take(&mut self.index);
-        for chain in &mut self.chains {
-            chain.rules.iter_mut().for_each(|rule| rule.resolve(&index));
+        let builtins = self.builtins();
+        let chains = &self.chains;
+        self.order[builtins..].sort_by(|&a, &b| chains[a].name.cmp(&chains[b].name));
+        self.chains.iter_mut().for_each(ChainDraft::settle_leads);
+        hooks::check(&mut self.chains)?;
+        if let Some(warnings) = warnings {
+            reach::check(self.name, &self.chains, &self.order, warnings);
         }
-        hooks::check(&self.chains)?;
-        reach::check(self.name, &self.chains, warnings);
-        let mut chains = Vec::with_capacity(self.chains.len());
-        for draft in self.chains {
-            let mut rules: Vec<Rule> = Vec::with_capacity(draft.rules.len());
-            for mut rule in draft.rules {
-                rule.rule.counter = rule.count.place(rule.rule.counter, slots);
-                rules.push(rule.rule);
-            }
-            let builtin = draft.hook.map(|hook| {
-                let counter = draft.count.place(draft.counter, slots);
-                Builtin { hook, policy: draft.policy, counter }
-            });
-            let build = || Classifier::new(&rules).map(Arc::new);
-            let classifier = draft.classifier.unwrap_or_else(build);
-            chains.push(Chain { name: draft.name, builtin, rules, classifier });
+        // In the order of the chains: so rules that were read are counted one after the other.
+        let mut chains: Vec<Option<ChainDraft>> = self.chains.into_iter().map(Some).collect();
+        let mut done: Vec<Option<Chain>> = vec![None; chains.len()];
+        for at in self.order.iter().copied().chain(self.vacant) {
+            done[at] = chains[at].take().map(|chain| chain.finish(slots));
         }
-        Ok(Table::new(self.name, chains))
+        let chains = done.into_iter().flatten().collect();
+        Ok(Table::new(self.name, chains, self.order.into(), self.index))
     }
 }

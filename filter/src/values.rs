@@ -28,7 +28,7 @@ fn plain(digits: &str, radix: u32) -> Option<u64> {
     digits.chars().all(|c| c.is_digit(radix)).then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
-impl Word {
+impl Word<'_> {
     /// A number within bounds.
     pub fn number(&self, range: RangeInclusive<u64>) -> Outcome<u64> {
         parse_number(&self.text).filter(|n| range.contains(n)).ok_or_else(|| {
@@ -40,30 +40,24 @@ impl Word {
     }
 
     /// A part of this word, with its place where that can be told.
-    pub fn part(&self, text: &str) -> Word {
-        let span = match self.text.find(text) {
+    pub fn part<'p>(&self, text: &'p str) -> Word<'p> {
+        // A piece of the word itself, as it nearly always is, tells its place by its address.
+        let at = (text.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
+        let inside = at.checked_add(text.len()).is_some_and(|end| end <= self.text.len());
+        let at = if inside { Some(at) } else { self.text.find(text) };
+        let span = match at {
             // Only a word without quotes and escapes stands in the file as it reads.
             Some(at) if self.span.len() == self.text.len() => {
                 self.span.start + at..self.span.start + at + text.len()
             }
             _ => self.span.clone(),
         };
-        Word { text: text.to_owned(), span, quoted: self.quoted }
+        Word { text: text.into(), span, quoted: self.quoted }
     }
 
     /// The comma-separated parts.
-    pub fn list(&self) -> Vec<Word> {
-        let plain = self.span.len() == self.text.len();
-        let mut at = 0;
-        self.text
-            .split(',')
-            .map(|part| {
-                let start = self.span.start + at;
-                at += part.len() + 1;
-                let span = if plain { start..start + part.len() } else { self.span.clone() };
-                Word { text: part.to_owned(), span, quoted: self.quoted }
-            })
-            .collect()
+    pub fn list(&self) -> impl Iterator<Item = Word<'_>> {
+        self.text.split(',').map(|part| self.part(part))
     }
 
     /// A port by number or service name.
@@ -134,7 +128,7 @@ impl Word {
     pub fn network(&self, family: Family) -> Outcome<Network> {
         let (addr, mask) = match self.text.split_once('/') {
             Some((addr, mask)) => (addr, Some(mask)),
-            None => (self.text.as_str(), None),
+            None => (&*self.text, None),
         };
         let mask = match mask {
             Some(mask) => self.part(mask).mask(family)?,
@@ -190,7 +184,7 @@ impl Word {
     pub fn masked_u32(&self) -> Outcome<(u32, u32)> {
         let (value, mask) = match self.text.split_once('/') {
             Some((value, mask)) => (value, Some(mask)),
-            None => (self.text.as_str(), None),
+            None => (&*self.text, None),
         };
         let number = |text: &str| self.part(text).number(0..=u64::from(u32::MAX)).map(|n| n as u32);
         Ok((number(value)?, mask.map_or(Ok(u32::MAX), number)?))

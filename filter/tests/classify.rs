@@ -10,14 +10,20 @@ use tidegate_packet::builder::{self, Ip, Tcp};
 use tidegate_packet::{Addr, Family, Parsed, tcp};
 
 /// Hands a rule's parts out, each from a small world in which much collides.
-fn rule() -> impl Strategy<Value = String> {
-    let address = prop_oneof![
+fn rule(family: Family) -> BoxedStrategy<String> {
+    let v4 = prop_oneof![
         Just(String::new()),
         (0u8..4, 0u8..4, prop_oneof![Just(8u8), Just(16), Just(24), Just(32), 9u8..32])
             .prop_map(|(b, d, len)| format!("10.{b}.0.{d}/{len}")),
         (0u8..4).prop_map(|d| format!("10.0.0.{d}/255.0.0.255")),
     ];
-    let side = |option: &'static str| {
+    let v6 = prop_oneof![
+        Just(String::new()),
+        (0u8..4, 0u8..4, prop_oneof![Just(64u8), Just(128), 8u8..128])
+            .prop_map(|(b, d, len)| format!("fd0{b}::{d}/{len}")),
+    ];
+    let address = if family == Family::V4 { v4.boxed() } else { v6.boxed() };
+    let side = move |option: &'static str| {
         (any::<bool>(), address.clone()).prop_map(move |(not, address)| match address.as_str() {
             "" => String::new(),
             _ if not && address.ends_with("/32") => format!(" ! {option} {address}"),
@@ -28,25 +34,55 @@ fn rule() -> impl Strategy<Value = String> {
         3 => Just(""),
         1 => Just(" -i eth0"),
         1 => Just(" -i eth+"),
+        1 => Just(" -i et+"),
+        1 => Just(" ! -i eth+"),
         1 => Just(" ! -i eth0"),
         1 => Just(" -i a-name-of-more-"),
     ];
+    let end = move |(b, d): (u8, u8)| match family {
+        Family::V4 => format!("10.{b}.0.{d}"),
+        Family::V6 => format!("fd0{b}::{d}"),
+    };
+    let range =
+        ((0u8..4, 0u8..4), (0u8..4, 0u8..4), any::<bool>()).prop_map(move |(a, b, source)| {
+            let side = if source { "--src-range" } else { "! --dst-range" };
+            format!(" -m iprange {side} {}-{}", end(a.min(b)), end(a.max(b)))
+        });
+    let ports = (any::<u16>(), any::<u16>(), 0u8..3).prop_map(|(a, b, how)| {
+        let (low, high) = (a.min(b), a.max(b));
+        match how {
+            0 => format!(" -p tcp --sport {low}:{high}"),
+            1 => format!(" -p udp -m udp --dport {low}:{high}"),
+            _ => format!(
+                " -p tcp -m multiport --dports 80,{low}:{}",
+                high.max(low.saturating_add(1))
+            ),
+        }
+    });
     let protocol = prop_oneof![
-        Just(""),
-        Just(" -p icmp"),
-        Just(" ! -p tcp"),
-        Just(" -p tcp --dport 80"),
-        Just(" -p tcp ! --dport 80"),
-        Just(" -p tcp --dport 80:90 --sport 1024:65535"),
-        Just(" -p tcp -m limit --limit 2/hour --limit-burst 3 -m tcp --dport 443"),
-        Just(" -p tcp -m comment --comment x -m multiport --dports 22,80,8000:8100"),
-        Just(" -p tcp -m multiport --ports 443,1"),
-        Just(" -p udp -m multiport ! --sports 53"),
-        Just(" -p udp --sport 53"),
-        Just(" -p udp -m mark --mark 1 -m udp --dport 53"),
-        Just(" -p udp -m statistic --mode nth --every 3 -m udp --dport 443"),
-        Just(" -p tcp --tcp-option 5 --dport 80"),
+        10 => prop::sample::select(vec![
+            "",
+            " -p 1",
+            " ! -p tcp",
+            " -p tcp --dport 80",
+            " -p tcp ! --dport 80",
+            " -p tcp --dport 80:90 --sport 1024:65535",
+            " -p tcp -m limit --limit 2/hour --limit-burst 3 -m tcp --dport 443",
+            " -p tcp -m comment --comment x -m multiport --dports 22,80,8000:8100",
+            " -p tcp -m multiport --ports 443,1",
+            " -p udp -m multiport ! --sports 53",
+            " -p udp --sport 53",
+            " -p udp -m mark --mark 1 -m udp --dport 53",
+            " -p udp -m statistic --mode nth --every 3 -m udp --dport 443",
+            " -p tcp --tcp-option 5 --dport 80",
+        ])
+        .prop_map(str::to_owned),
+        3 => ports,
+        2 => range,
+        1 => Just(" -m limit --limit 2/hour --limit-burst 3 -m iprange --src-range ".to_owned())
+            .prop_map(move |text| text + &end((0, 1)) + "-" + &end((2, 2))),
     ];
+    let hops = if family == Family::V4 { " -j TTL --ttl-set 9" } else { " -j HL --hl-set 9" };
     let target = prop_oneof![
         6 => Just(""),
         2 => Just(" -j ACCEPT"),
@@ -56,34 +92,60 @@ fn rule() -> impl Strategy<Value = String> {
         1 => Just(" -j RETURN"),
         1 => Just(" -j LOG"),
         1 => Just(" -j MARK --set-mark 1"),
-        1 => Just(" -j TTL --ttl-set 9"),
+        1 => Just(hops),
     ];
     (side("-s"), side("-d"), interface, protocol, target)
         .prop_map(|(s, d, i, p, t)| format!("{s}{d}{i}{p}{t}"))
+        .boxed()
 }
 
-fn ruleset() -> impl Strategy<Value = String> {
-    let rules = |n| prop::collection::vec(rule(), n);
+/// The same rule where it can't lead in a circle: a chain jumps only further down.
+fn down(chain: &str, rule: &str) -> String {
+    match chain {
+        "one" => rule.replace("-j one", "-j two"),
+        "two" => rule.replace("-j one", "").replace("-g two", ""),
+        _ => rule.to_owned(),
+    }
+}
+
+fn ruleset(family: Family) -> impl Strategy<Value = String> {
+    let rules = |n| prop::collection::vec(rule(family), n);
     (rules(0..60usize), rules(0..40usize), rules(0..40usize)).prop_map(|(main, one, two)| {
         let mut text =
             String::from("*mangle\n:PREROUTING DROP [0:0]\n:one - [0:0]\n:two - [0:0]\n");
-        // A chain jumps only further down, so there are no loops.
         for (chain, rules) in [("PREROUTING", main), ("one", one), ("two", two)] {
             for rule in rules {
-                let rule = match chain {
-                    "one" => rule.replace("-j one", "-j two"),
-                    "two" => rule.replace("-j one", "").replace("-g two", ""),
-                    _ => rule,
-                };
-                text.push_str(&format!("-A {chain}{rule}\n"));
+                text.push_str(&format!("-A {chain}{}\n", down(chain, &rule)));
             }
         }
         text + "COMMIT\n"
     })
 }
 
-fn packet() -> impl Strategy<Value = Vec<u8>> {
-    let addr = || (0u8..4, 0u8..4).prop_map(|(b, d)| Addr::from_v4_bytes([10, b, 0, d]));
+/// Commands that change the rules.
+fn changes(family: Family) -> impl Strategy<Value = Vec<String>> {
+    let chain = prop::sample::select(vec!["PREROUTING", "PREROUTING", "one", "two"]);
+    let change = (chain, rule(family), 0u8..12, 1usize..40).prop_map(|(chain, rule, what, n)| {
+        let rule = down(chain, &rule);
+        match what {
+            0..4 => format!("-A {chain}{rule}"),
+            4..6 => format!("-I {chain} {n}{rule}"),
+            6..9 => format!("-D {chain} {n}"),
+            9 => format!("-R {chain} {n}{rule}"),
+            10 => format!("-D {chain}{rule}"),
+            _ => format!("-Z {chain} {n}"),
+        }
+    });
+    prop::collection::vec(change, 0..30)
+}
+
+fn packet(family: Family) -> impl Strategy<Value = Vec<u8>> {
+    let addr = move || {
+        (0u8..4, 0u8..4).prop_map(move |(b, d)| match family {
+            Family::V4 => Addr::from_v4_bytes([10, b, 0, d]),
+            Family::V6 => format!("fd0{b}::{d}").parse().unwrap(),
+        })
+    };
     let port = prop_oneof![Just(80u16), Just(53), Just(443), Just(22), Just(8050), any::<u16>()];
     (addr(), addr(), port.clone(), port, 0u8..4, 0usize..60).prop_map(
         |(src, dst, s, d, kind, cut)| {
@@ -105,7 +167,8 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
 fn outcome(rules: &Ruleset, packets: &[Vec<u8>], plainly: bool) -> Vec<String> {
     let (mut counters, memory) = (rules.zero_counters(), Memory::new());
     let mut told = Vec::new();
-    for bytes in packets {
+    for (n, bytes) in packets.iter().enumerate() {
+        let input = ["eth0", "eth1", "a-name-of-more-", "eno"][n % 4];
         let (mut bytes, mut packet) = (bytes.clone(), Parsed::parse(bytes).unwrap());
         let mut seen = Seen::default();
         let hook = Hook::Prerouting;
@@ -114,7 +177,7 @@ fn outcome(rules: &Ruleset, packets: &[Vec<u8>], plainly: bool) -> Vec<String> {
             false => rules.walk(TableName::Mangle, hook),
         };
         let verdict = loop {
-            let query = Query { trace: true, input: Some("eth0"), ..query(&packet, &bytes) };
+            let query = Query { trace: true, input: Some(input), ..query(&packet, &bytes) };
             match walk.resume(&query, &mut counters, &memory, &mut seen) {
                 Step::Done(verdict) => break verdict,
                 Step::Edit(Edit::Header(edit)) => {
@@ -130,22 +193,103 @@ fn outcome(rules: &Ruleset, packets: &[Vec<u8>], plainly: bool) -> Vec<String> {
     told
 }
 
+fn loaded(text: &str, family: Family) -> Ruleset {
+    load(Source { name: "rules", text }, family).unwrap().ruleset
+}
+
+fn saved(rules: &Ruleset) -> String {
+    rules.save(None, SaveStyle { stamp: "", rule_counters: false })
+}
+
+/// The rules after these commands, of which some fail.
+fn changed(mut rules: Ruleset, commands: &[String]) -> Ruleset {
+    let family = rules.family();
+    for command in commands {
+        let line = format!("-t mangle {command}");
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let call = live::Call {
+            program: live::Program::Iptables,
+            family,
+            args: &args,
+            input: "",
+            stamp: "",
+        };
+        let counters = rules.zero_counters();
+        let answer = live::run(call, live::Present { ruleset: &rules, counters: &counters });
+        if let Some(change) = answer.change {
+            rules = change.ruleset;
+        }
+    }
+    rules
+}
+
+fn any_family() -> impl Strategy<Value = Family> {
+    prop::sample::select(vec![Family::V4, Family::V4, Family::V6])
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
-    fn what_is_saved_loads_as_itself(text in ruleset()) {
-        let save = |text: &str| {
-            let loaded = load(Source { name: "rules", text }, Family::V4).unwrap();
-            loaded.ruleset.save(None, SaveStyle { stamp: "", rule_counters: true })
-        };
-        let saved = save(&text);
-        prop_assert_eq!(save(&saved), saved);
+    fn what_is_saved_loads_as_itself(
+        (family, text) in any_family().prop_flat_map(|f| (Just(f), ruleset(f))),
+    ) {
+        let once = saved(&loaded(&text, family));
+        prop_assert_eq!(saved(&loaded(&once, family)), once);
     }
 
     #[test]
-    fn the_same_rules_are_met(text in ruleset(), packets in prop::collection::vec(packet(), 1..12)) {
+    fn the_same_rules_are_met((family, text, changes, packets) in any_family().prop_flat_map(|f| {
+        (Just(f), ruleset(f), changes(f), prop::collection::vec(packet(f), 1..12))
+    })) {
         // `limit` and `nth` remember, so each way has rules of its own.
-        let load = || load(Source { name: "rules", text: &text }, Family::V4).unwrap().ruleset;
+        let load = || loaded(&text, family);
         prop_assert_eq!(outcome(&load(), &packets, false), outcome(&load(), &packets, true));
+        // What was changed in small steps is what a file makes that has it all.
+        let changed = changed(load(), &changes);
+        let anew = loaded(&saved(&changed), family);
+        prop_assert_eq!(outcome(&changed, &packets, false), outcome(&anew, &packets, true));
     }
+}
+
+/// A thousand and more groups: networks of all lengths on both sides, ranges of ports. However many
+/// rules there are, a packet is compared with few.
+#[test]
+fn few_rules_are_asked_of_many() {
+    let mut state = 7_u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 33) % below
+    };
+    let mut text = String::from("*mangle\n");
+    let mut packets = Vec::new();
+    for n in 0..4000 {
+        let [source, destination] = [0, 1].map(|_| {
+            [10 + random(80) as u8, random(256) as u8, random(256) as u8, random(256) as u8]
+        });
+        let [source_len, destination_len] = [0, 1].map(|_| 12 + random(21));
+        let (low, len) = (random(60_000), random(3000));
+        let [a, b, c, d] = source;
+        let [e, f, g, h] = destination;
+        text.push_str(&format!(
+            "-A PREROUTING -s {a}.{b}.{c}.{d}/{source_len} -d {e}.{f}.{g}.{h}/{destination_len} \
+             -p udp --dport {low}:{}\n",
+            low + len
+        ));
+        if n % 16 == 0 {
+            let ip = Ip::new(Addr::from_v4_bytes(source), Addr::from_v4_bytes(destination), 17);
+            packets.push(builder::udp(ip, 1, (low + len / 2) as u16, b""));
+        }
+    }
+    let rules = loaded(&(text + "COMMIT\n"), Family::V4);
+    assert!(outcome(&rules, &packets, false) == outcome(&rules, &packets, true));
+    let mut most = 0;
+    for bytes in &packets {
+        let packet = Parsed::parse(bytes).unwrap();
+        let at = (TableName::Mangle, Hook::Prerouting);
+        let asked =
+            |plainly| rules.rules_asked(at, &query(&packet, bytes), &Memory::new(), plainly);
+        assert_eq!(asked(true), 4000);
+        most = most.max(asked(false));
+    }
+    assert!(most <= 40, "{most}");
 }

@@ -161,6 +161,7 @@ fn connections_carry_marks() {
     let connection = Connection {
         original: flow,
         reply: flow,
+        zones: [0; 2],
         direction: Direction::Original,
         seen_reply: true,
         assured: true,

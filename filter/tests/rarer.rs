@@ -126,6 +126,7 @@ fn what_a_connection_has_carried() {
     let connection = Connection {
         original: flow,
         reply: flow,
+        zones: [0; 2],
         direction: Direction::Original,
         seen_reply: true,
         assured: true,

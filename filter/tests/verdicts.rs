@@ -270,6 +270,7 @@ fn states_and_connections() {
     let connection = Connection {
         original,
         reply,
+        zones: [0; 2],
         direction: Direction::Original,
         seen_reply: true,
         assured: false,

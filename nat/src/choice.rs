@@ -117,7 +117,7 @@ impl Choice<'_> {
         blocks: BlockRule,
     ) -> Option<()> {
         let Tuple { src: outside, protocol, sport: own, .. } = *tuple;
-        let host = (self.conn.tuples[1].inverse()?.src, rule.interface);
+        let host = (self.conn.reply().inverse()?.src, rule.interface);
         for ports in self.table.mappings.blocks.with_room(host, outside, protocol) {
             if self.search_in(tuple, ports, own).is_some() {
                 return Some(());
@@ -173,7 +173,7 @@ impl Choice<'_> {
     pub(crate) fn is_reserved(&self, tuple: &Tuple) -> bool {
         let mappings = &self.table.mappings;
         let Some(id) = mappings.of_outside(source(tuple), self.now) else { return false };
-        let Some(own) = self.conn.tuples[1].inverse() else { return true };
+        let Some(own) = self.conn.reply().inverse() else { return true };
         mappings.get(id).is_some_and(|m| m.inside != source(&own))
     }
 }
@@ -190,7 +190,7 @@ impl Conntrack {
         if conn.zones() != [0, 0] {
             return None;
         }
-        let packet = conn.tuples[0];
+        let packet = conn.original();
         let outside = Endpoint { addr: packet.dst, port: packet.dport, protocol: packet.protocol };
         let id = self.mappings.of_outside(outside, now)?;
         let mapping = self.mappings.get(id)?;
@@ -203,7 +203,7 @@ impl Conntrack {
             return None;
         }
         let inside = mapping.inside;
-        conn.mappings[1] = id;
+        conn.set_mapping(1, id);
         Some(Range {
             addrs: Some((inside.addr, inside.addr)),
             ports: Some((inside.port, inside.port)),
@@ -216,7 +216,7 @@ impl Conntrack {
     /// outside (RFC 4787 REQ-9a), or the answers would take a shorter way.
     pub fn hairpin(&self, tracked: &Tracked, input: u32) -> Option<Range> {
         let Entry::Own(conn) = &tracked.entry else { return None };
-        let mapping = self.mappings.get(conn.mappings[1])?;
+        let mapping = self.mappings.get(conn.mappings()[1])?;
         if input == mapping.interface {
             return None;
         }
@@ -234,22 +234,24 @@ impl Conntrack {
     /// A connection enters the table: its mappings are in use.
     pub(crate) fn hold_mappings(&mut self, conn: &mut Connection) {
         let peer = peer(conn);
-        for (manip, peer) in [(0, peer), (1, None)] {
-            if self.mappings.get(conn.mappings[manip]).is_some() {
-                self.mappings.hold(conn.mappings[manip], peer);
-            } else {
-                conn.mappings[manip] = mapping::NONE;
+        for (manip, id) in conn.mappings().into_iter().enumerate() {
+            if self.mappings.get(id).is_some() {
+                self.mappings.hold(id, if manip == 0 { peer } else { None });
+            } else if id != mapping::NONE {
+                conn.set_mapping(manip, mapping::NONE);
             }
         }
     }
 
     /// A connection has left the table.
     pub(crate) fn release_mappings(&mut self, conn: &Connection) {
+        if conn.mappings() == [mapping::NONE; 2] {
+            return;
+        }
         // One that is taken away before its time doesn't leave its time behind.
         let end = conn.deadline.min(self.mappings.seen + Duration::from_secs(1));
-        let end = end + mapping::linger(&self.settings, conn.original().protocol);
-        for (manip, peer) in [(0, peer(conn)), (1, None)] {
-            let id = conn.mappings[manip];
+        let end = end + mapping::linger(&self.settings, conn.protocol);
+        for (id, peer) in conn.mappings().into_iter().zip([peer(conn), None]) {
             if id != mapping::NONE {
                 self.mappings.release(id, peer, end);
             }
@@ -275,12 +277,12 @@ impl Conntrack {
 
     /// Whether a connection came in by a mapping that masquerading on this interface has made.
     pub(crate) fn came_in_by(&self, conn: &Connection, interface: u32) -> bool {
-        let mapping = self.mappings.get(conn.mappings[1]);
+        let mapping = self.mappings.get(conn.mappings()[1]);
         mapping.is_some_and(|m| m.masqueraded && m.interface == interface)
     }
 }
 
 /// Whom the inside end of a connection has addressed, if it is translated by a mapping.
 fn peer(conn: &Connection) -> Option<tidegate_packet::Addr> {
-    conn.status.has(Status::SNAT).then_some(conn.tuples[0].dst)
+    conn.status.has(Status::SNAT).then_some(conn.original().dst)
 }

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use tidegate_packet::Instant;
+use tidegate_packet::{Addr, Instant};
 
 use crate::event::Changes;
 use crate::extra::Extra;
+use crate::mapping;
+use crate::pair::Pair;
 use crate::sctp::{SctpState, SctpTrack};
 use crate::settings::Settings;
 use crate::tcp::{TcpState, TcpTrack};
@@ -66,6 +68,8 @@ impl Status {
     pub const FIXED_TIMEOUT: Self = Self(1 << 10);
     /// A rule has given it a helper.
     pub const HELPER: Self = Self(1 << 13);
+    /// Its addresses are IPv6 and stand in [`Rare`]. No bit of the kernel's: nobody outside sees it.
+    pub(crate) const V6: Self = Self(1 << 15);
 
     /// Whether all of `other`'s bits are set.
     #[inline]
@@ -168,81 +172,112 @@ pub(crate) enum Proto {
     Tcp(TcpTrack),
 }
 
-/// What few connections need.
-#[derive(Clone, Debug, Default)]
+/// What few connections need, or only those of IPv6.
+#[derive(Clone, Debug)]
 pub(crate) struct Rare {
+    /// Source and destination of both directions, with [`Status::V6`].
+    pub(crate) addrs: [[Addr; 2]; 2],
     /// Whether packets and bytes are counted.
     pub(crate) counted: bool,
     pub(crate) accounting: [Counters; 2],
     /// Whether it is remembered when the connection began.
     pub(crate) stamped: bool,
     pub(crate) started: Option<Instant>,
+    /// Endpoint-independent mappings that translate its source and its destination.
+    pub(crate) mappings: [u32; 2],
     pub(crate) extra: Option<Box<Extra>>,
+}
+
+impl Default for Rare {
+    fn default() -> Self {
+        Self {
+            addrs: [[Addr::UNSPECIFIED_V6; 2]; 2],
+            counted: false,
+            accounting: [Counters::default(); 2],
+            stamped: false,
+            started: None,
+            mappings: [mapping::NONE; 2],
+            extra: None,
+        }
+    }
 }
 
 /// No interface has this number.
 const NOT_MASQUERADED: u32 = u32::MAX;
 
 /// A tracked connection.
+///
+/// Gateways hold a million of them, so it is kept small, and what a packet of an established flow
+/// needs of it but for its protocol's part stands in its first 64 bytes. The two tuples are taken
+/// apart for that (`pair.rs`).
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Connection {
-    /// Original, then reply.
-    pub(crate) tuples: [Tuple; 2],
-    pub(crate) status: Status,
-    /// What has changed since the last event, while anybody listens.
-    pub(crate) pending: Changes,
+    /// Tuples, original then reply, but for what is in `protocol` and, of IPv6, in `rare`.
+    pub(crate) pair: Pair,
     /// When it ends if no packet comes. Before [`Status::CONFIRMED`] it counts from zero, since
     /// the time begins when the first packet leaves.
     pub(crate) deadline: Instant,
+    pub(crate) rare: Option<Box<Rare>>,
+    pub(crate) status: Status,
+    /// Of both tuples.
+    pub(crate) protocol: u8,
+    /// What has changed since the last event, while anybody listens.
+    pub(crate) pending: Changes,
     pub(crate) mark: u32,
     /// The egress interface, if it was masqueraded; [`NOT_MASQUERADED`] else.
-    pub(crate) masqueraded: u32,
+    masqueraded: u32,
+    /// Tells it from others that had or will have its slot.
+    pub(crate) generation: u32,
+    pub(crate) proto: Proto,
     /// Neighbours in the chain of translated connections with the same original source.
     pub(crate) same_source: [u32; 2],
-    /// Endpoint-independent mappings that translate its source and its destination.
-    pub(crate) mappings: [u32; 2],
-    pub(crate) rare: Option<Box<Rare>>,
-    pub(crate) proto: Proto,
 }
 
 impl Connection {
     pub(crate) fn new(original: Tuple, reply: Tuple, proto: Proto, acct: bool) -> Self {
-        Self {
-            tuples: [original, reply],
-            status: Status::default(),
-            pending: Changes::default(),
+        let mut conn = Self {
+            pair: Pair::default(),
             deadline: Instant::ZERO,
+            rare: acct.then(|| Box::new(Rare { counted: true, ..Rare::default() })),
+            status: Status::default(),
+            protocol: original.protocol,
+            pending: Changes::default(),
             mark: 0,
             masqueraded: NOT_MASQUERADED,
-            same_source: [crate::slots::NONE; 2],
-            mappings: [crate::mapping::NONE; 2],
-            rare: acct.then(|| Box::new(Rare { counted: true, ..Rare::default() })),
+            generation: 0,
+            same_source: [crate::store::NONE; 2],
             proto,
+        };
+        if !original.src.is_v4() {
+            conn.status.set(Status::V6);
         }
-    }
-
-    /// The tuple of a direction, as packets of it look when they arrive.
-    #[inline]
-    pub fn tuple(&self, direction: Direction) -> &Tuple {
-        &self.tuples[direction.index()]
-    }
-
-    /// The original direction as the first packet had it.
-    #[inline]
-    pub fn original(&self) -> &Tuple {
-        &self.tuples[0]
-    }
-
-    /// What answers look like on the wire.
-    #[inline]
-    pub fn reply(&self) -> &Tuple {
-        &self.tuples[1]
+        conn.set_tuple(Direction::Original, &original);
+        conn.set_tuple(Direction::Reply, &reply);
+        conn
     }
 
     /// Status bits.
     #[inline]
     pub fn status(&self) -> Status {
-        self.status
+        self.status.without(Status::V6)
+    }
+
+    /// Endpoint-independent mappings that translate its source and its destination.
+    #[inline]
+    pub(crate) fn mappings(&self) -> [u32; 2] {
+        self.rare.as_ref().map_or([mapping::NONE; 2], |rare| rare.mappings)
+    }
+
+    pub(crate) fn set_mapping(&mut self, manip: usize, id: u32) {
+        if id != mapping::NONE || self.rare.is_some() {
+            self.rare.get_or_insert_default().mappings[manip] = id;
+        }
+    }
+
+    /// Remembers the egress interface.
+    pub(crate) fn set_masqueraded(&mut self, interface: u32) {
+        self.masqueraded = interface;
     }
 
     /// The connection's mark.

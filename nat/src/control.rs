@@ -73,9 +73,10 @@ pub enum Refused {
 }
 
 impl Conntrack {
-    /// The nat table may say something else from now on: see [`Conntrack::second_look`].
-    pub fn rules_changed(&mut self) {
-        self.rules = self.rules.wrapping_add(1);
+    /// Under which rules packets pass from now on. With other ones than before, the nat table may
+    /// say something else: see [`Conntrack::second_look`].
+    pub fn set_rules(&mut self, number: u32) {
+        self.rules = number;
     }
 
     /// Once after each change of rules: where the packets of a UDP flow in its original direction
@@ -94,7 +95,7 @@ impl Conntrack {
             return None;
         }
         *rules = current;
-        let reply = &conn.tuples[1];
+        let reply = conn.reply();
         Some((reply.src, reply.sport))
     }
 
@@ -105,7 +106,7 @@ impl Conntrack {
 
     /// How many places for connections there are: what [`Conntrack::page`] counts in.
     pub fn places(&self) -> usize {
-        self.slots.len()
+        self.slots.places()
     }
 
     /// Copies of the connections in `count` places from `first` on, those whose time is over
@@ -118,10 +119,11 @@ impl Conntrack {
         now: Instant,
         mut each: impl FnMut(ConnId, &Connection),
     ) {
-        let end = first.saturating_add(count).min(self.slots.len());
-        for (slot, place) in self.slots.iter().enumerate().take(end).skip(first) {
-            let Some(conn) = place.conn.as_ref().filter(|c| !c.is_expired(now)) else { continue };
-            each(ConnId { slot: slot as u32, generation: place.generation }, conn);
+        let end = first.saturating_add(count);
+        for (id, conn) in self.slots.from(first).take_while(|(id, _)| (id.slot as usize) < end) {
+            if !conn.is_expired(now) {
+                each(id, conn);
+            }
         }
     }
 
@@ -180,13 +182,13 @@ impl Conntrack {
         if !consistent || status.without(Update::STATUS) != Status::default() {
             return Err(Refused::Invalid);
         }
-        if self.lookup_in(&original, zones, Direction::Original, now).is_some()
-            || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()
+        if self.holder(&original, zones, Direction::Original, now).is_some()
+            || self.holder(&reply, zones, Direction::Reply, now).is_some()
         {
             return Err(Refused::Exists);
         }
-        if self.settings.max != 0 && self.len() >= self.settings.max as usize {
-            if !self.drop_early(now) {
+        if self.settings.max != 0 && self.total() >= self.settings.max as usize {
+            if !self.any(|table| table.drop_early(now)) {
                 return Err(Refused::Full);
             }
             self.stats.early_drop += 1;

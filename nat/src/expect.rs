@@ -231,9 +231,12 @@ impl Conntrack {
     fn unexpect(&mut self, slot: u32) -> Option<Expectation> {
         let gone = self.expectations.remove(slot, &self.key)?;
         self.stats.expect_delete += 1;
-        if let Some(expected) = self.expected_by_mut(gone.master) {
-            expected.retain(|s| *s != slot);
-        }
+        // Its master may be in another shard's table.
+        self.visit_of(gone.master, |table| {
+            if let Some(expected) = table.expected_by_mut(gone.master) {
+                expected.retain(|s| *s != slot);
+            }
+        });
         Some(gone)
     }
 
@@ -272,6 +275,16 @@ impl Conntrack {
         }
         self.stats.expect_new += 1;
         if found.permanent { Some(found.clone()) } else { self.unexpect(slot) }
+    }
+
+    /// The shard of the master that expects a connection.
+    pub(crate) fn expecting(&self, tuple: &Tuple, zones: [u16; 2], now: Instant) -> Option<u8> {
+        if self.expectations.len() == 0 {
+            return None;
+        }
+        let mut found = self.expectations.matching(tuple, &self.key);
+        let (_, found) = found.find(|(_, e)| e.covers(tuple, zones) && e.deadline > now)?;
+        Some(found.master.shard())
     }
 
     /// Removes the expectations whose time is over.

@@ -11,6 +11,8 @@
 
 use tidegate_packet::Instant;
 
+use crate::pages::{Pages, page_of};
+
 /// Nothing: end of a list.
 const NONE: u32 = u32::MAX;
 /// A tick is 2^26 ns, about 67 ms.
@@ -36,7 +38,7 @@ pub(crate) struct Wheel {
     heads: [[u32; BUCKETS]; LEVELS],
     /// One bit a bucket: there are entries.
     occupied: [u64; LEVELS],
-    links: Vec<Link>,
+    links: Pages<Link>,
 }
 
 /// The first tick that isn't before `at`.
@@ -46,7 +48,12 @@ fn tick_after(at: Instant) -> u64 {
 
 impl Wheel {
     pub(crate) fn new() -> Self {
-        Self { now: 0, heads: [[NONE; BUCKETS]; LEVELS], occupied: [0; LEVELS], links: Vec::new() }
+        Self {
+            now: 0,
+            heads: [[NONE; BUCKETS]; LEVELS],
+            occupied: [0; LEVELS],
+            links: Pages::new(),
+        }
     }
 
     /// Puts an entry so that it fires at `deadline` or somewhat earlier (later by less than a
@@ -61,14 +68,13 @@ impl Wheel {
         let place = (tick >> shift)
             .min((self.now >> shift) + BUCKETS as u64 - u64::from(level == LEVELS - 1));
         let index = (place % BUCKETS as u64) as usize;
-        let at = slot as usize;
-        if at >= self.links.len() {
-            self.links.resize(at + 1, UNLINKED);
-        }
         let head = self.heads[level][index];
-        self.links[at] = Link { next: head, prev: NONE, bucket: (level * BUCKETS + index) as u32 };
-        if head != NONE {
-            self.links[head as usize].prev = slot;
+        self.links.make(page_of(slot), |_| UNLINKED);
+        if let Some(link) = self.links.get_mut(slot) {
+            *link = Link { next: head, prev: NONE, bucket: (level * BUCKETS + index) as u32 };
+        }
+        if let Some(behind) = self.links.get_mut(head) {
+            behind.prev = slot;
         }
         self.heads[level][index] = slot;
         self.occupied[level] |= 1 << index;
@@ -76,23 +82,28 @@ impl Wheel {
 
     /// Takes an entry out, if it is in.
     pub(crate) fn disarm(&mut self, slot: u32) {
-        let Some(link) = self.links.get_mut(slot as usize) else { return };
+        let Some(link) = self.links.get_mut(slot) else { return };
         let Link { next, prev, bucket } = std::mem::replace(link, UNLINKED);
         if bucket == NONE {
             return;
         }
         let (level, index) = (bucket as usize / BUCKETS, bucket as usize % BUCKETS);
-        if next != NONE {
-            self.links[next as usize].prev = prev;
+        if let Some(behind) = self.links.get_mut(next) {
+            behind.prev = prev;
         }
-        if prev != NONE {
-            self.links[prev as usize].next = next;
+        if let Some(before) = self.links.get_mut(prev) {
+            before.next = next;
         } else {
             self.heads[level][index] = next;
             if next == NONE {
                 self.occupied[level] &= !(1 << index);
             }
         }
+    }
+
+    /// Forgets a page of entries none of which is in.
+    pub(crate) fn release(&mut self, page: usize) {
+        self.links.release(page);
     }
 
     /// The next tick at which a bucket begins that holds something.

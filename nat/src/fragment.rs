@@ -99,6 +99,9 @@ pub enum FragmentDrop {
     /// Its length or place is impossible; its datagram is given up.
     #[error("malformed fragment")]
     Malformed,
+    /// An IPv6 piece that isn't the last and ends off the eight-byte grid; its datagram is given up. Linux hands such a piece on as it is (`-EPROTO` of `nf_ct_frag6_queue`).
+    #[error("fragment off the grid")]
+    Unfit,
     /// Pieces with and without ECN in one datagram (RFC 3168 section 5.3); it is given up.
     #[error("fragments with contradicting ECN")]
     Ecn,
@@ -107,8 +110,20 @@ pub enum FragmentDrop {
     Full,
 }
 
+/// Whose pieces belong together besides those of equal addresses and identification.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scope {
+    /// The zone, where it is known before pieces are put together: netfilter has a queue for each
+    /// (`nf_ct_defrag_user`).
+    pub zone: u16,
+    /// The interface, where addresses mean something on one link only: IPv6 pieces to link-local
+    /// and multicast addresses.
+    pub link: u32,
+}
+
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
+    scope: Scope,
     src: Addr,
     dst: Addr,
     id: u32,
@@ -116,8 +131,8 @@ struct Key {
     protocol: u8,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
+#[derive(Debug)]
+struct Queue<C> {
     serial: u64,
     /// By offset; no two overlap.
     pieces: BTreeMap<u32, Vec<u8>>,
@@ -138,13 +153,16 @@ struct Queue {
     cost: usize,
     /// The first piece as it came, as far as an error quotes it.
     first: Option<Vec<u8>>,
+    /// What came with the first piece besides its bytes.
+    carried: Option<C>,
 }
 
-/// Collects pieces. One for each family, as each has its own bounds.
+/// Collects pieces. One for each family, as each has its own bounds. `C` is what a packet carries
+/// besides its bytes; the whole has it from the first piece, as in netfilter.
 #[derive(Debug)]
-pub struct Reassembler {
+pub struct Reassembler<C = ()> {
     settings: FragmentSettings,
-    queues: BTreeMap<Key, Queue>,
+    queues: BTreeMap<Key, Queue<C>>,
     /// Queues by age; all live equally long.
     order: VecDeque<(Instant, Key, u64)>,
     serial: u64,
@@ -152,8 +170,12 @@ pub struct Reassembler {
     expired: Vec<Vec<u8>>,
 }
 
-/// What a piece or a queue costs besides its bytes.
-const OVERHEAD: usize = 128;
+/// What a queue costs in memory besides its pieces: itself, its maps' first nodes, two places in the
+/// order of ages.
+const QUEUE_COST: usize = 1024;
+/// What a piece costs besides its bytes: its share of the maps' nodes, half full, and of the heap's
+/// rounding. So a flood of the smallest pieces keeps to the bound in memory as well.
+const PIECE_COST: usize = 128;
 /// The longest quote in an ICMP error (RFC 4443 section 2.4 c).
 const QUOTE: usize = 1280;
 /// Given-up datagrams that wait for [`Reassembler::take_expired`].
@@ -163,7 +185,7 @@ const MAX_STALE: usize = 1024;
 /// The longest IP packet.
 const MAX_LEN: u32 = 65_535;
 
-impl Reassembler {
+impl<C> Reassembler<C> {
     /// Without queues.
     pub fn new(settings: FragmentSettings) -> Self {
         let (queues, order) = (BTreeMap::new(), VecDeque::new());
@@ -183,6 +205,11 @@ impl Reassembler {
     /// Whether no queue is under way.
     pub fn is_empty(&self) -> bool {
         self.queues.is_empty()
+    }
+
+    /// Memory that queues and pieces use, as it is counted against the bound.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Gives up the queues whose time is over and says how many there were.
@@ -216,52 +243,60 @@ impl Reassembler {
         self.order.front().map(|(deadline, ..)| *deadline)
     }
 
-    /// Takes a packet with [`Parsed::fragment`]. `bytes` starts at its IP header.
-    pub fn push(&mut self, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
+    /// Takes a packet with [`Parsed::fragment`]; it belongs to others of its scope only. `bytes` starts
+    /// at its IP header. With the whole comes what its first piece carried.
+    pub fn push_in(
+        &mut self,
+        scope: Scope,
+        carried: C,
+        packet: &Parsed,
+        bytes: &[u8],
+        now: Instant,
+    ) -> (Pushed, Option<C>) {
+        let dropped = |why| (Pushed::Dropped(why), None);
         self.expire(now);
-        let Some(fragment) = packet.fragment else {
-            return Pushed::Dropped(FragmentDrop::Malformed);
-        };
+        let Some(fragment) = packet.fragment else { return dropped(FragmentDrop::Malformed) };
         let v4 = packet.src.is_v4();
         // Behind an IPv6 fragment header with an offset the protocol isn't known.
         let protocol = if v4 { packet.protocol } else { 0 };
-        let key = Key { src: packet.src, dst: packet.dst, id: fragment.id, protocol };
-        if !self.queues.contains_key(&key) && !self.open(key, now) {
-            return Pushed::Dropped(FragmentDrop::Full);
-        }
+        let key = Key { scope, src: packet.src, dst: packet.dst, id: fragment.id, protocol };
         let piece = Piece::new(packet, bytes, fragment);
-        let Some(queue) = self.queues.get_mut(&key) else {
-            return Pushed::Dropped(FragmentDrop::Full);
-        };
-        let before = queue.cost;
-        if self.bytes + piece.payload.len() + OVERHEAD > self.settings.max_bytes {
-            return Pushed::Dropped(FragmentDrop::Full);
+        let is_new = !self.queues.contains_key(&key);
+        let more = piece.cost() + if is_new { QUEUE_COST } else { 0 };
+        if self.bytes + more > self.settings.max_bytes {
+            return dropped(FragmentDrop::Full);
         }
+        if is_new {
+            self.open(key, now);
+        }
+        let Some(queue) = self.queues.get_mut(&key) else { return dropped(FragmentDrop::Full) };
         match queue.add(&piece) {
             Ok(()) => {}
-            Err(FragmentDrop::Duplicate) => return Pushed::Dropped(FragmentDrop::Duplicate),
+            Err(FragmentDrop::Duplicate) => return dropped(FragmentDrop::Duplicate),
             Err(why) => {
                 self.give_up(&key);
-                return Pushed::Dropped(why);
+                return dropped(why);
             }
         }
-        self.bytes += queue.cost - before;
-        if queue.end != Some(queue.received) || queue.head.is_none() {
-            return Pushed::Kept;
+        if fragment.offset == 0 {
+            queue.carried = Some(carried);
         }
-        let whole = self.give_up(&key).map_or(Err(FragmentDrop::Malformed), Queue::join);
-        match whole {
-            Ok((bytes, pieces)) => Pushed::Whole(bytes, pieces),
-            Err(why) => Pushed::Dropped(why),
+        queue.cost += piece.cost();
+        self.bytes += piece.cost();
+        if queue.end != Some(queue.received) || queue.head.is_none() {
+            return (Pushed::Kept, None);
+        }
+        let Some(mut queue) = self.give_up(&key) else { return dropped(FragmentDrop::Malformed) };
+        let carried = queue.carried.take();
+        match queue.join() {
+            Ok((bytes, pieces)) => (Pushed::Whole(bytes, pieces), carried),
+            Err(why) => dropped(why),
         }
     }
 
-    fn open(&mut self, key: Key, now: Instant) -> bool {
-        if self.bytes + OVERHEAD > self.settings.max_bytes {
-            return false;
-        }
+    fn open(&mut self, key: Key, now: Instant) {
         self.serial += 1;
-        let queue = Queue { serial: self.serial, cost: OVERHEAD, ..Queue::default() };
+        let queue = Queue::new(self.serial);
         self.bytes += queue.cost;
         self.queues.insert(key, queue);
         // Datagrams that became whole leave their places behind; a queue that stays open must not
@@ -272,13 +307,19 @@ impl Reassembler {
                 .retain(|(_, key, serial)| queues.get(key).is_some_and(|q| q.serial == *serial));
         }
         self.order.push_back((now + self.settings.timeout, key, self.serial));
-        true
     }
 
-    fn give_up(&mut self, key: &Key) -> Option<Queue> {
+    fn give_up(&mut self, key: &Key) -> Option<Queue<C>> {
         let queue = self.queues.remove(key)?;
         self.bytes -= queue.cost;
         Some(queue)
+    }
+}
+
+impl Reassembler {
+    /// Takes a piece that carries nothing, in the only scope there is.
+    pub fn push(&mut self, packet: &Parsed, bytes: &[u8], now: Instant) -> Pushed {
+        self.push_in(Scope::default(), (), packet, bytes, now).0
     }
 }
 
@@ -336,16 +377,50 @@ impl<'a> Piece<'a> {
             named_at,
         }
     }
+
+    /// The memory that it takes to keep it. The first is kept for a quote as well.
+    fn cost(&self) -> usize {
+        let quoted = if self.fragment.offset == 0 {
+            self.head.len() + self.bytes.len().min(QUOTE)
+        } else {
+            0
+        };
+        self.payload.len() + quoted + PIECE_COST
+    }
 }
 
-impl Queue {
+impl<C> Queue<C> {
+    fn new(serial: u64) -> Self {
+        Self {
+            serial,
+            pieces: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            head: None,
+            end: None,
+            reach: 0,
+            received: 0,
+            largest: 0,
+            largest_unsplittable: 0,
+            ecn: 0,
+            header_at: 0,
+            named_at: 0,
+            cost: QUEUE_COST,
+            first: None,
+            carried: None,
+        }
+    }
+
     fn add(&mut self, piece: &Piece<'_>) -> Result<(), FragmentDrop> {
         let start = u32::from(piece.fragment.offset);
         let end = start + piece.payload.len() as u32;
         // RFC 8200 section 4.5: all but the last are a multiple of eight long.
         let off_grid = piece.fragment.more && !piece.payload.len().is_multiple_of(8);
         let head = piece.head.len() as u32;
-        if start == end || off_grid || head + end > MAX_LEN {
+        // Linux looks at this before all else; for IPv4 the piece has been cut by now.
+        if off_grid && head + end <= MAX_LEN {
+            return Err(FragmentDrop::Unfit);
+        }
+        if start == end || head + end > MAX_LEN {
             return Err(FragmentDrop::Malformed);
         }
         match self.end {
@@ -375,13 +450,11 @@ impl Queue {
                 head[usize::from(piece.named_at)] = piece.next;
             }
             let quote = piece.bytes[..piece.bytes.len().min(QUOTE)].to_vec();
-            self.cost += head.len() + quote.len();
             self.first = Some(quote);
             self.head = Some(head);
             self.header_at = piece.fragment.header_at;
             self.named_at = piece.named_at;
         }
-        self.cost += piece.payload.len() + OVERHEAD;
         self.pieces.insert(start, piece.payload.to_vec());
         Ok(())
     }

@@ -21,24 +21,24 @@ pub(crate) fn check_sctp(segment: &[u8], verify: bool) -> Result<(), InvalidReas
     Ok(())
 }
 
-/// Prolongs the connection; GRE becomes assured when both sides have spoken.
+/// Prolongs the connection, and says whether it did; GRE becomes assured when both sides have spoken.
 pub(crate) fn packet(
     conn: &mut Connection,
     direction: Direction,
     segment: &[u8],
     settings: &Settings,
     now: Instant,
-) -> Result<(), InvalidReason> {
+) -> Result<bool, InvalidReason> {
     let answered = conn.status.has(Status::SEEN_REPLY);
-    let timeout = match (conn.tuples[0].protocol, answered) {
+    let timeout = match (conn.protocol, answered) {
         (protocol::SCTP, _) => return sctp::packet(conn, direction, segment, settings, now),
         (protocol::GRE, false) => settings.gre,
         (protocol::GRE, true) => settings.gre_stream,
         _ => settings.generic,
     };
     conn.refresh(timeout, now);
-    if answered && conn.tuples[0].protocol == protocol::GRE {
+    if answered && conn.protocol == protocol::GRE {
         conn.status.set(Status::ASSURED);
     }
-    Ok(())
+    Ok(true)
 }

@@ -71,6 +71,6 @@ pub(crate) fn may_start(packet: &Parsed) -> Result<(), InvalidReason> {
 
 /// Each packet either way prolongs the connection; none makes it assured.
 pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
-    let v4 = conn.tuples[0].protocol == protocol::ICMP;
+    let v4 = conn.protocol == protocol::ICMP;
     conn.refresh(if v4 { settings.icmp } else { settings.icmpv6 }, now);
 }

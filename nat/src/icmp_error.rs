@@ -23,8 +23,7 @@ pub(crate) fn track(
     zones: [u16; 2],
     now: Instant,
 ) -> Result<Tracked, InvalidReason> {
-    let quote = quote(packet, bytes).ok_or(InvalidReason::IcmpQuote)?;
-    let tuple = quote_tuple(quote, bytes).ok_or(InvalidReason::IcmpQuote)?;
+    let tuple = quoted(packet, bytes).ok_or(InvalidReason::IcmpQuote)?;
     // A quoted ICMP message that is no query has no inverse and no connection.
     let answer = tuple.inverse().ok_or(InvalidReason::IcmpNoConnection)?;
     let (id, direction) =
@@ -35,6 +34,15 @@ pub(crate) fn track(
         return Err(InvalidReason::IcmpAddress);
     }
     Ok(Tracked { state: State::Related, direction, entry: Entry::Known(id), role: Role::Error })
+}
+
+fn quoted(packet: &Parsed, bytes: &[u8]) -> Option<Tuple> {
+    quote_tuple(quote(packet, bytes)?, bytes)
+}
+
+/// The tuple of answers to the quoted packet.
+pub(crate) fn answer(packet: &Parsed, bytes: &[u8]) -> Option<Tuple> {
+    quoted(packet, bytes)?.inverse()
 }
 
 /// Where the quoted packet lies; `None` if it is too short, has an impossible header length, or is

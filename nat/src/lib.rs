@@ -12,8 +12,8 @@
 //! [`Conntrack::confirm`] puts it into the table when its packet leaves. From then on it lives
 //! until its deadline; [`Conntrack::expire`] removes it.
 //!
-//! Who owns what. A [`Conntrack`] is one worker's, it holds all its connections, and nothing in
-//! it is shared. Time and randomness are arguments.
+//! Who owns what. A [`Conntrack`] is one shard's and holds its connections. What the tables of
+//! several shards share is with the one that works ([`shared`]). Time and randomness are arguments.
 #![forbid(unsafe_code)]
 
 mod blocks;
@@ -30,7 +30,10 @@ mod hash;
 pub mod helpers;
 mod icmp;
 mod icmp_error;
+mod index;
 mod mapping;
+mod pages;
+mod pair;
 mod ports;
 pub mod refragment;
 mod related;
@@ -38,8 +41,10 @@ mod rewrite;
 mod sctp;
 mod seqadj;
 pub mod settings;
+pub mod shared;
 mod slots;
 pub mod stats;
+mod store;
 pub mod synproxy;
 mod table;
 pub mod tcp;
@@ -56,13 +61,14 @@ pub use control::{Create, Refused, Update};
 pub use event::{Changes, Event, EventKind};
 pub use expect::Expectation;
 pub use extra::Template;
-pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler};
+pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler, Scope};
 pub use helpers::{HELP_ROOM, HelpDrop, Helper};
 pub use mapping::Filtering;
 pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};
 pub use sctp::SctpState;
 pub use settings::{Settings, TcpTimeouts};
+pub use shared::{Others, home};
 pub use stats::Stats;
 pub use table::Conntrack;
 pub use tcp::TcpState;

@@ -11,13 +11,14 @@
 
 use std::time::Duration;
 
-use hashbrown::HashTable;
 use tidegate_packet::{Addr, Instant, protocol};
 
 use crate::blocks::{BlockRule, Blocks};
 use crate::choice::MappingRule;
 use crate::expiry::Wheel;
 use crate::hash::HashKey;
+use crate::index::Index;
+use crate::pages::{Pages, page_of};
 use crate::settings::Settings;
 
 /// Whose packets an endpoint-independent mapping lets in (RFC 4787 REQ-8).
@@ -83,11 +84,13 @@ struct Permit {
 #[derive(Debug)]
 pub(crate) struct Mappings {
     key: HashKey,
-    slots: Vec<Option<Mapping>>,
+    slots: Pages<Option<Mapping>>,
+    /// All numbers that were given are below.
+    end: u32,
     free: Vec<u32>,
-    inside: HashTable<u32>,
-    outside: HashTable<u32>,
-    permits: HashTable<Permit>,
+    inside: Index<u32>,
+    outside: Index<u32>,
+    permits: Index<Permit>,
     pub(crate) blocks: Blocks,
     /// Holds those that nobody uses.
     wheel: Wheel,
@@ -99,11 +102,12 @@ impl Mappings {
     pub(crate) fn new(key: HashKey) -> Self {
         Self {
             key,
-            slots: Vec::new(),
+            slots: Pages::new(),
+            end: 0,
             free: Vec::new(),
-            inside: HashTable::new(),
-            outside: HashTable::new(),
-            permits: HashTable::new(),
+            inside: Index::new(),
+            outside: Index::new(),
+            permits: Index::new(),
             blocks: Blocks::default(),
             wheel: Wheel::new(),
             seen: Instant::ZERO,
@@ -111,11 +115,11 @@ impl Mappings {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.end as usize - self.free.len()
     }
 
     pub(crate) fn get(&self, id: u32) -> Option<&Mapping> {
-        self.slots.get(id as usize)?.as_ref()
+        self.slots.get(id)?.as_ref()
     }
 
     /// The mapping of an inside end on an interface.
@@ -167,28 +171,27 @@ impl Mappings {
             self.remove(id);
         }
         let id = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            (self.slots.len() - 1) as u32
+            self.end += 1;
+            self.end - 1
         });
+        self.slots.make(page_of(id), |_| None);
         let users = 0;
-        self.slots[id as usize] = Some(Mapping {
-            inside,
-            outside,
-            filtering,
-            interface,
-            masqueraded,
-            blocks,
-            ports,
-            users,
-            deadline,
-        });
+        if let Some(place) = self.slots.get_mut(id) {
+            *place = Some(Mapping {
+                inside,
+                outside,
+                filtering,
+                interface,
+                masqueraded,
+                blocks,
+                ports,
+                users,
+                deadline,
+            });
+        }
         let (key, slots) = (self.key, &self.slots);
-        let at = |id: u32| slots[id as usize].as_ref();
-        self.inside.insert_unique(hashes[0], id, |&id| {
-            at(id).map_or(0, |m| key.endpoint(&m.inside) ^ u64::from(m.interface))
-        });
-        self.outside
-            .insert_unique(hashes[1], id, |&id| at(id).map_or(0, |m| key.endpoint(&m.outside)));
+        self.inside.insert(hashes[0], id, |&id| inside_of(key, slots, id));
+        self.outside.insert(hashes[1], id, |&id| outside_of(key, slots, id));
         self.wheel.arm(id, deadline);
         id
     }
@@ -200,7 +203,7 @@ impl Mappings {
     /// A connection uses it from now on. `peer` is whom the inside end has addressed, if it is the
     /// one who began.
     pub(crate) fn hold(&mut self, id: u32, peer: Option<Addr>) {
-        let Some(mapping) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else {
+        let Some(mapping) = self.slots.get_mut(id).and_then(Option::as_mut) else {
             return;
         };
         mapping.users += 1;
@@ -212,7 +215,7 @@ impl Mappings {
             None => {
                 let key = self.key;
                 let permit = Permit { mapping: id, peer, connections: 1 };
-                self.permits.insert_unique(hash, permit, |p| key.peer(p.mapping, p.peer));
+                self.permits.insert(hash, permit, |p| key.peer(p.mapping, p.peer));
             }
         }
     }
@@ -221,15 +224,16 @@ impl Mappings {
     pub(crate) fn release(&mut self, id: u32, peer: Option<Addr>, deadline: Instant) {
         if let Some(peer) = peer {
             let hash = self.key.peer(id, peer);
-            let found = self.permits.find_entry(hash, |p| p.mapping == id && p.peer == peer);
-            if let Ok(mut permit) = found {
-                permit.get_mut().connections -= 1;
-                if permit.get().connections == 0 {
-                    permit.remove();
+            let is_it = |p: &Permit| p.mapping == id && p.peer == peer;
+            if let Some(permit) = self.permits.find_mut(hash, is_it) {
+                permit.connections -= 1;
+                if permit.connections == 0 {
+                    let key = self.key;
+                    self.permits.remove(hash, is_it, |p| key.peer(p.mapping, p.peer));
                 }
             }
         }
-        let Some(mapping) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else {
+        let Some(mapping) = self.slots.get_mut(id).and_then(Option::as_mut) else {
             return;
         };
         mapping.users -= 1;
@@ -272,7 +276,7 @@ impl Mappings {
 
     /// Removes those that no connection uses and that `which` names.
     pub(crate) fn remove_unused(&mut self, which: impl Fn(&Mapping) -> bool) {
-        for id in 0..self.slots.len() as u32 {
+        for id in 0..self.end {
             if self.get(id).is_some_and(|m| m.users == 0 && which(m)) {
                 self.remove(id);
             }
@@ -280,22 +284,31 @@ impl Mappings {
     }
 
     fn remove(&mut self, id: u32) {
-        let Some(mapping) = self.slots[id as usize].take() else { return };
+        let Some(mapping) = self.get(id).cloned() else { return };
+        let (key, slots) = (self.key, &self.slots);
+        let hash = self.inside_hash(&mapping.inside, mapping.interface);
+        self.inside.remove(hash, |&other| other == id, |&id| inside_of(key, slots, id));
+        let hash = self.key.endpoint(&mapping.outside);
+        self.outside.remove(hash, |&other| other == id, |&id| outside_of(key, slots, id));
         self.wheel.disarm(id);
         if mapping.blocks.is_some() {
             let Endpoint { addr, port, protocol } = mapping.outside;
             self.blocks.put_back(addr, port, protocol);
         }
-        let hash = self.inside_hash(&mapping.inside, mapping.interface);
-        if let Ok(found) = self.inside.find_entry(hash, |&other| other == id) {
-            found.remove();
-        }
-        let hash = self.key.endpoint(&mapping.outside);
-        if let Ok(found) = self.outside.find_entry(hash, |&other| other == id) {
-            found.remove();
+        if let Some(place) = self.slots.get_mut(id) {
+            *place = None;
         }
         self.free.push(id);
     }
+}
+
+fn inside_of(key: HashKey, slots: &Pages<Option<Mapping>>, id: u32) -> u64 {
+    let mapping = slots.get(id).and_then(Option::as_ref);
+    mapping.map_or(0, |m| key.endpoint(&m.inside) ^ u64::from(m.interface))
+}
+
+fn outside_of(key: HashKey, slots: &Pages<Option<Mapping>>, id: u32) -> u64 {
+    slots.get(id).and_then(Option::as_ref).map_or(0, |m| key.endpoint(&m.outside))
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl Conntrack {
         }
         let Entry::Own(conn) = &mut tracked.entry else { return Ok(()) };
         // What the packet will look like so far: earlier manipulations included.
-        let Some(current) = conn.tuples[1].inverse() else { return Ok(()) };
+        let Some(current) = conn.reply().inverse() else { return Ok(()) };
         let range = range.map_or_else(Range::default, |r| r.without_netmap(&current, manip));
         let zones = conn.zones();
         let mapping = crate::mapping::NONE;
@@ -69,15 +69,15 @@ impl Conntrack {
         let Some(reply) = chosen.inverse() else { return Ok(()) };
         // A clash of the destination may still be mended by another source port.
         let (reserved, mapping) = (choice.is_reserved(&chosen), choice.mapping);
-        let taken = reserved || self.lookup_in(&reply, zones, Direction::Reply, now).is_some();
+        let taken = reserved || self.holder(&reply, zones, Direction::Reply, now).is_some();
         if manip == Manip::Source && taken {
             return Err(Exhausted);
         }
         if manip == Manip::Source {
-            conn.mappings[0] = mapping;
+            conn.set_mapping(0, mapping);
         }
         if chosen != current {
-            conn.tuples[1] = reply;
+            conn.set_tuple(Direction::Reply, &reply);
             conn.status.set(Status::nat(manip));
         }
         conn.status.set(Status::done(manip));
@@ -191,17 +191,14 @@ impl Choice<'_> {
     }
 
     fn occupant(&mut self, reply: &Tuple) -> Option<(ConnId, Direction)> {
-        self.table.lookup_in(reply, self.zones, Direction::Reply, self.now)
+        self.table.holder(reply, self.zones, Direction::Reply, self.now)
     }
 
     /// The newest translation of the same original source that the range allows
     /// (`find_appropriate_src`): endpoint-independent mapping (RFC 4787 REQ-1) as far as it goes.
     fn existing_mapping(&self, current: &Tuple) -> Option<Tuple> {
-        self.table.same_source(current).filter(|c| c.zones()[0] == self.zones[0]).find_map(|conn| {
-            let reply = &conn.tuples[1];
-            // For ICMP the identifier stands at the same place in both directions.
-            let sport = if current.is_icmp() { reply.sport } else { reply.dport };
-            let mapped = Tuple { src: reply.dst, sport, ..*current };
+        self.table.outside_end(current, self.zones[0], |(src, sport)| {
+            let mapped = Tuple { src, sport, ..*current };
             (self.range.has_addr(mapped.src) && self.range.has_port(&mapped, Manip::Source))
                 .then_some(mapped)
         })
@@ -261,12 +258,16 @@ impl Choice<'_> {
     fn evict(&mut self, tuple: &Tuple) -> bool {
         let Some(reply) = tuple.inverse() else { return false };
         let Some((id, direction)) = self.occupant(&reply) else { return true };
-        let (Some(mine), Some(old)) = (self.conn.tcp(), self.table.get(id)) else { return false };
-        let gives_way = direction == Direction::Reply
-            && old.status.has(Status::SNAT)
-            && mine.state() == TcpState::SynSent
-            && old.tcp().is_some_and(|tcp| tcp.is_over() && mine.is_beyond(tcp));
-        gives_way && self.table.delete(id)
+        let Some(mine) = self.conn.tcp() else { return false };
+        let done = self.table.visit_of(id, |table| {
+            let Some(old) = table.get(id) else { return false };
+            let gives_way = direction == Direction::Reply
+                && old.status.has(Status::SNAT)
+                && mine.state() == TcpState::SynSent
+                && old.tcp().is_some_and(|tcp| tcp.is_over() && mine.is_beyond(tcp));
+            gives_way && table.delete(id)
+        });
+        done == Some(true)
     }
 }
 

@@ -31,7 +31,7 @@ impl Conntrack {
             }
             return;
         }
-        let tuple = *conn.original();
+        let tuple = conn.original();
         match self.take_expected(&tuple, template.zones, now) {
             Some(expected) => self.relate(tracked, &expected, now),
             // What was expected is read by whoever expects it to be, and by nobody else.
@@ -41,7 +41,7 @@ impl Conntrack {
 
     fn relate(&mut self, tracked: &mut Tracked, expected: &Expectation, now: Instant) {
         let Some(master) = self.get(expected.master) else { return };
-        let (mark, flow) = (master.mark, master.tuples);
+        let (mark, flow) = (master.mark, [master.original(), master.reply()]);
         tracked.state = State::Related;
         if let Entry::Own(conn) = &mut tracked.entry {
             conn.status.set(Status::EXPECTED);

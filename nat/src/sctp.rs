@@ -323,22 +323,22 @@ impl SctpTrack {
     }
 }
 
-/// Judges a packet of an association and moves it on.
+/// Judges a packet of an association and moves it on; says whether it was noticed.
 pub(crate) fn packet(
     conn: &mut Connection,
     direction: Direction,
     segment: &[u8],
     settings: &Settings,
     now: Instant,
-) -> Result<(), InvalidReason> {
+) -> Result<bool, InvalidReason> {
     let confirmed = conn.status.has(Status::CONFIRMED);
     let Proto::Sctp(track) = &mut conn.proto else { return Err(InvalidReason::Malformed) };
-    let Some(old) = track.follow(direction, segment, confirmed)? else { return Ok(()) };
+    let Some(old) = track.follow(direction, segment, confirmed)? else { return Ok(false) };
     let new = track.state;
     conn.refresh(new.timeout(settings), now);
     // By a COOKIE ACK, or by the answer to a HEARTBEAT.
     if old != ES && new == ES && direction == Direction::Reply {
         conn.status.set(Status::ASSURED);
     }
-    Ok(())
+    Ok(true)
 }

@@ -1,25 +1,18 @@
-//! Where connections are kept and how they are found.
+//! How connections are found, and how they enter and leave the table.
 //!
-//! Connections live in numbered slots; the index holds a number and a direction for each tuple and
-//! reads the tuple itself from the slot. A slot's generation tells a connection from a later one
-//! in the same place, so a [`crate::Tracked`] that outlives its connection finds nothing.
+//! Connections live in numbered slots (`store.rs`); the index holds a number and a direction for
+//! each tuple and reads the tuple itself from the slot. A generation tells a connection from a
+//! later one in the same slot, so a [`crate::Tracked`] that outlives its connection finds nothing.
 
 use tidegate_packet::Instant;
 
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Status};
 use crate::event::{Changes, EventKind};
+use crate::hash::HashKey;
+use crate::store::{NONE, Slots};
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
-
-/// No slot.
-pub(crate) const NONE: u32 = u32::MAX;
-
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) generation: u32,
-    pub(crate) conn: Option<Connection>,
-}
 
 impl Conntrack {
     #[inline]
@@ -44,9 +37,9 @@ impl Conntrack {
         let hash = self.key.zoned(tuple, zone);
         let &entry = self.index.find(hash, |&e| {
             conn_at(&self.slots, e).is_some_and(|conn| {
-                let way = e as usize & 1;
-                conn.tuples[way] == *tuple && {
-                    let own = conn.zones()[way];
+                let way = way_of(e);
+                conn.has_tuple(way, tuple) && {
+                    let (own, way) = (conn.zones()[way.index()], way.index());
                     own == zone && own == zones[way]
                 }
             })
@@ -56,7 +49,7 @@ impl Conntrack {
         let own_answer = tuple.src == tuple.dst && tuple.sport == tuple.dport;
         let original = entry & 1 == 0 && !own_answer;
         let direction = if original { Direction::Original } else { Direction::Reply };
-        Some((ConnId { slot, generation: self.slots[slot as usize].generation }, direction))
+        Some((ConnId { slot, generation: self.slots.get(slot)?.generation }, direction))
     }
 
     /// As [`Conntrack::find`]; a connection that is found expired is removed.
@@ -102,28 +95,30 @@ impl Conntrack {
             .sources
             .find(self.key.source(tuple), |&s| same_source_at(&self.slots, s, tuple))
             .copied();
-        let at = |slot: u32| self.slots.get(slot as usize).and_then(|s| s.conn.as_ref());
+        let at = |slot: u32| self.slots.get(slot);
         std::iter::successors(head.and_then(at), move |conn| at(conn.same_source[0]))
+    }
+
+    /// Under which its two tuples are found.
+    fn hashes(&self, conn: &Connection) -> [u64; 2] {
+        let zones = conn.zones();
+        [Direction::Original, Direction::Reply]
+            .map(|way| self.key.zoned(&conn.tuple(way), zones[way.index()]))
     }
 
     pub(crate) fn insert(&mut self, mut conn: Connection) -> ConnId {
         self.hold_mappings(&mut conn);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, conn: None });
-            (self.slots.len() - 1) as u32
-        });
-        let hashes = [0, 1].map(|way| self.key.zoned(&conn.tuples[way], conn.zones()[way]));
-        let (source, translated) = (conn.tuples[0], conn.status.has(Status::SNAT));
-        self.wheel.arm(slot, conn.deadline);
-        let place = &mut self.slots[slot as usize];
-        let id = ConnId { slot, generation: place.generation };
-        place.conn = Some(conn);
+        let hashes = self.hashes(&conn);
+        let (source, translated) = (conn.original(), conn.status.has(Status::SNAT));
+        self.shared.enter(&self.key, &conn, hashes, self.number);
+        let deadline = conn.deadline;
+        let id = self.slots.put(conn);
+        let slot = id.slot;
+        self.wheel.arm(slot, deadline);
         let (key, slots) = (self.key, &self.slots);
         for (direction, hash) in hashes.into_iter().enumerate() {
-            self.index.insert_unique(hash, slot * 2 + direction as u32, |&e| {
-                let way = e as usize & 1;
-                conn_at(slots, e).map_or(0, |c| key.zoned(&c.tuples[way], c.zones()[way]))
-            });
+            let entry = slot * 2 + direction as u32;
+            self.index.insert(hash, entry, |&e| entry_hash(key, slots, e));
         }
         if translated {
             self.link_source(slot, &source);
@@ -138,9 +133,7 @@ impl Conntrack {
         let old = match head {
             Some(head) => std::mem::replace(head, slot),
             None => {
-                self.sources.insert_unique(hash, slot, |&s| {
-                    slots[s as usize].conn.as_ref().map_or(0, |c| key.source(&c.tuples[0]))
-                });
+                self.sources.insert(hash, slot, |&s| source_hash(key, slots, s));
                 NONE
             }
         };
@@ -148,66 +141,78 @@ impl Conntrack {
         self.set_neighbour(old, 1, slot);
     }
 
-    fn unlink_source(&mut self, slot: u32, conn: &Connection) {
-        let [next, prev] = conn.same_source;
-        self.set_neighbour(next, 1, prev);
-        self.set_neighbour(prev, 0, next);
-        if prev != NONE {
-            return;
-        }
-        // It was the head; its own slot still holds nothing, so compare numbers.
-        let hash = self.key.source(&conn.tuples[0]);
-        if let Ok(mut head) = self.sources.find_entry(hash, |&s| s == slot) {
+    fn unlink_source(&mut self, slot: u32) {
+        let (key, slots) = (self.key, &self.slots);
+        let Some([next, prev]) = slots.get(slot).map(|conn| conn.same_source) else { return };
+        if prev == NONE {
+            // It is the head.
+            let hash = source_hash(key, slots, slot);
             if next == NONE {
-                head.remove();
-            } else {
-                *head.get_mut() = next;
+                self.sources.remove(hash, |&s| s == slot, |&s| source_hash(key, slots, s));
+            } else if let Some(head) = self.sources.find_mut(hash, |&s| s == slot) {
+                *head = next;
             }
         }
+        self.set_neighbour(next, 1, prev);
+        self.set_neighbour(prev, 0, next);
     }
 
     fn set_neighbour(&mut self, slot: u32, side: usize, to: u32) {
-        if let Some(conn) = self.slots.get_mut(slot as usize).and_then(|s| s.conn.as_mut()) {
+        if let Some(conn) = self.slots.get_mut(slot) {
             conn.same_source[side] = to;
         }
     }
 
     /// Takes a connection out of the table.
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Connection> {
-        let place = self.slots.get_mut(slot as usize)?;
-        let conn = place.conn.take()?;
-        let place_generation = place.generation;
-        place.generation = place.generation.wrapping_add(1);
-        self.wheel.disarm(slot);
-        for (direction, (tuple, zone)) in conn.tuples.iter().zip(conn.zones()).enumerate() {
+        let conn = self.slots.get(slot)?;
+        let translated = conn.status.has(Status::SNAT);
+        // It stands in its slot until nothing refers to it: entries that move are hashed anew.
+        let (key, slots) = (self.key, &self.slots);
+        let hashes = self.hashes(conn);
+        self.shared.leave(&self.key, conn, hashes, self.number);
+        for (direction, hash) in hashes.into_iter().enumerate() {
             let entry = slot * 2 + direction as u32;
-            let hash = self.key.zoned(tuple, zone);
-            if let Ok(found) = self.index.find_entry(hash, |&e| e == entry) {
-                found.remove();
-            }
+            self.index.remove(hash, |&e| e == entry, |&e| entry_hash(key, slots, e));
         }
-        if conn.status.has(Status::SNAT) {
-            self.unlink_source(slot, &conn);
+        if translated {
+            self.unlink_source(slot);
+        }
+        self.wheel.disarm(slot);
+        let (conn, empty_page) = self.slots.take(slot)?;
+        if let Some(page) = empty_page {
+            self.wheel.release(page);
         }
         self.release_mappings(&conn);
         self.unexpect_all(&conn);
-        self.free.push(slot);
-        let id = ConnId { slot, generation: place_generation };
+        let id = ConnId { slot, generation: conn.generation };
         self.events.push(EventKind::Destroy, Changes::default(), id, &conn);
         Some(conn)
     }
 
-    /// Makes room: removes one connection among the next few slots that is expired, unassured or
-    /// closing. netfilter looks at eight chains near the newcomer's in the same way.
+    /// Makes room: removes one connection among a few that is expired, unassured or closing.
+    /// netfilter looks at eight chains near the newcomer's in the same way.
+    ///
+    /// The slots lie far apart, so that a stretch of connections that stand doesn't refuse newcomers
+    /// for as long as it lasts; and each comes up once in a round, so that a newcomer has the time
+    /// of a whole round to be answered.
     pub(crate) fn drop_early(&mut self, now: Instant) -> bool {
         const LOOK_AT: usize = 64;
-        let total = self.slots.len();
-        for _ in 0..LOOK_AT.min(total) {
-            self.victim = (self.victim + 1) % total as u32;
-            let slot = self.victim;
-            let conn = self.slots[slot as usize].conn.as_ref();
-            if conn.is_some_and(|c| c.is_expired(now) || c.may_drop_early()) {
-                return self.remove(slot).is_some();
+        /// Empty slots included.
+        const STEPS: usize = 1024;
+        // A prime beyond any number of slots.
+        const STRIDE: u64 = 2_654_435_761;
+        let total = self.slots.places() as u64;
+        let mut looked_at = 0;
+        for _ in 0..STEPS.min(total as usize) {
+            self.victim = ((u64::from(self.victim) + STRIDE) % total) as u32;
+            let Some(conn) = self.slots.get(self.victim) else { continue };
+            if conn.is_expired(now) || conn.may_drop_early() {
+                return self.remove(self.victim).is_some();
+            }
+            looked_at += 1;
+            if looked_at == LOOK_AT {
+                break;
             }
         }
         false
@@ -216,21 +221,33 @@ impl Conntrack {
 
 /// The connection of that name, if it is still there; borrows nothing but the slots.
 #[inline]
-pub(crate) fn conn_of(slots: &mut [Slot], id: ConnId) -> Option<&mut Connection> {
-    let slot = slots.get_mut(id.slot as usize)?;
-    if slot.generation == id.generation { slot.conn.as_mut() } else { None }
+pub(crate) fn conn_of(slots: &mut Slots, id: ConnId) -> Option<&mut Connection> {
+    slots.get_mut(id.slot).filter(|conn| conn.generation == id.generation)
+}
+
+/// The direction that an entry of the index is of.
+#[inline]
+fn way_of(entry: u32) -> Direction {
+    if entry & 1 == 0 { Direction::Original } else { Direction::Reply }
+}
+
+/// Under which an entry of the index is found.
+fn entry_hash(key: HashKey, slots: &Slots, entry: u32) -> u64 {
+    let way = way_of(entry);
+    slots.get(entry / 2).map_or(0, |conn| key.zoned(&conn.tuple(way), conn.zones()[way.index()]))
+}
+
+fn source_hash(key: HashKey, slots: &Slots, slot: u32) -> u64 {
+    slots.get(slot).map_or(0, |conn| key.source(&conn.original()))
 }
 
 #[inline]
-fn conn_at(slots: &[Slot], entry: u32) -> Option<&Connection> {
-    slots.get(entry as usize / 2)?.conn.as_ref()
+fn conn_at(slots: &Slots, entry: u32) -> Option<&Connection> {
+    slots.get(entry / 2)
 }
 
-fn same_source_at(slots: &[Slot], slot: u32, tuple: &Tuple) -> bool {
-    slots.get(slot as usize).and_then(|s| s.conn.as_ref()).is_some_and(|conn| {
-        let t = &conn.tuples[0];
-        (t.src, t.sport, t.protocol) == (tuple.src, tuple.sport, tuple.protocol)
-    })
+fn same_source_at(slots: &Slots, slot: u32, tuple: &Tuple) -> bool {
+    slots.get(slot).is_some_and(|conn| conn.has_source(tuple))
 }
 
 #[cfg(test)]
@@ -248,13 +265,6 @@ mod tests {
         conn
     }
 
-    /// With the index, the chains and the wheel about 230 bytes a connection.
-    #[test]
-    fn sizes() {
-        assert_eq!(size_of::<Tuple>(), 38);
-        assert!(size_of::<Slot>() <= 192, "{}", size_of::<Slot>());
-    }
-
     /// Newest first, whichever goes.
     #[test]
     fn chains_of_one_source() {
@@ -262,7 +272,7 @@ mod tests {
             let mut table = Conntrack::new(Settings::default(), [1, 1]);
             let ids: Vec<ConnId> = (0..4).map(|port| table.insert(conn(port))).collect();
             let chain = |table: &Conntrack| -> Vec<u16> {
-                table.same_source(conn(0).original()).map(|c| c.tuples[0].dport).collect()
+                table.same_source(&conn(0).original()).map(|c| c.original().dport).collect()
             };
             assert_eq!(chain(&table), [3, 2, 1, 0]);
             table.remove(ids[gone].slot);

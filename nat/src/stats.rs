@@ -30,6 +30,34 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Adds another table's.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            found,
+            invalid,
+            insert,
+            insert_failed,
+            drop,
+            early_drop,
+            error,
+            expect_new,
+            expect_create,
+            expect_delete,
+            table_full,
+        } = *other;
+        self.found += found;
+        self.invalid += invalid;
+        self.insert += insert;
+        self.insert_failed += insert_failed;
+        self.drop += drop;
+        self.early_drop += early_drop;
+        self.error += error;
+        self.expect_new += expect_new;
+        self.expect_create += expect_create;
+        self.expect_delete += expect_delete;
+        self.table_full += table_full;
+    }
+
     /// Counts an INVALID packet. What is wrong with an ICMP message by itself or with the packet it
     /// quotes is an `error` (`nf_conntrack_handle_icmp`), everything else is `invalid`.
     pub(crate) fn count_invalid(&mut self, reason: InvalidReason, icmp: bool) {

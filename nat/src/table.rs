@@ -1,6 +1,5 @@
 //! The table of connections and a packet's way through it.
 
-use hashbrown::HashTable;
 use tidegate_packet::{Family, Instant, Parsed, Transport, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
@@ -9,11 +8,14 @@ use crate::expect::Expectations;
 use crate::expiry::Wheel;
 use crate::extra::Template;
 use crate::hash::HashKey;
+use crate::index::Index;
 use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
 use crate::settings::Settings;
-use crate::slots::{Slot, conn_of};
+use crate::shared::Shared;
+use crate::slots::conn_of;
 use crate::stats::Stats;
+use crate::store::Slots;
 use crate::tcp::{self, TcpVerdict};
 use crate::tracked::{ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Role, State, Tracked};
 use crate::{Manip, Tuple, generic, icmp, icmp_error, udp};
@@ -23,17 +25,17 @@ use crate::{Manip, Tuple, generic, icmp, icmp_error, udp};
 pub struct Conntrack {
     pub(crate) settings: Settings,
     pub(crate) key: HashKey,
-    pub(crate) slots: Vec<Slot>,
-    pub(crate) free: Vec<u32>,
+    pub(crate) slots: Slots,
     /// Slot number and direction of each tuple: `slot * 2 + direction`.
-    pub(crate) index: HashTable<u32>,
+    pub(crate) index: Index<u32>,
     /// Newest connection of each translated source: `find_appropriate_src` of netfilter.
-    pub(crate) sources: HashTable<u32>,
-    pub(crate) mappings: Mappings,
+    pub(crate) sources: Index<u32>,
+    pub(crate) mappings: Box<Mappings>,
     pub(crate) wheel: Wheel,
-    pub(crate) expectations: Expectations,
-    /// Random numbers drawn so far.
-    pub(crate) draws: u64,
+    pub(crate) expectations: Box<Expectations>,
+    pub(crate) shared: Box<Shared>,
+    /// Which shard's it is.
+    pub(crate) number: u8,
     /// Where the search for a victim goes on when the table is full.
     pub(crate) victim: u32,
     pub(crate) events: Events,
@@ -45,18 +47,23 @@ pub struct Conntrack {
 impl Conntrack {
     /// An empty table. `hash_key` must be secret and random.
     pub fn new(settings: Settings, hash_key: [u64; 2]) -> Self {
+        Self::of_shard(0, settings, hash_key)
+    }
+
+    /// The same for one of several shards ([`Conntrack::divide`]).
+    pub fn of_shard(number: u8, settings: Settings, hash_key: [u64; 2]) -> Self {
         let key = HashKey::new(hash_key);
         Self {
             settings,
             key,
-            mappings: Mappings::new(key),
-            slots: Vec::new(),
-            free: Vec::new(),
-            index: HashTable::new(),
-            sources: HashTable::new(),
+            mappings: Box::new(Mappings::new(key)),
+            slots: Slots::new(number),
+            index: Index::new(),
+            sources: Index::new(),
             wheel: Wheel::new(),
-            expectations: Expectations::default(),
-            draws: 0,
+            expectations: Box::default(),
+            shared: Box::default(),
+            number,
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
@@ -162,11 +169,12 @@ impl Conntrack {
         let armed = conn.deadline;
         let before = self.events.wanted().then(|| Before::of(conn));
         let mut entry = Entry::Known(id);
-        let mut over = false;
+        let (mut over, mut counted) = (false, true);
         match packet.transport {
             Transport::Tcp { .. } => {
                 match tcp::packet(conn, direction, segment, settings, now) {
                     Ok(TcpVerdict::Pass) => {}
+                    Ok(TcpVerdict::Unnoticed) => counted = false,
                     Ok(TcpVerdict::Over) => over = true,
                     Ok(TcpVerdict::Reopen) => {
                         self.remove(id.slot);
@@ -186,9 +194,11 @@ impl Conntrack {
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::packet(conn, settings, now);
             }
-            _ => generic::packet(conn, direction, segment, settings, now)?,
+            _ => counted = generic::packet(conn, direction, segment, settings, now)?,
         }
-        conn.count(direction, packet.len);
+        if counted {
+            conn.count(direction, packet.len);
+        }
         if direction == Direction::Reply {
             conn.status.set(Status::SEEN_REPLY);
         }
@@ -239,7 +249,9 @@ impl Conntrack {
             Transport::Icmp { .. } | Transport::Icmpv6 { .. } => {
                 icmp::packet(&mut conn, settings, now);
             }
-            _ => generic::packet(&mut conn, direction, segment, settings, now)?,
+            _ => {
+                generic::packet(&mut conn, direction, segment, settings, now)?;
+            }
         }
         conn.count(direction, packet.len);
         let mut tracked =
@@ -251,18 +263,26 @@ impl Conntrack {
     /// The tracking of a packet that the gateway makes in answer to `question` (a reset, an
     /// unreachable): it is RELATED and goes the other way, is translated as the connection is,
     /// and neither consults the nat table nor puts anything into the connection table. Where the
-    /// question has no connection, an untracked one included, the answer is INVALID, as it would
-    /// be if Linux looked for one.
-    pub fn attach_reply(&self, question: &Tracked) -> Tracked {
-        let state = match question.entry {
-            Entry::None => State::Invalid(InvalidReason::Answer),
-            _ => State::Related,
+    /// question has no connection, an untracked one included, the answer is tracked like any other
+    /// packet (`nf_conntrack_in` looks for what `nf_ct_attach` couldn't give).
+    pub fn attach_reply(&self, question: &Tracked) -> Option<Tracked> {
+        let direction = question.direction.other();
+        let entry = match &question.entry {
+            Entry::None => return None,
+            entry => entry.clone(),
         };
-        Tracked {
-            state,
-            direction: question.direction.other(),
-            entry: question.entry.clone(),
-            role: Role::Answer,
+        Some(Tracked { state: State::Related, direction, entry, role: Role::Answer })
+    }
+
+    /// A rule answers the packet with a reset, which ends its connection at both sides.
+    pub fn set_closing(&mut self, tracked: &Tracked, now: Instant) {
+        let Entry::Known(id) = tracked.entry else { return };
+        let Some(conn) = conn_of(&mut self.slots, id) else { return };
+        let armed = conn.deadline;
+        tcp::set_closing(conn, &self.settings, now);
+        if conn.deadline < armed {
+            let deadline = conn.deadline;
+            self.wheel.arm(id.slot, deadline);
         }
     }
 
@@ -327,7 +347,7 @@ impl Conntrack {
     /// [`Conntrack::forget_masqueraded`] and [`Conntrack::check_egress`] find it.
     pub fn set_masqueraded(&mut self, tracked: &mut Tracked, interface: u32) {
         if let Some(conn) = self.view_mut(tracked) {
-            conn.masqueraded = interface;
+            conn.set_masqueraded(interface);
         }
     }
 
@@ -363,18 +383,18 @@ impl Conntrack {
         if conn.status.has(Status::DYING) {
             return Ok(Confirmed::Nothing);
         }
-        let ([original, reply], zones) = (conn.tuples, conn.zones());
+        let ([original, reply], zones) = ([conn.original(), conn.reply()], conn.zones());
         // Both tuples must be free, also as the other direction of somebody else's.
-        if self.lookup_in(&original, zones, Direction::Original, now).is_some()
-            || self.lookup_in(&reply, zones, Direction::Reply, now).is_some()
+        if self.holder(&original, zones, Direction::Original, now).is_some()
+            || self.holder(&reply, zones, Direction::Reply, now).is_some()
         {
             self.stats.insert_failed += 1;
             self.stats.drop += 1;
             return Err(ConfirmDrop::Clash);
         }
         let mut made_room = false;
-        if self.settings.max != 0 && self.len() >= self.settings.max as usize {
-            if !self.drop_early(now) {
+        if self.settings.max != 0 && self.total() >= self.settings.max as usize {
+            if !self.any(|table| table.drop_early(now)) {
                 self.stats.drop += 1;
                 self.stats.table_full += 1;
                 return Err(ConfirmDrop::TableFull);
@@ -404,9 +424,7 @@ impl Conntrack {
         self.expire_expected(now);
         let mut ended = 0;
         while let Some(slot) = self.wheel.pop(now) {
-            let Some(conn) = self.slots.get(slot as usize).and_then(|s| s.conn.as_ref()) else {
-                continue;
-            };
+            let Some(conn) = self.slots.get(slot) else { continue };
             if conn.deadline <= now {
                 self.remove(slot);
                 ended += 1;
@@ -435,7 +453,7 @@ impl Conntrack {
 
     /// Connections in the table.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len()
     }
 
     /// Whether the table is empty.
@@ -445,17 +463,13 @@ impl Conntrack {
 
     /// All connections in the table.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Connection)> {
-        self.slots.iter().enumerate().filter_map(|(slot, s)| {
-            let id = ConnId { slot: slot as u32, generation: s.generation };
-            s.conn.as_ref().map(|conn| (id, conn))
-        })
+        self.slots.from(0)
     }
 
     /// The connection of that name, if it is still there.
     #[inline]
     pub fn get(&self, id: ConnId) -> Option<&Connection> {
-        let slot = self.slots.get(id.slot as usize)?;
-        if slot.generation == id.generation { slot.conn.as_ref() } else { None }
+        self.slots.get(id.slot).filter(|conn| conn.generation == id.generation)
     }
 
     /// The connection that a packet with this tuple belongs to, and its direction.
@@ -489,9 +503,9 @@ impl Conntrack {
     /// Removes the connections that `which` names, and says how many.
     pub fn delete_if(&mut self, mut which: impl FnMut(&Connection) -> bool) -> usize {
         let mut gone = 0;
-        for slot in 0..self.slots.len() {
-            if self.slots[slot].conn.as_ref().is_some_and(&mut which) {
-                self.remove(slot as u32);
+        for slot in 0..self.slots.places() as u32 {
+            if self.slots.get(slot).is_some_and(&mut which) {
+                self.remove(slot);
                 gone += 1;
             }
         }
@@ -501,7 +515,7 @@ impl Conntrack {
     /// Starts a family's established TCP connections from new windows with their next segments,
     /// because segments have passed unseen: tracking was off for a while (`nf_ct_tcp_fixup`).
     pub fn forget_windows(&mut self, family: Family) {
-        for conn in self.slots.iter_mut().filter_map(|slot| slot.conn.as_mut()) {
+        for conn in self.slots.iter_mut() {
             let this_family = conn.original().src.family() == family;
             if let (true, Proto::Tcp(track)) = (this_family, &mut conn.proto) {
                 track.forget_windows();
@@ -511,12 +525,10 @@ impl Conntrack {
 
     /// Removes what was masqueraded for an interface whose address has changed.
     pub fn forget_masqueraded(&mut self, interface: u32) -> usize {
-        let slots = 0..self.slots.len() as u32;
-        let by_mapping: Vec<u32> = slots
-            .filter(|&slot| {
-                let conn = self.slots[slot as usize].conn.as_ref();
-                conn.is_some_and(|conn| self.came_in_by(conn, interface))
-            })
+        let by_mapping: Vec<u32> = self
+            .iter()
+            .filter(|(_, conn)| self.came_in_by(conn, interface))
+            .map(|(id, _)| id.slot)
             .collect();
         let mut gone = by_mapping.len();
         for slot in by_mapping {

@@ -168,6 +168,7 @@ const NEXT: [[[Next; 10]; 6]; 2] = [
 
 /// The segment that was last looked at, for repetitions and for answers to what was let through.
 #[derive(Copy, Clone, Debug)]
+#[repr(C, packed(2))]
 pub(crate) struct Last {
     pub(crate) seq: u32,
     pub(crate) ack: u32,
@@ -175,24 +176,65 @@ pub(crate) struct Last {
     pub(crate) window: u16,
     pub(crate) direction: Direction,
     kind: Kind,
-    /// Window scale of a SYN that was let through.
-    scale: u8,
-    /// Options of a SYN that was let through.
-    flags: u8,
+    /// Of a SYN that was let through.
+    options: SynOptions,
+    /// Repetitions of an acknowledgment.
+    pub(crate) retransmissions: u8,
 }
 
-/// TCP's part of a connection.
+/// Window scale and flags of a SYN in one byte.
+#[derive(Copy, Clone, Debug, Default)]
+struct SynOptions(u8);
+
+impl SynOptions {
+    fn new((scale, flags): (u8, u8)) -> Self {
+        Self(flags << 4 | scale)
+    }
+
+    fn get(self) -> (u8, u8) {
+        (self.0 & 15, self.0 >> 4)
+    }
+}
+
+impl Last {
+    const NONE: Self = Self {
+        seq: 0,
+        ack: 0,
+        end: 0,
+        window: 0,
+        direction: Direction::Original,
+        kind: Kind::Bare,
+        options: SynOptions(0),
+        retransmissions: 0,
+    };
+}
+
+/// TCP's part of a connection. 56 bytes, and `store.rs` has a test that says so.
 #[derive(Clone, Debug)]
 pub(crate) struct TcpTrack {
     pub(crate) peers: [Peer; 2],
     pub(crate) last: Last,
     state: TcpState,
-    /// Repetitions of the last acknowledgment.
-    pub(crate) retransmissions: u8,
+    marks: Marks,
+}
+
+/// Things to remember.
+#[derive(Copy, Clone, Debug, Default)]
+struct Marks(u8);
+
+impl Marks {
     /// Both sides sent a SYN.
-    simultaneous: bool,
+    const SIMULTANEOUS: u8 = 1 << 0;
     /// A SYN was let through in LAST_ACK; an ACK may be RFC 5961's challenge.
-    challenge: bool,
+    const CHALLENGE: u8 = 1 << 1;
+
+    fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
+
+    fn put(&mut self, mark: u8, on: bool) {
+        self.0 = if on { self.0 | mark } else { self.0 & !mark };
+    }
 }
 
 /// What becomes of a segment's connection.
@@ -200,6 +242,9 @@ pub(crate) struct TcpTrack {
 pub(crate) enum TcpVerdict {
     /// It goes on.
     Pass,
+    /// It goes on as if the segment hadn't come, which passes and isn't counted: netfilter counts
+    /// where it sets the time-out anew (`nf_ct_refresh_acct`).
+    Unnoticed,
     /// It ends with this segment, which passes.
     Over,
     /// It has ended before; the segment starts another.
@@ -237,23 +282,11 @@ impl TcpTrack {
 
     /// Of a connection that was put into the table by hand: windows begin with its next segments.
     pub(crate) fn by_hand(state: TcpState) -> Self {
-        let last = Last {
-            seq: 0,
-            ack: 0,
-            end: 0,
-            window: 0,
-            direction: Direction::Original,
-            kind: Kind::Bare,
-            scale: 0,
-            flags: 0,
-        };
         Self {
             peers: [Peer::unseen(), Peer::unseen()],
-            last,
+            last: Last::NONE,
             state,
-            retransmissions: 0,
-            simultaneous: false,
-            challenge: false,
+            marks: Marks::default(),
         }
     }
 
@@ -271,24 +304,7 @@ impl TcpTrack {
             Next::To(_) if settings.tcp_loose => [Peer::picked_up(&segment), Peer::unseen()],
             _ => return Err(InvalidReason::TcpNew),
         };
-        let last = Last {
-            seq: 0,
-            ack: 0,
-            end: 0,
-            window: 0,
-            direction: Direction::Original,
-            kind: Kind::Bare,
-            scale: 0,
-            flags: 0,
-        };
-        Ok(Self {
-            peers,
-            last,
-            state: TcpState::None,
-            retransmissions: 0,
-            simultaneous: false,
-            challenge: false,
-        })
+        Ok(Self { peers, last: Last::NONE, state: TcpState::None, marks: Marks::default() })
     }
 
     pub(crate) fn state(&self) -> TcpState {
@@ -334,7 +350,7 @@ pub(crate) fn packet(
                 && tcp.last.direction == direction
                 && tcp.peers[0].end.wrapping_sub(1) == segment.seq =>
         {
-            return Ok(TcpVerdict::Pass);
+            return Ok(TcpVerdict::Unnoticed);
         }
         Next::Invalid => return Err(InvalidReason::TcpState),
         Next::To(TcpState::SynSent) if tcp.is_over() => {
@@ -352,12 +368,12 @@ pub(crate) fn packet(
                 judge_window = false;
                 state
             }
-            Step::Stay => return Ok(TcpVerdict::Pass),
+            Step::Stay => return Ok(TcpVerdict::Unnoticed),
         },
         _ => {
             if !tcp.resynchronizes(kind, direction, &segment) {
                 tcp.note(kind, direction, &segment);
-                return Ok(TcpVerdict::Pass);
+                return Ok(TcpVerdict::Unnoticed);
             }
             old = TcpState::SynSent;
             TcpState::SynRecv
@@ -366,7 +382,7 @@ pub(crate) fn packet(
     if judge_window {
         match tcp.fit(direction, kind == Kind::Ack, &segment, settings.tcp_be_liberal) {
             Fit::Accept => {}
-            Fit::Ignore => return Ok(TcpVerdict::Pass),
+            Fit::Ignore => return Ok(TcpVerdict::Unnoticed),
             Fit::Beyond => {
                 lower_timeout(conn, kind, direction, settings, now);
                 return Err(InvalidReason::TcpWindow);
@@ -419,17 +435,19 @@ impl TcpTrack {
                     && kind == Kind::Ack
                     && self.last.direction != direction
                     && self.last.kind == Kind::Syn
-                    && self.challenge =>
+                    && self.marks.has(Marks::CHALLENGE) =>
             {
-                self.challenge = false;
+                self.marks.put(Marks::CHALLENGE, false);
                 Step::Stay
             }
             TcpState::SynSent2 => {
-                self.simultaneous = true;
+                self.marks.put(Marks::SIMULTANEOUS, true);
                 Step::Go(state)
             }
             TcpState::SynRecv
-                if direction == Direction::Reply && kind == Kind::Ack && self.simultaneous =>
+                if direction == Direction::Reply
+                    && kind == Kind::Ack
+                    && self.marks.has(Marks::SIMULTANEOUS) =>
             {
                 Step::Go(TcpState::Established)
             }
@@ -476,7 +494,9 @@ impl TcpTrack {
         }
         // A reset that answers a SYN or an ACK that was let through: the connection that is known
         // here isn't the one at the ends, and its window says nothing.
-        let after_syn = status.has(Status::SEEN_REPLY) && self.last.kind == Kind::Syn;
+        let after_syn = status.has(Status::SEEN_REPLY)
+            && self.last.kind == Kind::Syn
+            && self.last.direction != direction;
         let after_ack = !status.has(Status::ASSURED) && self.last.kind == Kind::Ack;
         if (after_syn || after_ack) && segment.ack == self.last.end {
             return Ok(Step::Unjudged(state));
@@ -503,8 +523,9 @@ impl TcpTrack {
         {
             return false;
         }
-        self.challenge = false;
-        self.peers[last.direction.index()].reopen(last.end, last.window, last.scale, last.flags);
+        self.marks.put(Marks::CHALLENGE, false);
+        let (scale, flags) = last.options.get();
+        self.peers[last.direction.index()].reopen(last.end, last.window, scale, flags);
         self.peers[direction.index()].reset();
         true
     }
@@ -519,9 +540,9 @@ impl TcpTrack {
         last.end = segment.end;
         last.window = segment.window;
         if kind == Kind::Syn && direction == Direction::Original {
-            (last.scale, last.flags) = segment.syn_options().unwrap_or_default();
-            self.simultaneous = false;
-            self.challenge = self.state == TcpState::LastAck;
+            last.options = SynOptions::new(segment.syn_options().unwrap_or_default());
+            self.marks.put(Marks::SIMULTANEOUS, false);
+            self.marks.put(Marks::CHALLENGE, self.state == TcpState::LastAck);
         }
         if challenge_possible && kind == Kind::Ack && direction == Direction::Reply {
             last.ack = segment.ack;
@@ -531,7 +552,7 @@ impl TcpTrack {
     fn timeout(&self, kind: Kind, settings: &Settings) -> Duration {
         let by_state = self.state.timeout(settings);
         let t = &settings.tcp;
-        if self.retransmissions >= settings.tcp_max_retrans && by_state > t.max_retrans {
+        if self.last.retransmissions >= settings.tcp_max_retrans && by_state > t.max_retrans {
             t.max_retrans
         } else if kind == Kind::Rst {
             t.close
@@ -566,7 +587,7 @@ fn settle(
         }
         // A repeated SYN doesn't prolong, or reuse of a port could keep an entry for ever.
         if kind == Kind::Syn && old == TcpState::SynSent {
-            return TcpVerdict::Pass;
+            return TcpVerdict::Unnoticed;
         }
         // Picked up in the middle, and only one side heard so far.
         if new == TcpState::Established {
@@ -579,6 +600,13 @@ fn settle(
     }
     conn.refresh(timeout, now);
     TcpVerdict::Pass
+}
+
+/// The gateway resets the connection by a rule (`nf_conntrack_tcp_set_closing`).
+pub(crate) fn set_closing(conn: &mut Connection, settings: &Settings, now: Instant) {
+    let Proto::Tcp(tcp) = &mut conn.proto else { return };
+    tcp.state = TcpState::Close;
+    conn.refresh(settings.tcp.close, now);
 }
 
 /// FIN or reset from both sides, but beyond the window: the connection is most likely gone, and

@@ -111,8 +111,9 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// What is known of one side.
+/// What is known of one side. Packed, because two of them are in every connection.
 #[derive(Copy, Clone, Debug, Default)]
+#[repr(C, packed(2))]
 pub(crate) struct Peer {
     /// Highest sequence number sent, plus one (`td_end`).
     pub(crate) end: u32,
@@ -336,11 +337,11 @@ impl TcpTrack {
         let same = last.direction == direction
             && (last.seq, last.ack, last.end, last.window) == (seq, ack, end, segment.window);
         if same {
-            self.retransmissions = self.retransmissions.saturating_add(1);
+            last.retransmissions = last.retransmissions.saturating_add(1);
         } else {
             last.direction = direction;
             (last.seq, last.ack, last.end, last.window) = (seq, ack, end, segment.window);
-            self.retransmissions = 0;
+            last.retransmissions = 0;
         }
     }
 }

@@ -71,9 +71,6 @@ pub enum InvalidReason {
     /// An ICMP error about no connection.
     #[error("ICMP error about no connection")]
     IcmpNoConnection,
-    /// The gateway's answer to a packet that has no connection.
-    #[error("answer to a packet without connection")]
-    Answer,
     /// An ICMP error that isn't addressed to the sender of the packet it quotes.
     #[error("ICMP error to somebody else")]
     IcmpAddress,
@@ -87,10 +84,16 @@ pub struct ConnId {
 }
 
 impl ConnId {
-    /// A number for listings. Two connections of one table have different ones unless it has more
-    /// than a million places.
+    /// The shard whose table it is in.
+    #[inline]
+    pub const fn shard(self) -> u8 {
+        (self.generation >> crate::store::GENERATION_BITS) as u8
+    }
+
+    /// A number for listings. Two connections of a gateway have different ones unless it has more
+    /// than a million places for them, or with several shards 128 thousand each.
     pub const fn number(self) -> u32 {
-        self.slot ^ (self.generation << 20)
+        self.slot ^ (self.generation << 20) ^ ((self.shard() as u32) << 17)
     }
 }
 

@@ -133,7 +133,7 @@ fn translate_error(
         Manip::Source => Manip::Destination,
         Manip::Destination => Manip::Source,
     };
-    rewrite(bytes, quote, other_end, as_sent).map_err(|_| TranslateError::Quote)?;
+    rewrite(bytes, quote, other_end, &as_sent).map_err(|_| TranslateError::Quote)?;
     let Some(target) = as_sent.inverse() else { return Ok(()) };
     let plain = Place { protocol: protocol::NO_NEXT, ..place };
     let old = (packet.src, packet.dst);

@@ -1,12 +1,15 @@
 //! Reassembly, and the way back into pieces.
 
 mod common;
+mod fragment_model;
 
 use std::time::Duration;
 
 use common::{addr, ip};
 use proptest::prelude::*;
-use tidegate_nat::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler, refragment};
+use tidegate_nat::{
+    FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler, Scope, refragment,
+};
 use tidegate_packet::builder::{self, Ip};
 use tidegate_packet::{Instant, Parsed, ipv4, protocol};
 
@@ -298,6 +301,12 @@ proptest! {
         prop_assert!(queues.is_empty());
     }
 
+    /// Pieces of few datagrams, in any order, twice, over one another, damaged, early and late.
+    #[test]
+    fn sequences_agree_with_the_model(data in proptest::collection::vec(any::<u8>(), 0..1200)) {
+        fragment_model::play(&data);
+    }
+
     #[test]
     fn random_pieces(
         pieces in proptest::collection::vec(
@@ -332,6 +341,27 @@ proptest! {
         prop_assert!(queues.is_empty());
         prop_assert_eq!(queues.next_expiry(), None);
     }
+}
+
+/// Equal in everything but their scope: two datagrams.
+#[test]
+fn scopes_are_kept_apart() {
+    let mut queues = reassembler();
+    let scopes =
+        [Scope { zone: 1, link: 0 }, Scope { zone: 2, link: 0 }, Scope { zone: 1, link: 7 }];
+    let (first, last) = (piece(0, 16, true, |_| ()), piece(16, 20, false, |_| ()));
+    for scope in scopes {
+        let parsed = Parsed::parse(&first).unwrap();
+        assert_eq!(queues.push_in(scope, (), &parsed, &first, NOW).0, Pushed::Kept);
+    }
+    assert_eq!(push(&mut queues, &last), Pushed::Kept);
+    assert_eq!(queues.len(), 4);
+    for scope in scopes {
+        let parsed = Parsed::parse(&last).unwrap();
+        let got: Want = queues.push_in(scope, (), &parsed, &last, NOW).0.into();
+        assert_eq!(got, Want::Whole(20));
+    }
+    assert_eq!(queues.len(), 1);
 }
 
 /// Without the memory of how it came there is nothing to cut by.

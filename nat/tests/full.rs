@@ -79,8 +79,8 @@ fn floods_leave_standing_connections_alone() {
             assert!(gw.table.len() <= MAX as usize, "{name}");
         }
         assert_eq!(standing(&gw), usize::from(ASSURED), "{name}");
-        // No more places than the bound were ever needed.
-        assert!(gw.table.places() <= MAX as usize, "{name}: {}", gw.table.places());
+        // No more places than the bound were ever needed, in whole pages.
+        assert!(gw.table.places() <= (MAX as usize).next_multiple_of(256), "{name}");
         let Stats { early_drop, drop, table_full, .. } = *gw.table.stats();
         let room = u64::from(MAX) - u64::from(ASSURED);
         assert_eq!(early_drop + table_full, u64::from(FLOOD) - room, "{name}");
@@ -174,7 +174,7 @@ fn slices_of_a_large_table() {
     let (mut seen, mut first, mut n) = (std::collections::HashSet::new(), 0, FLOOD);
     while first < gw.table.places() {
         gw.table.page(first, 512, gw.now, |id, conn| {
-            assert!(seen.insert((id, *conn.original())));
+            assert!(seen.insert((id, conn.original())));
         });
         first += 512;
         // Between two slices: one more, and one of those seen is gone.
@@ -185,7 +185,7 @@ fn slices_of_a_large_table() {
         seen.remove(&gone);
     }
     for (id, conn) in gw.table.iter().take(100) {
-        assert!(seen.contains(&(id, *conn.original())) || id.number() as usize >= first - 512);
+        assert!(seen.contains(&(id, conn.original())) || id.number() as usize >= first - 512);
     }
     assert!(seen.len() + 200 > FLOOD as usize);
 }

@@ -193,9 +193,7 @@ fn zones_are_apart() {
         let template = Template { zones, ..Template::default() };
         assert_eq!(table.track_as(&template, &answered, &answer, true, now).state(), want);
     }
-    assert!(
-        table.find_in(&table.iter().next().unwrap().1.original().clone(), [3, 3], now).is_some()
-    );
+    assert!(table.find_in(&table.iter().next().unwrap().1.original(), [3, 3], now).is_some());
 }
 
 #[test]

@@ -108,13 +108,13 @@ fn check(gw: &Gateway, max: u32) {
             if conn.original() == conn.reply() && direction == Direction::Reply {
                 continue;
             }
-            let tuple = *conn.tuple(direction);
+            let tuple = conn.tuple(direction);
             assert!(seen.insert(tuple), "{tuple:?} twice");
             if conn.time_left(gw.now).as_nanos() > 0 {
                 assert_eq!(gw.table.find(&tuple, gw.now).unwrap().0, id);
             }
         }
-        assert_eq!(conn.original().inverse() != Some(*conn.reply()), conn.is_translated());
+        assert_eq!(conn.original().inverse() != Some(conn.reply()), conn.is_translated());
     }
     assert_eq!(count, gw.table.len());
 }

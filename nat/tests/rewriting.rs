@@ -261,7 +261,7 @@ proptest! {
         table.set_nat(&mut question, manip, case.dnat.as_ref(), now, &mut || 7).unwrap();
         table.translate(&question, manip, &mut packet, &mut bytes, Field::Complete).unwrap();
 
-        let tracked = table.attach_reply(&question);
+        let tracked = table.attach_reply(&question).unwrap();
         prop_assert_eq!(tracked.state(), State::Related);
         for mut made in [answer(&bytes, b""), error(&bytes, packet.src, 60)] {
             // An error of the gateway comes from the gateway; a reset in the server's name.

@@ -55,7 +55,8 @@ pub fn of(bytes: &[u8]) -> u16 {
 /// The sum of the pseudo-header of a transport protocol (RFC 9293 section 3.1, RFC 8200 section
 /// 8.1). `len` is the length of transport header and payload.
 pub fn pseudo_header(src: Addr, dst: Addr, protocol: u8, len: u32) -> u64 {
-    let sum = add(add(0, src.wire()), dst.wire());
+    // Folded: the addresses of a packet may add up to all ones, with no room for what comes to them.
+    let sum = u64::from(fold(add(add(0, src.wire()), dst.wire())));
     sum + u64::from(protocol) + u64::from(len >> 16) + u64::from(len & 0xffff)
 }
 

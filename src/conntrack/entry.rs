@@ -112,8 +112,8 @@ impl Entry {
         Self {
             id: id.number(),
             protocol: conn.original().protocol,
-            original: side(conn.original(), counted[0], zones[0]),
-            reply: side(conn.reply(), counted[1], zones[1]),
+            original: side(&conn.original(), counted[0], zones[0]),
+            reply: side(&conn.reply(), counted[1], zones[1]),
             status: conn.status().bits(),
             timeout: Some(conn.time_left(moment.now).as_secs()),
             state: conn

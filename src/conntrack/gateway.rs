@@ -5,11 +5,13 @@ use super::events::{Hub, Subscription};
 use super::expected::Expected;
 use super::filter::Filter;
 use super::wire::{Action, Ask, Change, Fault, Tell, Which};
-use crate::engine::Engine;
-use crate::worker::lock;
-use std::sync::{Arc, Mutex};
+use crate::engine::Lent;
+use crate::gateway::Gateway;
+use std::sync::Arc;
 use std::time::Duration;
-use tidegate_nat::{ConnId, Connection, Create, Direction, Refused, TcpState, Tuple, Update};
+use tidegate_nat::{
+    ConnId, Connection, Create, Direction, Refused, Stats, TcpState, Tuple, Update,
+};
 use tidegate_packet::Addr;
 
 /// Places that are looked at while the engine is locked: a few hundred microseconds at most.
@@ -18,6 +20,14 @@ const SLICE: usize = 2048;
 const PAGE: usize = 1024;
 /// Slices after which it is, too, though little was found.
 const SLICES: usize = 64;
+/// A cursor is the number of a slice with its shard's number in front.
+const SHARD_AT: u32 = 24;
+
+/// The first place of the slice that a cursor names.
+const fn place(cursor: u32) -> usize {
+    (cursor & ((1 << SHARD_AT) - 1)) as usize * SLICE
+}
+
 /// How long a listener waits for events before it is answered with none.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -32,7 +42,7 @@ pub struct Peer {
 
 /// Answers a client.
 pub fn answer(
-    engine: &Mutex<Engine>,
+    gateway: &Gateway,
     hub: &Arc<Hub>,
     peer: &mut Peer,
     ask: Ask,
@@ -40,31 +50,46 @@ pub fn answer(
 ) -> Tell {
     match ask {
         Ask::Walk { filter, action, cursor } => {
-            walk(engine, peer.pid, &filter, &action, cursor, moment)
+            walk(gateway, peer.pid, &filter, &action, cursor, moment)
         }
-        Ask::Get { protocol, side, reply } => get(&lock(engine), protocol, &side, reply, moment),
+        Ask::Get { protocol, side, reply } => {
+            let zones = [side.zone.unwrap_or(0); 2];
+            gateway.with_owner(&tuple(protocol, &side), zones, |engine| {
+                get(engine, protocol, &side, reply, moment)
+            })
+        }
         Ask::Create { entry, exclusive } => {
-            authored(engine, peer.pid, moment, |engine| create(engine, &entry, exclusive, moment))
+            let own = |side: &Side| side.zone.or(entry.zone).unwrap_or(0);
+            let zones = [own(&entry.original), own(&entry.reply)];
+            let original = tuple(entry.protocol, &entry.original);
+            gateway.with_owner(&original, zones, |engine| {
+                authored(engine, peer.pid, moment, |engine| {
+                    create(engine, &entry, exclusive, moment)
+                })
+            })
         }
         Ask::Flush { family } => {
             let filter = Filter { family, ..Filter::default() };
             let mut cursor = 0;
             while let Tell::Page { next: Some(next), .. } =
-                walk(engine, peer.pid, &filter, &Action::Delete, cursor, moment)
+                walk(gateway, peer.pid, &filter, &Action::Delete, cursor, moment)
             {
                 cursor = next;
             }
             Tell::Done
         }
-        Ask::Count => Tell::Count(lock(engine).conntrack().len() as u64),
-        Ask::Stats { expectations } => Tell::Stats(stats(&lock(engine), expectations)),
-        Ask::Expected { which, delete } => expected(&mut lock(engine), &which, delete, moment),
+        Ask::Count => Tell::Count(gateway.connections() as u64),
+        Ask::Stats { expectations } => Tell::Stats(stats(&gateway.stats(), expectations)),
+        Ask::Expected { which, delete } => {
+            let found = gateway.each(|engine| expected(engine, &which, delete, moment));
+            Tell::Expected(found.into_iter().flatten().collect())
+        }
         Ask::Listen { filter, what, queue } => {
             peer.listening = hub.subscribe(*filter, what, queue);
             if peer.listening.is_none() {
                 return Tell::Fault(Fault::Busy);
             }
-            lock(engine).listen_to_connections(true);
+            gateway.change(|engine| engine.listen_to_connections(true));
             Tell::Done
         }
         Ask::Next => match &peer.listening {
@@ -78,7 +103,7 @@ pub fn answer(
 }
 
 /// All connections, for who has the engine to itself.
-pub fn entries(engine: &Engine) -> Vec<Entry> {
+pub fn entries(engine: &mut Lent<'_>) -> Vec<Entry> {
     let mut entries = Vec::new();
     let moment = engine.moment();
     let table = engine.conntrack();
@@ -87,61 +112,62 @@ pub fn entries(engine: &Engine) -> Vec<Entry> {
 }
 
 fn authored<R>(
-    engine: &Mutex<Engine>,
+    engine: &mut Lent<'_>,
     author: Option<u32>,
     moment: Moment,
-    work: impl FnOnce(&mut Engine) -> R,
+    work: impl FnOnce(&mut Lent<'_>) -> R,
 ) -> R {
-    let mut engine = lock(engine);
     engine.conntrack_mut().set_author(author);
     engine.conntrack_mut().set_event_time(moment.now);
-    let done = work(&mut engine);
+    let done = work(engine);
     engine.conntrack_mut().set_author(None);
     done
 }
 
 fn walk(
-    engine: &Mutex<Engine>,
+    gateway: &Gateway,
     author: Option<u32>,
     filter: &Filter,
     action: &Action,
     cursor: u32,
     moment: Moment,
 ) -> Tell {
-    let mut first = cursor as usize;
+    let (mut shard, mut first) = ((cursor >> SHARD_AT) as usize, place(cursor));
     let mut found = Vec::new();
     let mut copies: Vec<(ConnId, Connection)> = Vec::new();
     for _ in 0..SLICES {
-        let places = {
-            let engine = lock(engine);
+        let places = gateway.with(shard, |engine| {
             let table = engine.conntrack();
             table.page(first, SLICE, moment.now, |id, conn| copies.push((id, conn.clone())));
             table.places()
-        };
+        });
         let meant = copies.drain(..).filter_map(|(id, conn)| {
             let entry = Entry::of(id, &conn, moment);
             filter.fits(&entry).then_some((id, entry))
         });
         let meant: Vec<(ConnId, Entry)> = meant.collect();
-        match act(engine, author, meant, action, moment) {
+        match act((gateway, shard), author, meant, action, moment) {
             Ok(done) => found.extend(done),
             Err(fault) => return Tell::Fault(fault),
         }
         first += SLICE;
         if first >= places {
+            (shard, first) = (shard + 1, 0);
+        }
+        if shard >= gateway.shards() {
             return Tell::Page { entries: found, next: None, now: moment.unix_nanos };
         }
         if found.len() >= PAGE {
             break;
         }
     }
-    let next = u32::try_from(first).ok();
+    let next = u32::try_from(shard << SHARD_AT | first / SLICE).ok();
     Tell::Page { entries: found, next, now: moment.unix_nanos }
 }
 
 /// Does it to those that are still there, and gives those that it was done to.
 fn act(
-    engine: &Mutex<Engine>,
+    (gateway, shard): (&Gateway, usize),
     author: Option<u32>,
     meant: Vec<(ConnId, Entry)>,
     action: &Action,
@@ -151,7 +177,7 @@ fn act(
     if meant.is_empty() || *action == Action::List {
         return Ok(entries(meant));
     }
-    authored(engine, author, moment, |engine| {
+    let each = |engine: &mut Lent<'_>| {
         let table = engine.conntrack_mut();
         match action {
             Action::List => {}
@@ -175,7 +201,8 @@ fn act(
             }
         }
         Ok(entries(meant))
-    })
+    };
+    gateway.with(shard, |engine| authored(engine, author, moment, each))
 }
 
 /// What has to be done to a connection for a change; nothing if it is so already.
@@ -205,7 +232,7 @@ fn tuple(protocol: u8, side: &Side) -> Tuple {
     Tuple { src, dst, sport: side.sport, dport: side.dport, protocol }
 }
 
-fn get(engine: &Engine, protocol: u8, side: &Side, reply: bool, moment: Moment) -> Tell {
+fn get(engine: &Lent<'_>, protocol: u8, side: &Side, reply: bool, moment: Moment) -> Tell {
     let table = engine.conntrack();
     let direction = if reply { Direction::Reply } else { Direction::Original };
     let zones = [side.zone.unwrap_or(0); 2];
@@ -219,7 +246,7 @@ fn get(engine: &Engine, protocol: u8, side: &Side, reply: bool, moment: Moment) 
     }
 }
 
-fn create(engine: &mut Engine, entry: &Entry, exclusive: bool, moment: Moment) -> Tell {
+fn create(engine: &mut Lent<'_>, entry: &Entry, exclusive: bool, moment: Moment) -> Tell {
     let table = engine.conntrack_mut();
     let original = tuple(entry.protocol, &entry.original);
     let state = match entry.state.as_deref().map(TcpState::from_name) {
@@ -250,7 +277,7 @@ fn create(engine: &mut Engine, entry: &Entry, exclusive: bool, moment: Moment) -
     }
 }
 
-fn expected(engine: &mut Engine, which: &Which, delete: bool, moment: Moment) -> Tell {
+fn expected(engine: &mut Lent<'_>, which: &Which, delete: bool, moment: Moment) -> Vec<Expected> {
     let same =
         |a: &Side, b: &Side| (a.src, a.dst, a.sport, a.dport) == (b.src, b.dst, b.sport, b.dport);
     let meant = |expected: &Expected| match which {
@@ -270,7 +297,7 @@ fn expected(engine: &mut Engine, which: &Which, delete: bool, moment: Moment) ->
             Expected::of(table, expectation, moment).is_some_and(|e| meant(&e))
         });
     }
-    Tell::Expected(found)
+    found
 }
 
 impl From<Refused> for Fault {
@@ -286,8 +313,7 @@ impl From<Refused> for Fault {
 
 /// The counters that the kernel's message has, in its order. The last three count what can't
 /// happen here.
-fn stats(engine: &Engine, expectations: bool) -> Vec<(String, u64)> {
-    let s = engine.conntrack().stats();
+fn stats(s: &Stats, expectations: bool) -> Vec<(String, u64)> {
     let named = |(name, value): &(&str, u64)| ((*name).to_owned(), *value);
     if expectations {
         let rows = [

@@ -4,13 +4,12 @@ use super::Manager;
 use crate::dhcp::{DhcpClient, Event as DhcpEvent};
 use crate::engine::{InterfaceId, StaticRoute, Target};
 use crate::setup;
-use crate::worker::lock;
 use std::time::Duration;
 use tidegate_packet::{Addr, Family, Prefix};
 
 impl Manager {
     pub(super) fn start_dhcp(&mut self) {
-        let mut engine = lock(&self.engine);
+        let mut engine = self.gateway.engine();
         for interface in self.config.interfaces.iter().filter(|i| i.addresses.dhcp()) {
             let Some(id) = engine.interfaces().by_name(&interface.name) else { continue };
             let mac = engine.interfaces().get(id).mac;
@@ -36,7 +35,7 @@ impl Manager {
             frames.extend(out.into_iter().map(|frame| (*id, frame)));
         }
         if !frames.is_empty() {
-            let mut engine = lock(&self.engine);
+            let mut engine = self.gateway.engine();
             for (id, frame) in frames {
                 engine.send_frame(id, &frame);
             }
@@ -52,7 +51,7 @@ impl Manager {
     /// Gives an uplink what its lease says, or takes it away.
     pub(super) fn apply_lease(&mut self, id: InterfaceId) {
         let Some((_, lease)) = self.dhcp.get(&id) else { return };
-        let mut engine = lock(&self.engine);
+        let engine = self.gateway.engine();
         let name = engine.interfaces().get(id).name.clone();
         let Some(wanted) = self.config.interface(&name) else { return };
         let mut addresses = wanted.addresses.prefixes().to_vec();
@@ -70,14 +69,16 @@ impl Manager {
             Some(leased_route(id, lease.router?, metric))
         });
         let leased: Vec<StaticRoute> = leased.collect();
-        engine.replace_addresses(id, addresses, leased);
-        // Next hops of configured routes may be on the network that the lease has brought.
-        if let Ok(configured) = setup::static_routes(&self.config, engine.interfaces()) {
-            let routes = [&configured, engine.static_routes()].concat();
-            engine.replace_routes(routes);
-        }
-        let interfaces = engine.interfaces().clone();
         drop(engine);
+        let interfaces = self.gateway.change(|engine| {
+            engine.replace_addresses(id, addresses, leased);
+            // Next hops of configured routes may be on the network that the lease has brought.
+            if let Ok(configured) = setup::static_routes(&self.config, engine.interfaces()) {
+                let routes = [&configured, engine.static_routes()].concat();
+                engine.replace_routes(routes);
+            }
+            engine.interfaces().clone()
+        });
         if let Some(host) = &self.config.host
             && let Err(error) = setup::carry_addresses(&host.device, &interfaces, &self.config)
         {
@@ -92,7 +93,7 @@ impl Manager {
         if self.config.state.is_some() {
             return;
         }
-        let mut engine = lock(&self.engine);
+        let mut engine = self.gateway.engine();
         let mut released = false;
         for (id, (client, _)) in &mut self.dhcp {
             let mut frames = Vec::new();
@@ -107,7 +108,7 @@ impl Manager {
         let _ = waker.wake();
         // The worker takes them at once, unless it has ended or hangs.
         for _ in 0..100 {
-            if lock(&self.engine).outbox().is_empty() {
+            if self.gateway.engine().outbox().is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -5,9 +5,10 @@ use crate::config;
 use crate::control::Restore;
 use crate::diagnostic::{Diagnostic, Report, Severity, Source, Style};
 use crate::engine::Engine;
+use crate::gateway::Gateway;
 use crate::rules;
 use crate::state::{self, Moment, Snapshot, State};
-use crate::worker::{Clock, lock, unix_nanos};
+use crate::worker::{Clock, unix_nanos};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tidegate_packet::{Family, Instant};
 /// Knows what the rules in force came from, and keeps them.
 #[derive(Clone)]
 pub(super) struct Keeper {
-    engine: Arc<Mutex<Engine>>,
+    gateway: Gateway,
     clock: Clock,
     /// Of the rules files as they were read last. Taken while the engine is locked.
     fingerprints: Arc<Mutex<[u64; 2]>>,
@@ -26,13 +27,8 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(
-        engine: Arc<Mutex<Engine>>,
-        clock: Clock,
-        fingerprints: [u64; 2],
-        sets: Sets,
-    ) -> Self {
-        Self { engine, clock, fingerprints: Arc::new(Mutex::new(fingerprints)), sets }
+    pub fn new(gateway: Gateway, clock: Clock, fingerprints: [u64; 2], sets: Sets) -> Self {
+        Self { gateway, clock, fingerprints: Arc::new(Mutex::new(fingerprints)), sets }
     }
 
     fn moment(&self) -> Moment {
@@ -47,7 +43,9 @@ impl Keeper {
     /// At the start, before packets come.
     pub fn restore(&self, state: State) {
         let fingerprints = *self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
-        for family in state.restore(&mut lock(&self.engine), fingerprints, self.moment()) {
+        let moment = self.moment();
+        let dropped = self.gateway.change(|engine| state.restore(engine, fingerprints, moment));
+        for family in dropped {
             tracing::warn!(
                 ?family,
                 "the rules file has changed since the state was saved: it wins, and rules that were \
@@ -60,7 +58,7 @@ impl Keeper {
     pub fn text(&self) -> String {
         let sets = self.sets.save(self.clock.now());
         let snapshot = {
-            let engine = lock(&self.engine);
+            let engine = self.gateway.engine();
             let fingerprints = *self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
             Snapshot::take(&engine, fingerprints, sets, self.moment())
         };
@@ -106,23 +104,28 @@ impl Keeper {
         loop {
             let mut changes = Vec::new();
             for (family, text, counted) in wanted.texts() {
-                let (base, counters) = lock(&self.engine).rules_in_force().snapshot(family);
+                let (base, counters) = self.gateway.engine().rules_in_force().snapshot(family);
                 let change = restored(&base, &counters, text, counted, options)?;
                 changes.extend(change.map(|change| (base, change, counters)));
             }
-            let mut engine = lock(&self.engine);
-            // A reload may have come between.
-            if !changes.iter().all(|(base, ..)| engine.rules_in_force().has(base)) {
-                continue;
+            let moment = self.moment();
+            let done = self.gateway.change(|engine| {
+                // A reload may have come between.
+                if !changes.iter().all(|(base, ..)| engine.rules_in_force().has(base)) {
+                    return false;
+                }
+                for (base, change, counters) in changes {
+                    // It is in force: that was just looked at, and the engine is locked since.
+                    let _ = engine.change_rules(&base, change, &counters);
+                }
+                for state in &wanted.states {
+                    state.restore_recent(engine, moment);
+                }
+                true
+            });
+            if done {
+                return Ok(std::mem::take(&mut wanted.warnings));
             }
-            for (base, change, counters) in changes {
-                // It is in force: that was just looked at, and the engine is locked since.
-                let _ = engine.change_rules(&base, change, &counters);
-            }
-            for state in &wanted.states {
-                state.restore_recent(&engine, self.moment());
-            }
-            return Ok(std::mem::take(&mut wanted.warnings));
         }
     }
 }

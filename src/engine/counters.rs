@@ -167,6 +167,19 @@ impl Counters {
         }
     }
 
+    /// Adds what others have counted.
+    pub fn add(&mut self, other: &Self) {
+        let Self { drops, received, sent } = other;
+        for (sum, n) in self.drops.iter_mut().zip(drops) {
+            *sum += n;
+        }
+        let sums = self.received.iter_mut().chain(&mut self.sent);
+        for (sum, n) in sums.zip(received.iter().chain(sent)) {
+            sum.packets += n.packets;
+            sum.bytes += n.bytes;
+        }
+    }
+
     /// Counts a drop.
     #[inline]
     pub fn drop(&mut self, reason: Drop) {

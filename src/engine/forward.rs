@@ -27,8 +27,19 @@ impl Engine {
     /// A packet that came in by an interface.
     pub(crate) fn forward(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
         self.sanity(&packet)?;
-        if self.must_reassemble(&packet) {
-            return self.defragment(&packet);
+        // Linux can be told to show fragments to the raw table (`raw_before_defrag` of iptable_raw);
+        // the whole doesn't meet it again then.
+        let raw_first = self.policy.raw_before_defrag;
+        if raw_first && packet.pieces.is_none() {
+            self.rules(TableName::Raw, Hook::Prerouting, &mut packet, None)?;
+        }
+        if self.must_reassemble(&packet)
+            && let Some(fate) = self.defragment(&packet)?
+        {
+            return Ok(fate);
+        }
+        if !raw_first {
+            self.rules(TableName::Raw, Hook::Prerouting, &mut packet, None)?;
         }
         self.after_reassembly(&mut packet)?;
         match self.route_in(&mut packet)? {
@@ -37,9 +48,8 @@ impl Engine {
         }
     }
 
-    /// PREROUTING: tracked and, on a connection's first packet, given a destination.
+    /// PREROUTING behind the raw table: tracked and, on a connection's first packet, given a destination.
     fn after_reassembly(&mut self, packet: &mut Packet<'_>) -> Result<(), Drop> {
-        self.rules(TableName::Raw, Hook::Prerouting, packet, None)?;
         self.track(packet);
         self.rules(TableName::Mangle, Hook::Prerouting, packet, None)?;
         self.translate(Hook::Prerouting, packet, None)?;
@@ -255,6 +265,7 @@ impl Engine {
         let l3 = frame.meta.start;
         let mut packet = Packet::decode(frame.frame(), l3)?;
         packet.frame.meta.offload.checksum = crate::io::Checksum::Valid;
+        self.lend_for(attach.as_ref());
         packet.tracked = attach;
         let dst = packet.parsed.dst;
         let hop = match asked_on {
@@ -328,12 +339,14 @@ impl Engine {
         let l3 = frame.meta.start;
         let mut packet = Packet::decode(frame.frame(), l3)?;
         packet.input = Some(input);
+        self.lend_for(tracked.as_ref());
         packet.tracked = tracked;
         packet.mark = mark;
         if input == LOOPBACK {
             return self.forward(packet);
         }
         // Its route is known; asked again, its source would be a martian's.
+        self.rules(TableName::Raw, Hook::Prerouting, &mut packet, None)?;
         self.after_reassembly(&mut packet)?;
         self.deliver(packet)
     }

@@ -5,17 +5,28 @@ use super::icmp::Message;
 use super::link_out::Hop;
 use super::packet::{OwnedFrame, Packet};
 use super::segment::segments;
-use super::{Engine, Fate};
+use super::{Engine, Fate, track};
 use crate::io::Checksum;
-use tidegate_nat::{Pieces, Pushed, blank_uncopied_options, refragment};
+use tidegate_filter::Tracking;
+use tidegate_nat::{FragmentDrop, Pieces, Pushed, Scope, blank_uncopied_options, refragment};
 use tidegate_packet::{Family, ipv4, ipv6};
+
+/// What rules have said of a fragment before it met the others (`raw_before_defrag`).
+#[derive(Debug)]
+pub(crate) struct Carried {
+    mark: u32,
+    tracking: Option<Tracking>,
+    trace: bool,
+}
 
 impl Engine {
     /// Whether a packet has to wait for its other fragments: while rules of its family use
-    /// tracking, every fragment does, as in Linux (`nf_defrag`).
+    /// tracking, every fragment does, as in Linux (`nf_defrag`), unless a rule has said before
+    /// that it isn't tracked.
     pub(crate) fn must_reassemble(&self, packet: &Packet<'_>) -> bool {
         packet.parsed.fragment.is_some()
             && packet.pieces.is_none()
+            && packet.tracked.is_none()
             && self.policy.tracks(packet.parsed.family)
     }
 
@@ -36,13 +47,19 @@ impl Engine {
         }
     }
 
-    /// Adds a fragment to its datagram; the last one to come sends the whole on its way.
-    pub(crate) fn defragment(&mut self, packet: &Packet<'_>) -> Result<Fate, Drop> {
+    /// Adds a fragment to its datagram; the last one to come sends the whole on its way. `None`: the
+    /// fragment goes on as it is.
+    pub(crate) fn defragment(&mut self, packet: &Packet<'_>) -> Result<Option<Fate>, Drop> {
+        let scope = scope(packet);
+        let Packet { mark, tracking, trace, .. } = *packet;
+        let carried = Carried { mark, tracking, trace };
         let reassembler = &mut self.reassemblers[packet.parsed.family as usize];
-        let (whole, pieces) = match reassembler.push(&packet.parsed, packet.bytes(), self.now) {
-            Pushed::Whole(whole, pieces) => (whole, pieces),
-            Pushed::Kept => return Ok(Fate::Consumed),
-            Pushed::Dropped(_) => return Err(Drop::Fragment),
+        let pushed = reassembler.push_in(scope, carried, &packet.parsed, packet.bytes(), self.now);
+        let (whole, pieces, carried) = match pushed {
+            (Pushed::Whole(whole, pieces), carried) => (whole, pieces, carried),
+            (Pushed::Kept, _) => return Ok(Some(Fate::Consumed)),
+            (Pushed::Dropped(FragmentDrop::Unfit), _) => return Ok(None),
+            (Pushed::Dropped(_), _) => return Err(Drop::Fragment),
         };
         let mut frame = OwnedFrame::new(&whole);
         let l3 = frame.meta.start;
@@ -51,11 +68,14 @@ impl Engine {
         again.port = packet.port;
         again.link = packet.link;
         again.pieces = Some(Box::new(pieces));
+        if let Some(Carried { mark, tracking, trace }) = carried {
+            (again.mark, again.tracking, again.trace) = (mark, tracking, trace);
+        }
         let fate = self.forward(again)?;
         if let Fate::Transmit(port) = fate {
             self.outbox.push((port, frame));
         }
-        Ok(Fate::Consumed)
+        Ok(Some(Fate::Consumed))
     }
 
     /// Cuts a packet that is too long for its egress, or that came in fragments: those keep their
@@ -102,6 +122,20 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whose fragments a fragment may meet. netfilter keeps zones apart that are known by now, and links
+/// where an address means something else on each (`nf_ct_frag6_gather`).
+fn scope(packet: &Packet<'_>) -> Scope {
+    let zone = match packet.tracking {
+        Some(tracking) => track::template(tracking, packet.mark).zones[0],
+        None => 0,
+    };
+    let dst = packet.parsed.dst;
+    let of_link =
+        packet.parsed.family == Family::V6 && (dst.is_v6_link_local() || dst.is_multicast());
+    let link = packet.input.filter(|_| of_link).map_or(0, |id| u32::from(id.0) + 1);
+    Scope { zone, link }
 }
 
 /// Cuts an IPv4 packet, which may be a fragment itself, into pieces as long as they can be.

@@ -256,7 +256,7 @@ impl Engine {
         };
         // As in Linux, an error belongs to the connection of the packet that it is about, even if
         // that will never be confirmed.
-        let attach = tracked.map(|question| self.conntrack.attach_reply(question));
+        let attach = tracked.and_then(|question| self.conntrack.attach_reply(question));
         self.originate_attached(answer, input, attach);
     }
 

@@ -8,6 +8,7 @@ pub mod interface;
 pub mod log;
 pub mod policy;
 pub mod route;
+pub mod shard;
 
 mod clamp_mss;
 mod extension_headers;
@@ -26,6 +27,7 @@ mod route_in;
 mod rules;
 mod sanity;
 mod segment;
+mod standing;
 mod synproxy;
 mod track;
 mod translate;
@@ -35,6 +37,8 @@ pub use interface::{Interface, InterfaceId, Interfaces, Kind, LOOPBACK, PortId};
 pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
+pub(crate) use shard::lock;
+pub use shard::{Lent, Shard, Shards};
 
 use crate::conntrack::Moment;
 use crate::io::Frame;
@@ -42,12 +46,13 @@ use crate::sysctl::Sysctls;
 use policy::Policy;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use standing::{Order, Standing, conntrack_settings};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_filter::Ruleset;
 use tidegate_filter::live::Change;
-use tidegate_nat::{Conntrack, FragmentSettings, Reassembler, Settings};
+use tidegate_nat::{Conntrack, FragmentSettings, Reassembler};
 use tidegate_packet::{Addr, Family, Instant, MacAddr, ParseError, Prefix};
 
 /// What becomes of a frame that was handed in.
@@ -78,7 +83,8 @@ pub struct Setup {
     pub seed: [u8; 32],
 }
 
-/// All of a gateway's state that packets meet.
+/// A gateway's state that all packets meet, and room for the connections of the shard that it works
+/// for ([`Shard::lend`]).
 #[derive(Debug)]
 pub struct Engine {
     interfaces: Interfaces,
@@ -87,8 +93,15 @@ pub struct Engine {
     policy: Policy,
     sysctls: Sysctls,
     rules: RulesInForce,
-    conntrack: Conntrack,
-    reassemblers: [Reassembler; 2],
+    /// Those of the shard at work; else an empty table, which keeps what all tables share.
+    conntrack: Box<Conntrack>,
+    standing: Standing,
+    shards: Shards,
+    /// The shard whose connections are here.
+    lent: Option<usize>,
+    /// Secret of [`tidegate_nat::home`].
+    steering: u32,
+    reassemblers: [Reassembler<fragment::Carried>; 2],
     neighbours: neighbour::Neighbours,
     stations: link_in::Stations,
     limiter: icmp::Limiter,
@@ -128,7 +141,11 @@ impl Engine {
             interfaces,
             static_routes: routes,
             policy,
-            conntrack: Conntrack::new(tracking, key),
+            conntrack: Box::new(Conntrack::new(tracking, key)),
+            standing: Standing::new(tracking, key),
+            shards: Shards::default(),
+            lent: None,
+            steering: (key[0] >> 16) as u32,
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
             rules: RulesInForce::new(rules_v4, rules_v6),
@@ -168,7 +185,6 @@ impl Engine {
     /// [`Engine::outbox`] afterwards.
     #[inline]
     pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
-        self.counters.received[usize::from(port.0)].count(frame.bytes().len());
         let before = self.outbox.len();
         let result = if self.host_port == Some(port) {
             self.host_output(frame)
@@ -191,9 +207,14 @@ impl Engine {
     }
 
     /// Does what time has made due. Call it at least every [`TICK`] while [`Engine::is_waiting`],
-    /// and every second otherwise.
-    pub fn tick(&mut self) {
-        self.conntrack.expire(self.now);
+    /// and every second otherwise. True if something waits for the manager.
+    pub fn tick(&mut self) -> bool {
+        let mut news = false;
+        for number in 0..self.shards.count().max(1) {
+            self.lend(number);
+            self.conntrack.expire(self.now);
+            news |= self.has_news();
+        }
         for reassembler in &mut self.reassemblers {
             let given_up = reassembler.expire(self.now);
             self.counters.drop_many(Drop::Fragment, given_up as u64);
@@ -207,6 +228,7 @@ impl Engine {
         for (_, mut waiting) in failed {
             self.counters.drop(Drop::NeighbourFailed);
             let l3 = waiting.frame.meta.start;
+            self.lend_for(waiting.tracked.as_ref());
             if let Ok(packet) = packet::Packet::decode(waiting.frame.frame(), l3) {
                 let message = icmp::Message::host_unreachable(packet.parsed.family);
                 let about = icmp::About {
@@ -220,6 +242,7 @@ impl Engine {
             }
         }
         self.send_own();
+        news | self.has_news()
     }
 
     /// Whether something is due soon: a neighbour was asked.
@@ -259,11 +282,6 @@ impl Engine {
         self.listened = groups;
     }
 
-    /// The counters.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
     /// The counters, for what happens outside: refused and overrun frames.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
@@ -274,21 +292,21 @@ impl Engine {
         &self.interfaces
     }
 
-    /// The connection table.
-    pub fn conntrack(&self) -> &Conntrack {
-        &self.conntrack
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.conntrack.total()
     }
 
-    /// The connection table, to change connections by hand.
-    pub fn conntrack_mut(&mut self) -> &mut Conntrack {
-        &mut self.conntrack
+    /// How many endpoint-independent mappings there are.
+    pub fn mappings(&self) -> usize {
+        self.conntrack.mappings()
     }
 
     /// Whether somebody listens to what happens to connections. `nf_conntrack_events = 0` means that
     /// nobody is told.
     pub fn listen_to_connections(&mut self, wanted: bool) {
-        let wanted = wanted && self.conntrack.settings().events;
-        self.conntrack.listen(wanted, self.now);
+        self.standing.listen = wanted && self.standing.settings.events;
+        self.standing.changed();
     }
 
     /// The rules in force.
@@ -299,7 +317,7 @@ impl Engine {
     /// Replaces the rules. Connections, neighbours and `recent` lists stay.
     pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
         self.rules.replace(v4, v6);
-        self.conntrack.rules_changed();
+        self.rules_changed();
         self.follow_rules();
     }
 
@@ -318,14 +336,14 @@ impl Engine {
         seen: &tidegate_filter::Counters,
     ) -> Result<Arc<Ruleset>, Superseded> {
         let old = self.rules.follow(base, change, seen)?;
-        self.conntrack.rules_changed();
+        self.rules_changed();
         self.follow_rules();
         Ok(old)
     }
 
     /// Replaces the kernel parameters.
     pub fn replace_sysctls(&mut self, sysctls: Sysctls) {
-        *self.conntrack.settings_mut() = conntrack_settings(&sysctls);
+        self.standing.settings = conntrack_settings(&sysctls);
         let fragments = fragment_settings(&sysctls);
         for (reassembler, settings) in self.reassemblers.iter_mut().zip(fragments) {
             *reassembler.settings_mut() = settings;
@@ -346,7 +364,7 @@ impl Engine {
         self.interfaces.set_addresses(id, addresses);
         let lost = before.iter().any(|p| !self.interfaces.get(id).has(p.addr()));
         if lost {
-            self.conntrack.forget_masqueraded(u32::from(id.0));
+            self.standing.order(Order::ForgetMasqueraded(u32::from(id.0)));
         }
         self.replace_routes(routes);
         let lost = self.neighbours.flush(id);
@@ -415,14 +433,15 @@ impl Engine {
     fn take_policy(&mut self, policy: Policy) {
         for family in [Family::V4, Family::V6] {
             if policy.tracks(family) && !self.policy.tracks(family) {
-                self.conntrack.forget_windows(family);
+                self.standing.order(Order::ForgetWindows(family));
             }
         }
         self.policy = policy;
         // A rule that asks for it switches accounting on (connbytes_mt_check).
         let asked = [Family::V4, Family::V6].map(|f| self.rules.of(f).needs_accounting());
         let wanted = self.sysctls.conntrack("acct").is_some_and(|n| n != 0);
-        self.conntrack.settings_mut().acct = wanted || asked.contains(&true);
+        self.standing.settings.acct = wanted || asked.contains(&true);
+        self.standing.changed();
     }
 
     fn next_ip_id(&mut self) -> u16 {
@@ -456,61 +475,4 @@ fn fragment_settings(sysctls: &Sysctls) -> [FragmentSettings; 2] {
         max_bytes: sysctls.fragment_bytes(family),
         timeout: sysctls.fragment_time(family),
     })
-}
-
-/// The `nf_conntrack_*` parameters in the form that the table wants.
-fn conntrack_settings(sysctls: &Sysctls) -> Settings {
-    let secs = |name: &str, default: Duration| {
-        let value = sysctls.conntrack(name).and_then(|n| u64::try_from(n).ok());
-        value.map_or(default, Duration::from_secs)
-    };
-    let flag = |name: &str, default: bool| sysctls.conntrack(name).map_or(default, |n| n != 0);
-    let base = Settings::default();
-    let tcp = base.tcp;
-    Settings {
-        max: sysctls.conntrack("max").and_then(|n| u32::try_from(n).ok()).unwrap_or(base.max),
-        expect_max: sysctls
-            .conntrack("expect_max")
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(base.expect_max),
-        ftp_loose: sysctls.ftp_loose(),
-        checksum: flag("checksum", base.checksum),
-        acct: flag("acct", base.acct),
-        timestamp: flag("timestamp", base.timestamp),
-        events: flag("events", base.events),
-        generic: secs("generic_timeout", base.generic),
-        icmp: secs("icmp_timeout", base.icmp),
-        icmpv6: secs("icmpv6_timeout", base.icmpv6),
-        udp: secs("udp_timeout", base.udp),
-        udp_stream: secs("udp_timeout_stream", base.udp_stream),
-        gre: secs("gre_timeout", base.gre),
-        gre_stream: secs("gre_timeout_stream", base.gre_stream),
-        sctp_closed: secs("sctp_timeout_closed", base.sctp_closed),
-        sctp_cookie_wait: secs("sctp_timeout_cookie_wait", base.sctp_cookie_wait),
-        sctp_cookie_echoed: secs("sctp_timeout_cookie_echoed", base.sctp_cookie_echoed),
-        sctp_established: secs("sctp_timeout_established", base.sctp_established),
-        sctp_shutdown_sent: secs("sctp_timeout_shutdown_sent", base.sctp_shutdown_sent),
-        sctp_shutdown_recd: secs("sctp_timeout_shutdown_recd", base.sctp_shutdown_recd),
-        sctp_shutdown_ack_sent: secs("sctp_timeout_shutdown_ack_sent", base.sctp_shutdown_ack_sent),
-        sctp_heartbeat_sent: secs("sctp_timeout_heartbeat_sent", base.sctp_heartbeat_sent),
-        tcp: tidegate_nat::TcpTimeouts {
-            syn_sent: secs("tcp_timeout_syn_sent", tcp.syn_sent),
-            syn_recv: secs("tcp_timeout_syn_recv", tcp.syn_recv),
-            established: secs("tcp_timeout_established", tcp.established),
-            fin_wait: secs("tcp_timeout_fin_wait", tcp.fin_wait),
-            close_wait: secs("tcp_timeout_close_wait", tcp.close_wait),
-            last_ack: secs("tcp_timeout_last_ack", tcp.last_ack),
-            time_wait: secs("tcp_timeout_time_wait", tcp.time_wait),
-            close: secs("tcp_timeout_close", tcp.close),
-            max_retrans: secs("tcp_timeout_max_retrans", tcp.max_retrans),
-            unacknowledged: secs("tcp_timeout_unacknowledged", tcp.unacknowledged),
-        },
-        tcp_loose: flag("tcp_loose", base.tcp_loose),
-        tcp_be_liberal: flag("tcp_be_liberal", base.tcp_be_liberal),
-        tcp_max_retrans: sysctls
-            .conntrack("tcp_max_retrans")
-            .and_then(|n| u8::try_from(n).ok())
-            .unwrap_or(base.tcp_max_retrans),
-        tcp_ignore_invalid_rst: flag("tcp_ignore_invalid_rst", base.tcp_ignore_invalid_rst),
-    }
 }

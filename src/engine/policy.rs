@@ -53,6 +53,8 @@ pub struct Policy {
     pub default_ttl: u8,
     /// `tidegate.invalid_bypasses_nat`.
     pub invalid_bypasses_nat: bool,
+    /// `tidegate.raw_before_defrag`.
+    pub raw_before_defrag: bool,
 }
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -88,6 +90,7 @@ impl Policy {
             icmp_burst: sysctls.icmp_msgs_burst(),
             default_ttl: sysctls.ip_default_ttl(),
             invalid_bypasses_nat: sysctls.invalid_bypasses_nat(),
+            raw_before_defrag: sysctls.raw_before_defrag(),
         };
         policy.follow_rules(rulesets);
         policy

@@ -40,8 +40,12 @@ impl Engine {
             return;
         }
         let segment = parsed.segment(packet.bytes());
-        let Some(header) = tcp::Header::new_checked(segment) else { return };
-        if header.flags() & tcp::RST != 0 || !transport_checksum_is_right(packet) {
+        let Some(question) = segment.first_chunk() else { return };
+        // Linux's REJECT doesn't mind a header length that makes no sense; its host does.
+        if origin == Origin::Host && tcp::Header::new_checked(segment).is_none()
+            || question[13] & tcp::RST != 0
+            || !transport_checksum_is_right(packet)
+        {
             return;
         }
         let answer = builder::tcp(
@@ -55,14 +59,17 @@ impl Engine {
                 },
                 ..Ip::new(parsed.dst, parsed.src, protocol::TCP)
             },
-            reset_for(&header, segment.len()),
+            reset_for(question, segment.len()),
             &[],
         );
         let (answer, attach) = match origin {
             Origin::Rule if options_were_written(packet) => return,
             Origin::Rule => {
                 let question = packet.tracked.as_ref();
-                (answer, question.map(|question| self.conntrack.attach_reply(question)))
+                if let Some(question) = question {
+                    self.conntrack.set_closing(question, self.now);
+                }
+                (answer, question.and_then(|question| self.conntrack.attach_reply(question)))
             }
             Origin::Host => {
                 let options = self.turn_round(packet.options.as_deref(), packet.bytes());
@@ -98,15 +105,17 @@ pub(crate) enum Origin {
 
 /// Sequence numbers of a reset: the acknowledged one if there is one, else an acknowledgment of
 /// all that came.
-fn reset_for(question: &tcp::Header<'_>, segment_len: usize) -> Tcp<'static> {
-    let flags = question.flags();
-    let ports = Tcp { sport: question.dport(), dport: question.sport(), ..Tcp::default() };
+fn reset_for(question: &[u8; tcp::MIN_HEADER_LEN], segment_len: usize) -> Tcp<'static> {
+    let port = |at: usize| u16::from_be_bytes([question[at], question[at + 1]]);
+    let number = |at: usize| u32::from(port(at)) << 16 | u32::from(port(at + 2));
+    let flags = question[13];
+    let ports = Tcp { sport: port(2), dport: port(0), ..Tcp::default() };
     if flags & tcp::ACK != 0 {
-        return Tcp { seq: question.ack(), flags: tcp::RST, ..ports };
+        return Tcp { seq: number(8), flags: tcp::RST, ..ports };
     }
     let control = u32::from(flags & tcp::SYN != 0) + u32::from(flags & tcp::FIN != 0);
-    let data = (segment_len - question.header_len()) as u32;
-    let ack = question.seq().wrapping_add(control).wrapping_add(data);
+    let data = (segment_len as u32).wrapping_sub(u32::from(question[12] >> 4) * 4);
+    let ack = number(4).wrapping_add(control).wrapping_add(data);
     Tcp { ack, flags: tcp::RST | tcp::ACK, ..ports }
 }
 

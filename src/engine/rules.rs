@@ -386,8 +386,9 @@ fn connection_view(
         protocol: t.protocol,
     };
     Some(filter::Connection {
-        original: flow(conn.original()),
-        reply: flow(conn.reply()),
+        original: flow(&conn.original()),
+        reply: flow(&conn.reply()),
+        zones: conn.zones(),
         direction: match tracked.direction() {
             nat::Direction::Original => filter::Direction::Original,
             nat::Direction::Reply => filter::Direction::Reply,
@@ -401,9 +402,16 @@ fn connection_view(
         mark: conn.mark(),
         labels: conn.labels(),
         helper: conn.master_helper().map(super::track::shown),
-        expires: conn.time_left(now).as_secs() as u32,
+        expires: expires(conn, now),
         accounting: conn.accounting().map(|c| (c.packets, c.bytes)),
     })
+}
+
+/// Whole seconds left as `--ctexpire` sees them: netfilter takes what a connection was promised that
+/// isn't in the table yet for a moment long ago.
+fn expires(conn: &nat::Connection, now: tidegate_packet::Instant) -> u32 {
+    let confirmed = conn.status().has(nat::Status::CONFIRMED);
+    if confirmed { conn.time_left(now).as_secs() as u32 } else { 0 }
 }
 
 /// Answers rules' questions about routes, addresses and connections.
@@ -416,12 +424,10 @@ struct View<'a> {
 
 impl filter::Gateway for View<'_> {
     /// netfilter's connlimit doesn't count TCP connections that are over.
-    fn flow(&self, flow: &filter::Flow) -> filter::FlowState {
+    fn flow(&self, flow: &filter::Flow, zones: [u16; 2]) -> filter::FlowState {
         let filter::Flow { src, dst, sport, dport, protocol } = *flow;
         let tuple = nat::Tuple { src, dst, sport, dport, protocol };
-        let found =
-            self.conntrack.find(&tuple, self.now).and_then(|(id, _)| self.conntrack.get(id));
-        match found.map(nat::Connection::tcp_state) {
+        match self.conntrack.tcp_state_of(&tuple, zones, self.now) {
             None => filter::FlowState::Unknown,
             Some(Some(nat::TcpState::TimeWait | nat::TcpState::Close)) => filter::FlowState::Closed,
             Some(_) => filter::FlowState::Open,

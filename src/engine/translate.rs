@@ -15,7 +15,7 @@ impl Engine {
     /// answers, what comes in again by loopback) and untracked ones keep it.
     pub(crate) fn track(&mut self, packet: &mut Packet<'_>) {
         // Rules that were replaced may have left connections; they are followed to their end.
-        let wanted = self.policy.tracks(packet.parsed.family) || !self.conntrack.is_empty();
+        let wanted = self.policy.tracks(packet.parsed.family) || self.conntrack.total() > 0;
         if packet.tracked.is_some() || !wanted {
             return;
         }
@@ -25,6 +25,8 @@ impl Engine {
             None => Template { synproxy: packet.synproxy, ..Template::default() },
         };
         let (parsed, bytes) = (&packet.parsed, packet.bytes());
+        let owner = self.conntrack.owner(self.steering, template.zones, parsed, bytes, self.now);
+        self.lend(usize::from(owner));
         let tracked = self.conntrack.track_as(&template, parsed, bytes, verify, self.now);
         // A wrong checksum would have made it INVALID. Devices join only what is known to be right.
         let verified = verify
@@ -48,7 +50,7 @@ impl Engine {
     ) -> Result<(), Drop> {
         let family = packet.parsed.family;
         let has_table = self.policy.translates(family);
-        if !has_table && self.conntrack.is_empty() {
+        if !has_table && self.conntrack.total() == 0 {
             return Ok(());
         }
         let Some(mut tracked) = packet.tracked.take() else { return Ok(()) };

@@ -189,6 +189,12 @@ impl Sysctls {
         self.flag("tidegate/ftp_loose")
     }
 
+    /// Whether fragments meet the raw table one by one, before they are put together, as with
+    /// `raw_before_defrag=1` of iptable_raw. Then `CT --zone` keeps those of different zones apart.
+    pub fn raw_before_defrag(&self) -> bool {
+        self.flag("tidegate/raw_before_defrag")
+    }
+
     /// An interface's own value: what was set for it, else for `default`.
     fn conf(&self, family: Family, interface: &str, name: &str) -> i64 {
         let version = if family == Family::V4 { 4 } else { 6 };

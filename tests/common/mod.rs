@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod check;
+pub mod conversation;
 pub mod frames;
 pub mod mutate;
 pub mod watch;

@@ -49,29 +49,58 @@ pub fn gateways() -> Vec<(&'static str, SimConfig)> {
 /// What identifies a packet's flow to somebody who watches the wire.
 type Flow = (u8, Addr, Addr, Option<(u16, u16)>);
 
+/// Says of a packet that leaves by the uplink whether source NAT rules cover it.
+pub type Covers = Box<dyn Fn(&Parsed) -> bool>;
+
 /// Watches a gateway and holds it to its promises.
 pub struct Watch {
     sim: Sim,
-    masquerades: bool,
+    /// Whether source NAT rules cover a packet that leaves by the uplink.
+    covers: Covers,
     max: usize,
     /// All frames so far had right transport checksums.
     right: bool,
     /// Flows that came from outside straight to an inside address: their answers were never to
     /// be translated.
     asked_inside: HashSet<Flow>,
+    /// What has left for the last frame.
+    sent: Vec<(String, Flying)>,
 }
 
 impl Watch {
     /// Over a gateway made of this.
     pub fn new(config: &SimConfig) -> Self {
+        Self::with_bound(config, if config.sysctls.contains("conntrack_max") { 4 } else { 262_144 })
+    }
+
+    /// The same where the table has this bound.
+    pub fn with_bound(config: &SimConfig, max: usize) -> Self {
+        let masquerades = config.rules_v4.contains("MASQUERADE")
+            && !config.sysctls.contains("invalid_bypasses_nat");
         Self {
             sim: Sim::new(config).expect("a configuration of this file"),
-            masquerades: config.rules_v4.contains("MASQUERADE")
-                && !config.sysctls.contains("invalid_bypasses_nat"),
-            max: if config.sysctls.contains("conntrack_max") { 4 } else { 262_144 },
+            covers: Box::new(move |_| masquerades),
+            max,
             right: true,
             asked_inside: HashSet::new(),
+            sent: Vec::new(),
         }
+    }
+
+    /// The same where other packets are covered.
+    #[must_use]
+    pub fn covering(self, covers: Covers) -> Self {
+        Self { covers, ..self }
+    }
+
+    /// The gateway.
+    pub fn sim(&mut self) -> &mut Sim {
+        &mut self.sim
+    }
+
+    /// What has left for the last frame.
+    pub fn take_sent(&mut self) -> Vec<(String, Flying)> {
+        std::mem::take(&mut self.sent)
     }
 
     /// Sends one frame in and looks at everything that this brings about.
@@ -91,7 +120,9 @@ impl Watch {
         if silent && !self.may_be_silent(&frame) {
             return Err("neither sent, nor counted, nor kept".into());
         }
-        self.look_at(&out)
+        self.look_at(&out)?;
+        self.sent = out;
+        Ok(())
     }
 
     /// Lets time pass.
@@ -102,7 +133,7 @@ impl Watch {
     }
 
     fn drops(&self) -> u64 {
-        self.sim.engine().counters().drops().map(|(_, n)| n).sum()
+        self.sim.counters().drops().map(|(_, n)| n).sum()
     }
 
     /// Frames that end at the gateway without an answer: it learnt from them, or keeps them.
@@ -126,11 +157,11 @@ impl Watch {
             if self.right && !check::transport_is_right(frame) {
                 return Err(what("wrong transport checksum".into()));
             }
-            if port == "ppp0" && self.masquerades && inside(p.src) && !self.was_asked(&p) {
+            if port == "ppp0" && inside(p.src) && (self.covers)(&p) && !self.was_asked(&p) {
                 return Err(what(format!("{} shows outside", p.src)));
             }
         }
-        let connections = self.sim.engine().conntrack().len();
+        let connections = self.sim.connections();
         if connections > self.max {
             return Err(format!("{connections} connections"));
         }
@@ -150,7 +181,7 @@ pub fn parsed(frame: &Flying) -> Option<Parsed> {
     Parsed::parse(&frame.bytes[header.len..]).ok()
 }
 
-/// An address that MASQUERADE rules cover, of a host other than the gateway.
+/// An IPv4 address that MASQUERADE rules cover, of a host other than the gateway.
 fn inside(address: Addr) -> bool {
     let lan: Prefix = "192.168.0.0/24".parse().expect("a prefix");
     let other: Prefix = "10.3.0.0/16".parse().expect("a prefix");

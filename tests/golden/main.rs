@@ -81,10 +81,10 @@ fn play(trace: &Trace, inputs: &Files) -> Files {
 
 fn counters(sim: &Sim) -> String {
     let mut text = String::new();
-    for (reason, count) in sim.engine().counters().drops() {
+    for (reason, count) in sim.counters().drops() {
         writeln!(text, "{} {count}", reason.name()).expect("a string takes all");
     }
-    let connections = sim.engine().conntrack().len();
+    let connections = sim.connections();
     writeln!(text, "connections {connections}").expect("a string takes all");
     text
 }

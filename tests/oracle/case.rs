@@ -17,6 +17,7 @@
 //! compare arp ndp                     those frames are looked at too, else they are noise
 //! differs WHY                         Tidegate does otherwise for now; an error once it doesn't
 //! lenient                             a step that refers to a packet that didn't come is left out
+//! listed                              the connections are compared after every step
 //!
 //! == refused: a closed port is answered with a reset
 //! eth0: ip 192.168.0.2 > 192.168.0.1 | tcp 1025 > 81 S seq 1000
@@ -82,6 +83,8 @@ pub struct Settings {
     pub differs: Option<String>,
     /// A step that refers to a packet that didn't come is left out.
     pub lenient: bool,
+    /// The connections are compared after every step.
+    pub listed: bool,
 }
 
 /// One line that does something.
@@ -235,6 +238,7 @@ fn setting(settings: &mut Settings, words: &[&str]) -> Result<bool, String> {
         ["differs", why @ ..] => settings.differs = Some(why.join(" ")),
         ["cookies"] => settings.cookies = true,
         ["lenient"] => settings.lenient = true,
+        ["listed"] => settings.listed = true,
         ["noroute"] => settings.no_default_route = true,
         ["unresolved", host] => settings.unresolved.push((*host).to_owned()),
         ["address", interface, prefix] => {

@@ -57,7 +57,10 @@ pub fn compare(case: &Case, names: Names, a: &Transcript, b: &Transcript) -> Str
     };
     let mut report = String::new();
     for (at, (left, right)) in a.steps.iter().zip(&b.steps).enumerate() {
-        let differences = comparison.step(left, right);
+        let mut differences = comparison.step(left, right);
+        if let (Some(left), Some(right)) = (&left.listing, &right.listing) {
+            differences.push_str(&comparison.listings(left, right, &a.known));
+        }
         if !differences.is_empty() {
             let step = &case.steps[at];
             let _ = writeln!(report, "{}:{}: {}", case.file.display(), step.line, step.text);
@@ -68,12 +71,7 @@ pub fn compare(case: &Case, names: Names, a: &Transcript, b: &Transcript) -> Str
         report.push_str(&comparison.lines("counters", left, right));
     }
     if let (Some(left), Some(right)) = (&a.connections, &b.connections) {
-        let (left, left_times) = connections::masked(left, &a.known);
-        let (right, right_times) = connections::masked(right, &a.known);
-        report.push_str(&comparison.lines("connections", &left, &right));
-        if left == right {
-            report.push_str(&connections::late(&left, &left_times, &right_times));
-        }
+        report.push_str(&comparison.listings(left, right, &a.known));
     }
     report
 }
@@ -201,6 +199,16 @@ impl Comparison<'_> {
         let free = a != b && !self.known.contains(&a) && !self.known.contains(&b);
         (a == b || free && range(a) == range(b))
             && self.renaming.unify(u16::from(protocol), u32::from(a), u32::from(b))
+    }
+
+    fn listings(&self, left: &[String], right: &[String], known: &BTreeSet<u16>) -> String {
+        let (left, left_times) = connections::masked(left, known);
+        let (right, right_times) = connections::masked(right, known);
+        let mut report = self.lines("connections", &left, &right);
+        if left == right {
+            report.push_str(&connections::late(&left, &left_times, &right_times));
+        }
+        report
     }
 
     fn lines(&self, what: &str, left: &[String], right: &[String]) -> String {

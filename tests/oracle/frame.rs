@@ -10,8 +10,9 @@
 //!              [opts HEX] [flow N] [cksum bad|N]
 //! reply [the same keys]                the last packet that left by this interface, turned round
 //! hop|dst|route|ah [HEX]               IPv6 extension header with these bytes behind the length
-//! tcp [S > D] FLAGS [seq N] [ack N] [win N] [urg N] [mss N] [ws N] [sackok] [ts A:B] [opts HEX]
-//!              [doff N] [res N] [cksum bad|N]      FLAGS: of SAFRPUEC, or none
+//! tcp [S > D] FLAGS [seq N] [ack N] [win N] [urg N] [mss N] [ws N] [sackok] [ts A:B]
+//!              [sack A-B[,C-D…]] [opts HEX] [doff N] [res N] [short N] [cksum bad|N]
+//!              FLAGS: of SAFRPUEC, or none; N bytes of it are there if it is short
 //! udp [S > D] [len N] [cksum bad|N]
 //! icmp KIND[/CODE] [id N] [seq N] [mtu N] [ptr N] [gw A] [rest HEX] [target A] [slla]
 //!              [cksum bad|N]           ICMPv6 inside IPv6; KIND a number, echo, pong

@@ -46,7 +46,7 @@ fn segment(sport: u16, id: u16, ttl: u8) -> Vec<u8> {
 fn transcript(frames: Vec<Vec<u8>>) -> Transcript {
     let emitted = frames.into_iter().map(|f| ("ppp0".to_owned(), f)).collect();
     Transcript {
-        steps: vec![Played { injected: vec![segment(1025, 7, 64)], emitted }],
+        steps: vec![Played { injected: vec![segment(1025, 7, 64)], emitted, listing: None }],
         known: [1025, 80].into(),
         ..Transcript::default()
     }

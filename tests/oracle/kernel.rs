@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use smoltcp::phy::{Device, Medium, RxToken, TunTapInterface, TxToken};
 use smoltcp::time::Instant;
 use std::io::Write;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -183,6 +184,23 @@ impl Side for Kernel {
             lines.extend(entries(&self.lines_of("ipset", &["save", "-sorted"])?.join("\n")));
         }
         Some(lines)
+    }
+
+    fn listing(&mut self) -> Vec<String> {
+        let text = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack");
+        // IPv6 addresses stand there with all their zeros.
+        let short = |word: &str| match word.split_once('=') {
+            Some((key @ ("src" | "dst"), address)) => match address.parse::<IpAddr>() {
+                Ok(address) => format!("{key}={address}"),
+                Err(_) => word.to_owned(),
+            },
+            _ => word.to_owned(),
+        };
+        let words = |line: &str| {
+            let words = line.split_whitespace().filter(|word| *word != "zone=0").map(short);
+            words.collect::<Vec<_>>().join(" ")
+        };
+        text.unwrap_or_default().lines().map(words).collect()
     }
 
     fn connections(&mut self) -> Option<Vec<String>> {

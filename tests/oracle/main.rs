@@ -2,7 +2,8 @@
 //!
 //! Each case of `tests/corpus/*.case` is a test. Its frames go into a network namespace where the
 //! kernel routes under `iptables-legacy`, and into Tidegate; what comes out is compared field by
-//! field. Where the kernel can't be asked (no iptables, no namespaces), what it did when the case
+//! field. Tables of TCP segments (`tests/corpus/tcp`, see `rows.rs`) say themselves what comes of
+//! them. Where the kernel can't be asked (no iptables, no namespaces), what it did when the case
 //! was recorded (`tests/corpus/golden`) takes its place, and the run says so.
 //!
 //! - `TIDEGATE_SHOW=1` prints what happened in each case.
@@ -10,7 +11,7 @@
 //! - `TIDEGATE_ORACLE=golden` doesn't ask the kernel; `=self` plays each case in the kernel twice
 //!   and compares these, which shows that a case is fit to be one.
 //! - `TIDEGATE_RANDOM=SECONDS` tries random cases instead, from `TIDEGATE_RANDOM_SEED` on
-//!   (`scripts/oracle`; see `random/mod.rs`).
+//!   (`scripts/oracle`; see `random/mod.rs`), of the kind that `TIDEGATE_RANDOM_MODE` names.
 //! - `TIDEGATE_FORBID_SKIP=1` makes it an error if the kernel can't be asked.
 
 mod case;
@@ -23,6 +24,7 @@ mod harness;
 mod kernel;
 mod log;
 mod random;
+mod rows;
 mod side;
 mod tidegate;
 mod topology;
@@ -81,11 +83,13 @@ fn main() -> ExitCode {
     };
     if let Ok(seconds) = std::env::var("TIDEGATE_RANDOM") {
         let first = std::env::var("TIDEGATE_RANDOM_SEED").ok().and_then(|s| s.parse().ok());
-        let (Ok(seconds), Oracle::Kernel) = (seconds.parse(), oracle) else {
+        let mode = std::env::var("TIDEGATE_RANDOM_MODE").unwrap_or_default();
+        let mode = random::Mode::named(&mode);
+        let (Ok(seconds), Oracle::Kernel, Some(mode)) = (seconds.parse(), oracle, mode) else {
             eprintln!("random cases need the kernel, and TIDEGATE_RANDOM a number of seconds");
             return ExitCode::FAILURE;
         };
-        return random::search(first.unwrap_or(0), Duration::from_secs(seconds));
+        return random::search(mode, first.unwrap_or(0), Duration::from_secs(seconds));
     }
     let logged = match log::cases() {
         Ok(cases) => cases,
@@ -106,6 +110,13 @@ fn main() -> ExitCode {
     trials.extend(logged.into_iter().map(|case| {
         Trial::test(case.name.clone(), move || log::run(&case, asked).map_err(Failed::from))
     }));
+    match rows::trials(oracle == Oracle::Kernel) {
+        Ok(tables) => trials.extend(tables),
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    }
     if oracle == Oracle::Kernel {
         trials.extend(random::trials());
     }

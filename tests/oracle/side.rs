@@ -22,6 +22,9 @@ pub trait Side {
         None
     }
 
+    /// The connections as `/proc/net/nf_conntrack` has them: quickly told, after each step.
+    fn listing(&mut self) -> Vec<String>;
+
     /// The connections as `conntrack -L` prints them, sorted, where the side can tell.
     fn connections(&mut self) -> Option<Vec<String>> {
         None
@@ -35,6 +38,8 @@ pub struct Played {
     pub injected: Vec<Vec<u8>>,
     /// What came out, and where.
     pub emitted: Vec<(String, Vec<u8>)>,
+    /// The connections afterwards, where the case wants them `listed`.
+    pub listing: Option<Vec<String>>,
 }
 
 /// What happened in a whole case.
@@ -81,10 +86,14 @@ pub fn play(case: &Case, topology: &Topology, side: &mut dyn Side) -> Result<Tra
                 side.wait(*time);
                 played.emitted.extend(side.collect().map_err(fail)?);
             }
-            Action::Learn { name, interface, field } => {
-                let value = context.field(interface, field).map_err(fail)?;
-                context.variables.insert(name.clone(), value);
-            }
+            Action::Learn { name, interface, field } => match context.field(interface, field) {
+                Ok(value) => drop(context.variables.insert(name.clone(), value)),
+                Err(_) if case.settings.lenient => {}
+                Err(why) => return Err(fail(why)),
+            },
+        }
+        if case.settings.listed {
+            played.listing = Some(side.listing());
         }
         played.emitted.retain(|(_, frame)| !is_noise(case, frame));
         for (interface, frame) in &played.emitted {

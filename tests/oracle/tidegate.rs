@@ -94,12 +94,21 @@ impl Side for Tidegate {
         Some(lines)
     }
 
+    fn listing(&mut self) -> Vec<String> {
+        let now = self.0.engine().moment().unix_nanos;
+        let shown = Show { extended: true, ..Show::default() };
+        let words = |entry| {
+            let line = text::line(&entry, None, shown, now, &|bit| bit.to_string());
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        self.0.each(gateway::entries).into_iter().flatten().map(words).collect()
+    }
+
     fn connections(&mut self) -> Option<Vec<String>> {
-        let engine = self.0.engine();
-        let now = engine.moment().unix_nanos;
+        let now = self.0.engine().moment().unix_nanos;
         let label = |bit: u8| bit.to_string();
         let mut lines = Vec::new();
-        for entry in gateway::entries(engine) {
+        for entry in self.0.each(gateway::entries).into_iter().flatten() {
             let shown = Show { extended: true, ..Show::default() };
             lines.push(text::line(&entry, None, shown, now, &label));
             // Numbers that each side draws for itself.

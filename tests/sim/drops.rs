@@ -562,11 +562,11 @@ fn every_reason_is_counted_under_its_name() {
                 sim.inject(port, frame).expect("a port");
             }
             sim.collect();
-            let seen = |sim: &Sim| sim.engine().counters().drops().collect::<Vec<_>>();
-            let before = sim.engine().counters().dropped(reason);
+            let seen = |sim: &Sim| sim.counters().drops().collect::<Vec<_>>();
+            let before = sim.counters().dropped(reason);
             sim.inject(port, last).expect("a port");
             sim.advance(wait);
-            let counted = sim.engine().counters().dropped(reason) - before;
+            let counted = sim.counters().dropped(reason) - before;
             assert_eq!(counted, 1, "{}, {what}: {:?}", reason.name(), seen(&sim));
         }
     }
@@ -605,11 +605,10 @@ fn frames_cut_anywhere() {
                 Some(at) if at < 20 => &[Drop::IpTruncated],
                 Some(_) => &[Drop::IpLength, Drop::IpHeaderLength],
             };
-            let count =
-                |sim: &Sim| want.iter().map(|d| sim.engine().counters().dropped(*d)).sum::<u64>();
+            let count = |sim: &Sim| want.iter().map(|d| sim.counters().dropped(*d)).sum::<u64>();
             let before = count(&sim);
             sim.inject(arrival.port, frame).expect("a port");
-            let drops: Vec<_> = sim.engine().counters().drops().collect();
+            let drops: Vec<_> = sim.counters().drops().collect();
             assert_eq!(count(&sim), before + 1, "{cut} of {bytes:02x?}: {drops:?}");
             assert_eq!(sim.collect(), [], "{cut} of {bytes:02x?}");
         }

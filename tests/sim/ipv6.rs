@@ -41,11 +41,7 @@ fn nothing_new_from_outside() {
     let prohibited = heard
         .iter()
         .any(|f| f[12..14] == [0x86, 0xdd] && f[20] == protocol::ICMPV6 && f[54..56] == [1, 1]);
-    assert!(
-        prohibited,
-        "{:?} {heard:02x?}",
-        world.sim.engine().counters().drops().collect::<Vec<_>>()
-    );
+    assert!(prohibited, "{:?} {heard:02x?}", world.sim.counters().drops().collect::<Vec<_>>());
 }
 
 /// The gateway's own closed port resets, as for IPv4.

@@ -46,7 +46,7 @@ fn a_silent_neighbour_is_reported() {
     let unreachable = heard.iter().find(|f| f[23] == 1 && f[34..36] == [3, 1]).expect("the error");
     let quoted = tidegate_packet::ipv4::Header::new_checked(&unreachable[42..]).expect("a quote");
     assert_eq!(quoted.src().to_string(), "192.168.0.2", "as the client sent it");
-    assert_eq!(world.sim.engine().counters().dropped(Drop::NeighbourFailed), 1);
+    assert_eq!(world.sim.counters().dropped(Drop::NeighbourFailed), 1);
 
     // Back again: what is sent while the question is open arrives with the answer.
     world.unplug(server, false);
@@ -63,7 +63,7 @@ fn at_most_sixteen_packets_wait() {
     for n in 0..20_u8 {
         world.udp_send(client, asker, ("203.0.113.2", 53), &[n]);
     }
-    assert_eq!(world.sim.engine().counters().dropped(Drop::NeighbourQueue), 4);
+    assert_eq!(world.sim.counters().dropped(Drop::NeighbourQueue), 4);
     world.unplug(server, false);
     let service = world.udp_bind(server, 53);
     world.run(2 * SECOND);

@@ -6,6 +6,7 @@ mod common;
 mod bridge;
 mod drops;
 mod faults;
+mod fragments;
 mod ipv6;
 mod link;
 mod mapping;

@@ -61,17 +61,17 @@ impl Nat {
 
     /// Packets dropped for this reason.
     pub fn dropped(&self, reason: Drop) -> u64 {
-        self.sim.engine().counters().dropped(reason)
+        self.sim.counters().dropped(reason)
     }
 
     /// Connections in the table.
     pub fn connections(&self) -> usize {
-        self.sim.engine().conntrack().len()
+        self.sim.connections()
     }
 
     /// Endpoint-independent mappings.
     pub fn mappings(&self) -> usize {
-        self.sim.engine().conntrack().mappings()
+        self.sim.engine().mappings()
     }
 
     /// The log lines since the last call.

@@ -52,7 +52,7 @@ fn data(src: &str, dst: &str, ports: (u16, u16), seq: u32, ack: u32, len: usize)
 fn one(sim: &mut Sim, arrival: Arrival) -> (String, Flying) {
     sim.inject(arrival.port, arrival.frame).expect("a port");
     let mut out = sim.collect();
-    let drops: Vec<_> = sim.engine().counters().drops().collect();
+    let drops: Vec<_> = sim.counters().drops().collect();
     assert_eq!(out.len(), 1, "{drops:?}");
     out.remove(0)
 }
@@ -129,7 +129,7 @@ fn segments_too_long_for_the_uplink() {
     let p = Parsed::parse(&out.bytes[14..]).expect("a packet");
     assert_eq!((port.as_str(), p.icmp()), ("eth0", Some((2, 0))));
     assert_eq!(out.bytes[58..62], 1500_u32.to_be_bytes());
-    assert_eq!(sim.engine().counters().dropped(Drop::TooBig), 1);
+    assert_eq!(sim.counters().dropped(Drop::TooBig), 1);
 }
 
 /// Where no segment fits and the sender allows it, each is fragmented, as the wire would have it.
@@ -197,7 +197,7 @@ fn wild_requests_are_refused() {
         arrival.frame.offload = Offload { checksum, gso };
         sim.inject("eth0", arrival.frame).expect("a port");
         assert_eq!(sim.collect(), [], "{what}");
-        assert_eq!(sim.engine().counters().dropped(Drop::Offload), 1, "{what}");
+        assert_eq!(sim.counters().dropped(Drop::Offload), 1, "{what}");
     }
 }
 

@@ -73,10 +73,10 @@ fn an_idle_tcp_connection_lives_five_days() {
     let listening = world.listen(server, 80);
     let socket = world.connects(client, 40_000, ("203.0.113.2", 80)).expect("a connection");
     world.sleep(432_000 * SECOND - 10 * SECOND);
-    assert_eq!(world.sim.engine().conntrack().len(), 1);
+    assert_eq!(world.sim.connections(), 1);
     world.transfer((server, listening), (client, socket), b"still here?", 5 * SECOND);
     world.sleep(432_000 * SECOND + 10 * SECOND);
-    assert_eq!(world.sim.engine().conntrack().len(), 0);
+    assert_eq!(world.sim.connections(), 0);
 }
 
 #[test]
@@ -88,9 +88,9 @@ fn a_closed_tcp_connection_is_gone_after_two_minutes() {
     world.run(SECOND);
     world.tcp(server, listening).close();
     world.run(SECOND);
-    assert_eq!(world.sim.engine().conntrack().len(), 1, "TIME_WAIT");
+    assert_eq!(world.sim.connections(), 1, "TIME_WAIT");
     world.sleep(120 * SECOND);
-    assert_eq!(world.sim.engine().conntrack().len(), 0);
+    assert_eq!(world.sim.connections(), 0);
 }
 
 /// netfilter's timers are shorter than RFC 4787, 5382 and 5508 want; these parameters make them long

@@ -9,7 +9,7 @@ use crate::lex::Word;
 use crate::names;
 use crate::parse::command::{self, CommandLine};
 use crate::query::TableName;
-use crate::ruleset::{Ruleset, Table};
+use crate::ruleset::Ruleset;
 use crate::validate::Draftbook;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn act(call: Call<'_>, present: Present<'_>, line: CommandLine) -> Result<Answer
         let out = help(call.family);
         return Ok(Answer { out, ..Answer::default() });
     }
-    let name = switches.table.as_ref().map_or("filter", |word| word.text.as_str());
+    let name = switches.table.as_ref().map_or("filter", |word| &*word.text);
     let name = table(name).ok_or_else(|| Failed::NoTable(name.to_owned()))?;
     let mut answer = Answer::default();
     if let Some(list) = &list {
@@ -61,17 +61,17 @@ fn act(call: Call<'_>, present: Present<'_>, line: CommandLine) -> Result<Answer
 }
 
 /// The arguments as words; their places are those in the arguments joined by blanks.
-fn words(args: &[String]) -> Vec<Word> {
+fn words(args: &[String]) -> Vec<Word<'_>> {
     let mut start = 0;
-    let mut word = |text: &String| {
+    let words = args.iter().map(|text| {
         let span = start..start + text.len();
         start = span.end + 1;
-        Word { text: text.clone(), span, quoted: false }
-    };
-    args.iter().map(&mut word).collect()
+        Word { text: text.into(), span, quoted: false }
+    });
+    words.collect()
 }
 
-fn first(problems: Vec<Problem>) -> Failed {
+pub(super) fn first(problems: Vec<Problem>) -> Failed {
     match problems.into_iter().next() {
         Some(problem) => problem.into(),
         None => Problem::new(0..0, "it can't be done").into(),
@@ -88,27 +88,25 @@ pub(super) fn book(ruleset: &Ruleset, name: TableName) -> Draftbook {
 
 /// The rules with these tables instead of the old ones.
 pub(super) fn change(ruleset: &Ruleset, books: Vec<Draftbook>) -> Result<Change, Vec<Problem>> {
-    let changed = |table: &&Arc<Table>| books.iter().any(|book| book.name() == table.name);
-    let others = ruleset.tables.iter().filter(|table| !changed(table));
-    let kept = books.iter().flat_map(Draftbook::kept);
-    let mut slots = Slots::with(others.flat_map(|table| table.counters()).chain(kept));
+    let freed = books.iter().flat_map(Draftbook::freed);
+    let mut slots = Slots::with(ruleset.places.clone(), freed);
     let mut tables = ruleset.tables.clone();
     for book in books {
-        let table = Arc::new(book.finish(&mut slots, &mut Vec::new())?);
+        let table = Arc::new(book.finish(&mut slots, None)?);
         match tables.iter_mut().find(|old| old.name == table.name) {
             Some(old) => *old = table,
             None => tables.push(table),
         }
     }
-    let (len, adjust) = slots.done();
-    let ruleset = ruleset.changed(tables, len);
-    Ok(Change { ruleset, len, adjust })
+    let (places, adjust) = slots.done();
+    let ruleset = ruleset.changed(tables, places);
+    Ok(Change { ruleset, adjust })
 }
 
 /// What `-v` says of a change.
-pub(super) fn tell(out: &mut String, item: &ItemAst, before: &[String], after: &mut Draftbook) {
-    let chains = |name: &Option<Word>| match name {
-        Some(name) => vec![name.text.clone()],
+pub(super) fn tell(out: &mut String, item: &ItemAst<'_>, before: &[String], after: &mut Draftbook) {
+    let chains = |name: &Option<Word<'_>>| match name {
+        Some(name) => vec![name.text.to_string()],
         None => before.to_vec(),
     };
     let mut each = |verb: &str, names: Vec<String>| {

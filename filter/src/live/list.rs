@@ -3,13 +3,13 @@
 use super::Present;
 use super::program::Failed;
 use crate::base::{Address, Interface};
-use crate::counters::{Count, Counters};
+use crate::counters::{Count, Counters, Slots};
 use crate::diagnostic::Refusal;
 use crate::extension::Listing as Style;
 use crate::names;
 use crate::parse::command::{Listing, Switches, rule_number};
 use crate::query::TableName;
-use crate::ruleset::{Action, Chain, Policy, Rule, Table};
+use crate::ruleset::{Action, Chain, Policy, Rule, RuleBody, Ruleset, Table};
 use crate::validate::Draftbook;
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -26,10 +26,10 @@ pub(super) fn list(
     let table = match ruleset.table(name) {
         Some(table) => Cow::Borrowed(table),
         // A table that nobody has used is one without rules.
-        None => Cow::Owned(Draftbook::empty(name, ruleset.family, &ruleset.sets).bare()),
+        None => Cow::Owned(bare(name, ruleset)?),
     };
     let wanted = |chain: &&Chain| listing.chain.as_ref().is_none_or(|w| w.text == *chain.name);
-    let chains: Vec<&Chain> = table.chains.iter().filter(wanted).collect();
+    let chains: Vec<&Chain> = table.ordered().filter(wanted).collect();
     if let (Some(word), true) = (&listing.chain, chains.is_empty()) {
         let problem = word.wrong(format!("there is no chain `{}`", word.text));
         return Err(problem.refused(Refusal::NoChain).into());
@@ -45,6 +45,17 @@ pub(super) fn list(
         view.tables(out, &chains, switches);
     }
     Ok(())
+}
+
+/// A table without rules.
+fn bare(name: TableName, ruleset: &Ruleset) -> Result<Table, Failed> {
+    let book = Draftbook::empty(name, ruleset.family, &ruleset.sets);
+    let mut table = book.finish(&mut Slots::default(), None).map_err(super::edit::first)?;
+    // It counts nowhere.
+    for builtin in table.chains.iter_mut().filter_map(|chain| chain.builtin.as_mut()) {
+        builtin.counter = usize::MAX;
+    }
+    Ok(table)
 }
 
 /// What is listed.
@@ -65,7 +76,7 @@ impl View<'_> {
     /// The rules of a chain that are wanted, with their numbers.
     fn wanted<'r>(&self, chain: &'r Chain) -> impl Iterator<Item = (usize, &'r Rule)> {
         let number = self.number;
-        let numbered = chain.rules.iter().enumerate().map(|(n, rule)| (n + 1, rule));
+        let numbered = chain.content.rules.iter().enumerate().map(|(n, rule)| (n + 1, rule));
         numbered.filter(move |(n, _)| number.is_none_or(|wanted| wanted == *n))
     }
 
@@ -154,7 +165,7 @@ impl View<'_> {
                     Action::Jump(to) | Action::Goto(to) => self.table.chains[to].name == chain.name,
                     _ => false,
                 };
-                let rules = self.table.chains.iter().flat_map(|c| &c.rules);
+                let rules = self.table.chains.iter().flat_map(|c| &c.content.rules);
                 let _ = write!(out, "{} references", rules.filter(to).count());
             }
         }
@@ -211,7 +222,7 @@ fn number_cell(out: &mut String, mut number: u64, form: Form) {
 
 /// A rule from its target to its end, without the line end.
 fn line<'a>(out: &mut String, rule: &Rule, form: Form, chain: impl Fn(usize) -> &'a str) {
-    let Rule { base, matches, action, counter: _ } = rule;
+    let RuleBody { base, matches, action, tied: _ } = &**rule;
     let target = match action {
         Action::None => "",
         Action::Accept => "ACCEPT",
@@ -259,7 +270,7 @@ fn line<'a>(out: &mut String, rule: &Rule, form: Form, chain: impl Fn(usize) -> 
     }
     let protocol = base.protocol.filter(|p| !p.inverted).map(|p| p.number);
     let style = Style { numeric: form.numeric, protocol };
-    for m in &**matches {
+    for m in matches {
         m.test.list(out, style);
     }
     if let Action::Target(_, target) = action {

@@ -51,7 +51,6 @@ pub struct Answer {
 pub struct Change {
     /// The rules.
     pub ruleset: Ruleset,
-    len: usize,
     adjust: Vec<(usize, Adjust)>,
 }
 
@@ -68,7 +67,7 @@ impl Counters {
     /// Follows a change of the rules: rules that stay go on counting. `seen` are the counters that
     /// the change was made from; what they don't have yet stays when a counter is set to zero.
     pub fn follow(&mut self, change: &Change, seen: &Self) {
-        self.resize(change.len);
+        self.resize(change.ruleset.places.len());
         for (slot, adjust) in &change.adjust {
             self.adjust(*slot, *adjust, seen.get(*slot));
         }

@@ -84,7 +84,7 @@ fn clear(book: &mut Draftbook, out: Option<&mut String>) {
 
 fn fill(
     book: &mut Draftbook,
-    section: &TableAst,
+    section: &TableAst<'_>,
     problems: &mut Vec<Problem>,
     mut out: Option<&mut String>,
 ) {

@@ -111,7 +111,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 /// Types that IPv6 doesn't have, or that xt_addrtype can't tell there.
 const NOT_IN_V6: [&str; 6] = ["BROADCAST", "BLACKHOLE", "PROHIBIT", "THROW", "NAT", "XRESOLVE"];
 
-fn types(word: &Word, family: Family) -> Outcome<Types> {
+fn types(word: &Word<'_>, family: Family) -> Outcome<Types> {
     let mut sum = 0;
     for part in word.list() {
         let lacking = NOT_IN_V6.iter().any(|name| part.text.eq_ignore_ascii_case(name));
@@ -147,6 +147,10 @@ impl Match for AddrTypes {
             })
         };
         holds(self.source, query.packet.src) && holds(self.destination, query.packet.dst)
+    }
+
+    fn flow_only(&self) -> bool {
+        true
     }
 
     fn list(&self, out: &mut String, _style: Listing) {

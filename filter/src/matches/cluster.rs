@@ -74,6 +74,10 @@ impl Match for Cluster {
         (self.mask >> self.node(connection.original.src) & 1 != 0) != self.inverted
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _: Listing) {
         let Self { nodes, mask, inverted, seed } = self;
         let _ = write!(

@@ -18,11 +18,15 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     if word.text.len() > MAX_LEN {
         return Err(word.wrong("the comment is too long").help(format!("at most {MAX_LEN} bytes")));
     }
-    Ok(Box::new(Comment(word.text.clone())))
+    Ok(Box::new(Comment(word.text.to_string())))
 }
 
 impl Match for Comment {
     fn matches(&self, _: &mut Context<'_>) -> bool {
+        true
+    }
+
+    fn flow_only(&self) -> bool {
         true
     }
 

@@ -35,7 +35,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// A name comes before a number.
-fn number(word: &Word, labels: &Labels) -> Outcome<u8> {
+fn number(word: &Word<'_>, labels: &Labels) -> Outcome<u8> {
     let found = labels
         .bit(&word.text)
         .map(u64::from)
@@ -68,6 +68,10 @@ impl Match for ConnLabel {
             context.effects.set_label(self.bit);
         }
         !self.inverted
+    }
+
+    fn flow_only(&self) -> bool {
+        !self.set
     }
 
     fn list(&self, out: &mut String, style: Listing) {

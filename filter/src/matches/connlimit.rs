@@ -43,19 +43,25 @@ const MAX_SEEN: usize = 262_144;
 /// Clients looked through with every new connection, as the kernel does.
 const SWEPT: usize = 8;
 
-/// The connections that have met the rule, by masked address.
+/// A masked address in a zone: equal addresses of two zones are two clients (connlimit_mt).
+type Client = (Addr, u16);
+
+/// A connection's original direction, and its zones.
+type Known = (Flow, [u16; 2]);
+
+/// The connections that have met the rule, by client.
 #[derive(Debug, Default)]
 struct Seen {
-    clients: HashMap<Addr, Vec<Flow>>,
+    clients: HashMap<Client, Vec<Known>>,
     /// Every client once, those looked through longest ago in front.
-    order: VecDeque<Addr>,
+    order: VecDeque<Client>,
     /// Of all clients.
     connections: usize,
 }
 
 impl Seen {
     /// How many connections the client has with this one.
-    fn count(&self, client: Addr, flow: &Flow, open: impl Fn(&Flow) -> bool) -> usize {
+    fn count(&self, client: Client, flow: &Known, open: impl Fn(&Known) -> bool) -> usize {
         let Some(flows) = self.clients.get(&client) else { return 1 };
         let others = flows.iter().filter(|other| *other != flow && open(other)).count();
         others + 1
@@ -65,11 +71,11 @@ impl Seen {
     /// `None` if there is no room.
     fn add(
         &mut self,
-        client: Addr,
-        flow: Flow,
+        client: Client,
+        flow: Known,
         limit: usize,
         max: usize,
-        open: impl Fn(&Flow) -> bool,
+        open: impl Fn(&Known) -> bool,
     ) -> Option<usize> {
         if let Some(flows) = self.clients.get_mut(&client) {
             if flows.contains(&flow) {
@@ -100,7 +106,7 @@ impl Seen {
     }
 
     /// Forgets what is over of the client at the front.
-    fn sweep(&mut self, open: impl Fn(&Flow) -> bool) {
+    fn sweep(&mut self, open: impl Fn(&Known) -> bool) {
         let Some(client) = self.order.pop_front() else { return };
         let Some(flows) = self.clients.get_mut(&client) else { return };
         let before = flows.len();
@@ -141,9 +147,9 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// The flow that the packet's connection has, or would have if it were tracked.
-fn flow(query: &Query<'_>) -> Option<Flow> {
+fn flow(query: &Query<'_>) -> Option<Known> {
     if let Some(connection) = query.connection {
-        return Some(connection.original);
+        return Some((connection.original, connection.zones));
     }
     let packet = query.packet;
     let (sport, dport) = match packet.transport {
@@ -153,7 +159,8 @@ fn flow(query: &Query<'_>) -> Option<Flow> {
         Transport::Other => (0, 0),
         _ => packet.ports()?,
     };
-    Some(Flow { src: packet.src, dst: packet.dst, sport, dport, protocol: packet.protocol })
+    let (src, dst, protocol) = (packet.src, packet.dst, packet.protocol);
+    Some((Flow { src, dst, sport, dport, protocol }, [0; 2]))
 }
 
 impl ConnLimit {
@@ -174,8 +181,9 @@ impl Match for ConnLimit {
             return false;
         };
         let addr = if self.destination { query.packet.dst } else { query.packet.src };
-        let key = Addr::from_bits(addr.bits() & self.mask);
-        let open = |flow: &Flow| query.gateway.flow(flow) == FlowState::Open;
+        // A zone may count for one direction only; it is the same zone.
+        let key = (Addr::from_bits(addr.bits() & self.mask), flow.1[0].max(flow.1[1]));
+        let open = |(flow, zones): &Known| query.gateway.flow(flow, *zones) == FlowState::Open;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let count = match context.dry {
             true => seen.count(key, &flow, open),
@@ -215,12 +223,12 @@ impl Match for ConnLimit {
 mod tests {
     use super::*;
 
-    fn flow(client: u32, sport: u16) -> (Addr, Flow) {
+    fn flow(client: u32, sport: u16) -> (Client, Known) {
         let src = Addr::from_v4_bytes(client.to_be_bytes());
-        (src, Flow { src, dst: src, sport, dport: 80, protocol: 6 })
+        ((src, 0), (Flow { src, dst: src, sport, dport: 80, protocol: 6 }, [0; 2]))
     }
 
-    fn add(seen: &mut Seen, (client, flow): (Addr, Flow), open: bool) -> Option<usize> {
+    fn add(seen: &mut Seen, (client, flow): (Client, Known), open: bool) -> Option<usize> {
         seen.add(client, flow, 2, 100, |_| open)
     }
 

@@ -29,6 +29,10 @@ impl Match for ConnMark {
         context.query.connection.is_some_and(|c| (c.mark & mask == value) != inverted)
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _: Listing) {
         let Self { value, mask, inverted } = *self;
         let _ = write!(out, " connmark match {} {value:#x}", bang(inverted));

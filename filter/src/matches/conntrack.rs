@@ -72,13 +72,13 @@ fn names(f: &mut fmt::Formatter<'_>, names: &[&str], bits: u8) -> fmt::Result {
 }
 
 /// A list of states; only the conntrack match knows SNAT and DNAT.
-pub(super) fn states(word: &Word, virtual_too: bool) -> Outcome<States> {
+pub(super) fn states(word: &Word<'_>, virtual_too: bool) -> Outcome<States> {
     let (known, what) =
         if virtual_too { (&STATES[..7], "ctstate") } else { (&STATES[..5], "state") };
     bits(word, known, what).map(States)
 }
 
-fn bits(word: &Word, known: &[&str], what: &str) -> Outcome<u8> {
+fn bits(word: &Word<'_>, known: &[&str], what: &str) -> Outcome<u8> {
     let mut sum = 0;
     for part in word.list() {
         let at = known.iter().position(|name| part.text.eq_ignore_ascii_case(name));
@@ -144,26 +144,30 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     }))
 }
 
-fn ask<T>(given: &Given<'_>, name: &str, read: impl Fn(&Word) -> Outcome<T>) -> Outcome<Asked<T>> {
+fn ask<T>(
+    given: &Given<'_>,
+    name: &str,
+    read: impl Fn(&Word<'_>) -> Outcome<T>,
+) -> Outcome<Asked<T>> {
     match given.value(name) {
         Some((word, inverted)) => read(word).map(|value| Some((value, inverted))),
         None => Ok(None),
     }
 }
 
-fn status(word: &Word) -> Outcome<Statuses> {
+fn status(word: &Word<'_>) -> Outcome<Statuses> {
     // NONE is the name of no bit, so beside others it means nothing.
     let mut sum = 0;
-    for part in word.list().iter().filter(|part| !part.text.eq_ignore_ascii_case("NONE")) {
-        sum |= bits(part, &STATUSES, "ctstatus")?;
+    for part in word.list().filter(|part| !part.text.eq_ignore_ascii_case("NONE")) {
+        sum |= bits(&part, &STATUSES, "ctstatus")?;
     }
     Ok(Statuses(sum))
 }
 
-fn expire(word: &Word) -> Outcome<(u32, u32)> {
+fn expire(word: &Word<'_>) -> Outcome<(u32, u32)> {
     let (low, high) = match word.text.split_once(':') {
         Some((low, high)) => (low, Some(high)),
-        None => (word.text.as_str(), None),
+        None => (&*word.text, None),
     };
     let end = |text: &str, default| match text {
         "" => Ok(default),
@@ -173,7 +177,7 @@ fn expire(word: &Word) -> Outcome<(u32, u32)> {
     Ok((low_end, high.map_or(Ok(low_end), |high| end(high, u32::MAX))?))
 }
 
-fn direction(word: &Word) -> Outcome<Direction> {
+fn direction(word: &Word<'_>) -> Outcome<Direction> {
     match word.text.to_ascii_uppercase().as_str() {
         "ORIGINAL" => Ok(Direction::Original),
         "REPLY" => Ok(Direction::Reply),
@@ -221,6 +225,10 @@ impl Match for Conntrack {
             // Without a connection the state is all there is: netfilter then forgets the rest.
             None => self.states.is_some(),
         }
+    }
+
+    fn flow_only(&self) -> bool {
+        self.expire.is_none()
     }
 
     fn list(&self, out: &mut String, _style: Listing) {

@@ -59,7 +59,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 fn ports(given: &Given<'_>, name: &str) -> Outcome<Option<Ports>> {
     let Some((word, inverted)) = given.value(name) else { return Ok(None) };
     // A name may be that of any protocol.
-    let port = |word: &Word| word.port(given.protocol).or_else(|_| word.port(None));
+    let port = |word: &Word<'_>| word.port(given.protocol).or_else(|_| word.port(None));
     let end = |text: &str, default| match text {
         "" => Ok(default),
         text => port(&word.part(text)),
@@ -71,9 +71,9 @@ fn ports(given: &Given<'_>, name: &str) -> Outcome<Option<Ports>> {
     Ok(Some(Ports::new(low, high, inverted)))
 }
 
-fn types(word: &Word) -> Outcome<u16> {
+fn types(word: &Word<'_>) -> Outcome<u16> {
     let mut bits = 0;
-    for part in word.list().iter().filter(|part| !part.text.is_empty()) {
+    for part in word.list().filter(|part| !part.text.is_empty()) {
         bits |= match TYPES.iter().position(|name| part.text.eq_ignore_ascii_case(name)) {
             Some(INVALID) => u16::MAX << INVALID,
             Some(kind) => 1 << kind,

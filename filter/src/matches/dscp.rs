@@ -32,7 +32,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// The code point of a class: CS0–CS7, AF11–AF43 (RFC 2597), EF (RFC 3246), BE.
-pub(crate) fn class(word: &Word) -> Outcome<u8> {
+pub(crate) fn class(word: &Word<'_>) -> Outcome<u8> {
     let name = word.text.to_ascii_uppercase();
     let digits: Vec<u8> = name.bytes().skip(2).map(|b| b.wrapping_sub(b'0')).collect();
     let found = match (name.get(..2), digits.as_slice()) {

@@ -64,6 +64,10 @@ impl Match for Numbers {
         self.0.iter().all(|n| (n.value == 0) != n.inverted)
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _: Listing) {
         list_saved(out, |out| self.save(out));
     }

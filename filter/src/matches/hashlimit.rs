@@ -124,7 +124,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
         rate,
         burst,
         mode: mode(given)?,
-        name: name.text.clone(),
+        name: name.text.to_string(),
         size: number("hashlimit-htable-size", 0)?,
         max: number("hashlimit-htable-max", 0)?,
         collect: number("hashlimit-htable-gcinterval", DEFAULT_COLLECT)?,
@@ -147,7 +147,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// `N[/unit]`, or `N[k|m]b/s`; and the seconds of the unit.
-fn rate(word: &Word) -> Outcome<(Rate, u32)> {
+fn rate(word: &Word<'_>) -> Outcome<(Rate, u32)> {
     let bad = || {
         word.wrong(format!("bad rate `{}`", word.text))
             .help("expected N/second, N/minute, N/hour, N/day, or Nb/s, Nkb/s, Nmb/s")
@@ -203,7 +203,7 @@ fn burst(given: &Given<'_>, rate: Rate) -> Outcome<(u64, bool)> {
         word.wrong(format!("bad burst `{}`", word.text))
             .help(format!("expected 1 to {MAX_BURST}, or bytes such as 64kb for a rate of bytes"))
     };
-    let text = word.text.as_str();
+    let text = &*word.text;
     let digits = text.bytes().take_while(u8::is_ascii_alphanumeric).count();
     let split = text[..digits].find(|c: char| !c.is_ascii_hexdigit() && c != 'x').unwrap_or(digits);
     let (number, unit) = match text.strip_suffix('b') {
@@ -235,7 +235,7 @@ fn burst(given: &Given<'_>, rate: Rate) -> Outcome<(u64, bool)> {
 fn mode(given: &Given<'_>) -> Outcome<u8> {
     let Some((word, _)) = given.value("hashlimit-mode") else { return Ok(0) };
     let mut sum = 0;
-    for part in word.list().iter().filter(|part| !part.text.is_empty()) {
+    for part in word.list().filter(|part| !part.text.is_empty()) {
         let at = MODES.iter().position(|name| *name == part.text);
         sum |= 1
             << at.ok_or_else(|| {

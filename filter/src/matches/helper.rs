@@ -32,6 +32,10 @@ impl Match for Helper {
             != self.inverted
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _: Listing) {
         let negation = if self.inverted { "! " } else { "" };
         let _ = write!(out, " helper match {negation}\"{}\"", self.name);

@@ -131,7 +131,7 @@ fn build(given: &Given<'_>, option: &str, names: &[Name]) -> Outcome<Box<dyn Mat
 }
 
 /// A name, an unambiguous beginning of one, or `type[/code]`.
-fn read(word: &Word, names: &[Name]) -> Outcome<(u8, Option<u8>)> {
+fn read(word: &Word<'_>, names: &[Name]) -> Outcome<(u8, Option<u8>)> {
     let starts = |name: &str| {
         name.get(..word.text.len()).is_some_and(|head| head.eq_ignore_ascii_case(&word.text))
     };
@@ -147,7 +147,7 @@ fn read(word: &Word, names: &[Name]) -> Outcome<(u8, Option<u8>)> {
     }
     let (kind, code) = match word.text.split_once('/') {
         Some((kind, code)) => (kind, Some(code)),
-        None => (word.text.as_str(), None),
+        None => (&*word.text, None),
     };
     let byte = |text: &str| {
         parse_number(text).and_then(|n| u8::try_from(n).ok()).ok_or_else(|| {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use tidegate_packet::Addr;
 
+use crate::classify::AddressesWanted;
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::save_option;
@@ -55,6 +56,10 @@ impl Match for IpRange {
             && self.destination.is_none_or(|r| r.holds(packet.dst))
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         for (name, range) in [("source", self.source), ("destination", self.destination)] {
             if let Some(Range { first, last, inverted }) = range {
@@ -62,6 +67,14 @@ impl Match for IpRange {
                 let _ = write!(out, " {name} IP range{bang} {first}-{last}");
             }
         }
+    }
+
+    fn addresses(&self) -> Option<AddressesWanted> {
+        let wanted = |range: Option<Range>| {
+            range.filter(|range| !range.inverted).map(|range| (range.first, range.last))
+        };
+        let (source, destination) = (wanted(self.source), wanted(self.destination));
+        Some(AddressesWanted { source, destination })
     }
 
     fn is_pure(&self) -> bool {

@@ -47,7 +47,7 @@ struct Headers {
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     let (word, inverted) = given.required("header")?;
     let mut bits = 0;
-    for part in word.list().iter().filter(|part| !part.text.is_empty()) {
+    for part in word.list().filter(|part| !part.text.is_empty()) {
         let same = |name: &&str| **name == part.text;
         let found = HEADERS
             .iter()

@@ -63,7 +63,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// `N[/unit]`, the unit by any beginning of its name.
-fn period(word: &Word) -> Outcome<u64> {
+fn period(word: &Word<'_>) -> Outcome<u64> {
     let bad = || {
         word.wrong(format!("bad rate `{}`", word.text))
             .help("expected N/second, N/minute, N/hour or N/day, at most 10000/second")
@@ -71,7 +71,7 @@ fn period(word: &Word) -> Outcome<u64> {
     };
     let (number, unit) = match word.text.split_once('/') {
         Some((number, unit)) => (number, unit.to_ascii_lowercase()),
-        None => (word.text.as_str(), "second".to_owned()),
+        None => (&*word.text, "second".to_owned()),
     };
     let names = [
         ("second", SCALE),

@@ -28,7 +28,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// Six parts of one or two hexadecimal digits.
-fn parse(word: &Word) -> Outcome<[u8; 6]> {
+fn parse(word: &Word<'_>) -> Outcome<[u8; 6]> {
     let mut bytes = [0; 6];
     let mut parts = word.text.split(':');
     for byte in &mut bytes {

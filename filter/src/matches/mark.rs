@@ -27,6 +27,10 @@ impl Match for Mark {
         (context.mark & self.mask == self.value) != self.inverted
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         let Self { value, mask, inverted } = *self;
         let _ = write!(out, " mark match{} 0x{value:x}", if inverted { " !" } else { "" });

@@ -59,7 +59,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     Ok(Box::new(Mobility { low, high, inverted }))
 }
 
-fn kind(word: &Word) -> Outcome<u8> {
+fn kind(word: &Word<'_>) -> Outcome<u8> {
     let same = |name: &str| word.text.eq_ignore_ascii_case(name);
     let named = NAMES.iter().find(|(name, short, _)| same(name) || same(short));
     named

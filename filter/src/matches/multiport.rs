@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use tidegate_packet::protocol;
 
 use super::header;
-use crate::classify::PortsWanted;
+use crate::classify::{PortsWanted, Ranges};
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, value};
 use crate::values::shown_port;
@@ -84,15 +84,17 @@ impl Match for MultiPort {
         found != self.inverted
     }
 
-    fn ports(&self) -> Option<PortsWanted> {
-        let mut wanted = PortsWanted::default();
-        match self.side {
-            _ if self.inverted => {}
-            Side::Source => wanted.source = self.ranges.clone(),
-            Side::Destination => wanted.destination = self.ranges.clone(),
-            Side::Either => {}
-        }
-        Some(wanted)
+    fn flow_only(&self) -> bool {
+        true
+    }
+
+    fn ports(&self) -> Option<PortsWanted<'_>> {
+        let (any, these) = (Ranges::Any, Ranges::Of(&self.ranges));
+        Some(match self.side {
+            Side::Source if !self.inverted => PortsWanted { source: these, destination: any },
+            Side::Destination if !self.inverted => PortsWanted { source: any, destination: these },
+            _ => PortsWanted { source: any, destination: any },
+        })
     }
 
     fn list(&self, out: &mut String, style: Listing) {

@@ -63,7 +63,7 @@ fn build(given: &Given<'_>, name: &'static str, kind: u8) -> Outcome<Box<dyn Mat
 }
 
 /// `type` or `type:length`. Both lose what is above a byte, as in iptables.
-fn option(word: &Word) -> Outcome<(u8, u8)> {
+fn option(word: &Word<'_>) -> Outcome<(u8, u8)> {
     let number = |text: &str| {
         parse_number(text).filter(|n| !text.is_empty() && u32::try_from(*n).is_ok()).ok_or_else(
             || {

@@ -114,7 +114,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// A number, or two with a dash between.
-fn ids(word: &Word, known: &[(&str, u32)]) -> Outcome<(u32, u32)> {
+fn ids(word: &Word<'_>, known: &[(&str, u32)]) -> Outcome<(u32, u32)> {
     let one = |text: &str| parse_number(text).and_then(|n| u32::try_from(n).ok());
     let named = known.iter().find(|(name, _)| *name == word.text).map(|(_, id)| (*id, *id));
     let pair = named.or_else(|| match word.text.split_once('-') {

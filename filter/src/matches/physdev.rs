@@ -66,6 +66,10 @@ impl Match for PhysDev {
             && self.output.as_ref().is_none_or(|o| o.matches(None))
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         out.push_str(" PHYSDEV match");
         self.save(out);

@@ -64,6 +64,10 @@ impl Match for PktType {
         same != self.inverted
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         let _ = write!(out, " PKTTYPE {}= {}", bang(self.inverted), self.name);
     }

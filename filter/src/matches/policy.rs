@@ -71,14 +71,14 @@ impl fmt::Display for Masked {
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     let (dir, _) = given.required("dir")?;
-    let outgoing = match dir.text.as_str() {
+    let outgoing = match &*dir.text {
         "in" => false,
         "out" => true,
         _ => return Err(dir.wrong("expected in or out")),
     };
     let none = match given.value("pol") {
         None => false,
-        Some((word, _)) => match word.text.as_str() {
+        Some((word, _)) => match &*word.text {
             "none" => true,
             "ipsec" => false,
             _ => return Err(word.wrong("expected none or ipsec")),
@@ -117,7 +117,7 @@ fn elements(given: &Given<'_>) -> Outcome<Vec<Element>> {
 }
 
 impl Element {
-    fn add(&mut self, given: &Given<'_>, option: &OptionAst) -> Outcome<()> {
+    fn add(&mut self, given: &Given<'_>, option: &OptionAst<'_>) -> Outcome<()> {
         let (name, inverted) = (option.opt.names[0], option.inverted);
         let Some(word) = option.values.first() else { return Ok(()) };
         let number = || word.number(0..=u64::from(u32::MAX)).map(|n| n as u32);
@@ -126,7 +126,7 @@ impl Element {
             "spi" => self.spi.replace((number()?, inverted)).is_some(),
             "proto" => self.proto.replace((protocol(word)?, inverted)).is_some(),
             "mode" => {
-                let tunnel = match word.text.as_str() {
+                let tunnel = match &*word.text {
                     "tunnel" => true,
                     "transport" => false,
                     _ => return Err(word.wrong("expected transport or tunnel")),
@@ -181,7 +181,7 @@ impl Element {
     }
 }
 
-fn protocol(word: &Word) -> Outcome<u8> {
+fn protocol(word: &Word<'_>) -> Outcome<u8> {
     let named = PROTOCOLS
         .iter()
         .find(|(name, number)| *name == word.text || number.to_string() == word.text);
@@ -192,7 +192,7 @@ fn protocol(word: &Word) -> Outcome<u8> {
     })
 }
 
-fn masked(given: &Given<'_>, word: &Word) -> Outcome<Masked> {
+fn masked(given: &Given<'_>, word: &Word<'_>) -> Outcome<Masked> {
     let family = given.family;
     let (addr, mask) = match word.text.split_once('/') {
         Some((addr, mask)) => (word.part(addr), word.part(mask).mask(family)?),
@@ -227,6 +227,10 @@ impl Policy {
 impl Match for Policy {
     fn matches(&self, _: &mut Context<'_>) -> bool {
         self.none
+    }
+
+    fn flow_only(&self) -> bool {
+        true
     }
 
     fn list(&self, out: &mut String, style: Listing) {

@@ -81,11 +81,11 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
             let bad = word.text.is_empty()
                 || word.text.len() > MAX_NAME
                 || word.text.contains('/')
-                || matches!(word.text.as_str(), "." | "..");
+                || matches!(&*word.text, "." | "..");
             if bad {
                 return Err(word.wrong(format!("bad list name `{}`", word.text)));
             }
-            word.text.clone()
+            word.text.to_string()
         }
         None => "DEFAULT".to_owned(),
     };

@@ -44,6 +44,10 @@ impl Match for RpFilter {
         query.gateway.reverse_path(question) != self.invert
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         out.push_str(" rpfilter");
         list_saved(out, |out| self.save(out));

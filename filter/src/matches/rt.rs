@@ -82,7 +82,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     Ok(Box::new(this))
 }
 
-fn addresses(word: &Word) -> Outcome<Vec<Addr>> {
+fn addresses(word: &Word<'_>) -> Outcome<Vec<Addr>> {
     let mut addresses = Vec::new();
     for part in word.list() {
         addresses.push(part.address(Family::V6)?);

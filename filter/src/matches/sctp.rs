@@ -125,7 +125,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     }))
 }
 
-fn chunks(mode: &Word, list: &Word, inverted: bool) -> Outcome<Chunks> {
+fn chunks(mode: &Word<'_>, list: &Word<'_>, inverted: bool) -> Outcome<Chunks> {
     let Some((_, mode)) = MODES.iter().find(|(name, _)| mode.text.eq_ignore_ascii_case(name))
     else {
         return Err(mode
@@ -140,7 +140,7 @@ fn chunks(mode: &Word, list: &Word, inverted: bool) -> Outcome<Chunks> {
     if list.text.eq_ignore_ascii_case("NONE") {
         return Ok(chunks);
     }
-    for part in list.list().iter().filter(|part| !part.text.is_empty()) {
+    for part in list.list().filter(|part| !part.text.is_empty()) {
         let (name, letters) = part.text.split_once(':').unwrap_or((&part.text, ""));
         let Some((_, kind, valid)) = known().find(|(n, ..)| n.eq_ignore_ascii_case(name)) else {
             return Err(part
@@ -148,14 +148,14 @@ fn chunks(mode: &Word, list: &Word, inverted: bool) -> Outcome<Chunks> {
                 .words(format!("Unknown sctp chunk `{name}'")));
         };
         chunks.types.put(*kind);
-        chunks.add_flags(*kind, letters, valid, part)?;
+        chunks.add_flags(*kind, letters, valid, &part)?;
     }
     Ok(chunks)
 }
 
 impl Chunks {
     /// An upper-case letter: set; a lower-case one: not set.
-    fn add_flags(&mut self, kind: u8, letters: &str, valid: &str, word: &Word) -> Outcome<()> {
+    fn add_flags(&mut self, kind: u8, letters: &str, valid: &str, word: &Word<'_>) -> Outcome<()> {
         // iptables knows no flags of the newer chunks and drops what is said of them.
         if letters.is_empty() || valid.is_empty() {
             return Ok(());

@@ -65,7 +65,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// A set's name and what of the packet to look up in it.
-pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word]) -> Outcome<(Reference, Sides)> {
+pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word<'_>]) -> Outcome<(Reference, Sides)> {
     let [name, list] = words else {
         return Err(given.wrong("a set and src or dst must be given"));
     };
@@ -85,7 +85,7 @@ pub(crate) fn set_and_sides(given: &Given<'_>, words: &[Word]) -> Outcome<(Refer
     }
     let mut sides = Sides::default();
     for part in list.list() {
-        let source = match part.text.as_str() {
+        let source = match &*part.text {
             "src" => true,
             "dst" => false,
             _ => {
@@ -126,6 +126,10 @@ fn save_test(out: &mut String, what: &str, test: Option<CounterTest>) {
 impl Match for InSet {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         self.set.test(&marked(context), &self.question, context.dry) != self.inverted
+    }
+
+    fn flow_only(&self) -> bool {
+        self.set.is_steady(&self.question)
     }
 
     fn list(&self, out: &mut String, _style: Listing) {

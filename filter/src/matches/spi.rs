@@ -42,7 +42,7 @@ struct Index {
 }
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
-    let option = match given.extension.name.text.as_str() {
+    let option = match &*given.extension.name.text {
         "esp" => "espspi",
         _ => "ahspi",
     };

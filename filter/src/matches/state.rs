@@ -25,6 +25,10 @@ impl Match for State {
         self.states.has(context.query.state) != self.inverted
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         list_saved(out, |out| self.save(out));
     }

@@ -49,7 +49,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
                 .wrong(format!("--{} doesn't go with --mode {}", option.opt.names[0], mode.text))),
             None => Ok(()),
         };
-    match mode.text.as_str() {
+    match &*mode.text {
         "random" => {
             only(&["every", "packet"])?;
             let (word, inverted) = given.required("probability")?;

@@ -40,7 +40,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
         return Err(given.wrong("a value is missing"));
     };
     let bytes = match option.opt.names[0] {
-        "string" => word.text.clone().into_bytes(),
+        "string" => word.text.as_bytes().to_vec(),
         _ => hex_blocks(word)?,
     };
     if bytes.is_empty() || bytes.len() > MAX_PATTERN {
@@ -66,7 +66,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// Text with hexadecimal bytes between bars: `abc|00 ff|def`.
-fn hex_blocks(word: &Word) -> Outcome<Vec<u8>> {
+fn hex_blocks(word: &Word<'_>) -> Outcome<Vec<u8>> {
     let bad = || {
         word.wrong(format!("bad pattern `{}`", word.text))
             .help("expected text with pairs of hexadecimal digits between bars: ab|00ff|cd")

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use tidegate_packet::{Family, protocol, tcp};
 
 use super::header;
-use crate::classify::PortsWanted;
+use crate::classify::{PortsWanted, Ranges};
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Match, MatchSpec, Spec, flag, value};
 use crate::lex::Word;
@@ -85,7 +85,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     }))
 }
 
-fn flags(word: &Word) -> Outcome<u8> {
+fn flags(word: &Word<'_>) -> Outcome<u8> {
     let mut sum = 0;
     for part in word.list() {
         let known = FLAGS.iter().find(|(name, _)| part.text.eq_ignore_ascii_case(name));
@@ -114,8 +114,12 @@ impl Ports {
     }
 
     /// The range that a port must be in; none if that can be any.
-    pub fn wanted(self) -> Vec<(u16, u16)> {
-        if self.inverted { Vec::new() } else { vec![(self.low, self.high)] }
+    pub fn wanted(self) -> Ranges<'static> {
+        if self.inverted || self.is_any() {
+            Ranges::Any
+        } else {
+            Ranges::One((self.low, self.high))
+        }
     }
 
     /// The ports of an option, if it was given.
@@ -193,7 +197,12 @@ impl Match for Tcp {
             })
     }
 
-    fn ports(&self) -> Option<PortsWanted> {
+    fn flow_only(&self) -> bool {
+        // Segments that only carry data have ACK, and PSH or not.
+        self.option.is_none() && self.flags.is_none_or(|flags| flags.mask & tcp::PSH == 0)
+    }
+
+    fn ports(&self) -> Option<PortsWanted<'_>> {
         let (source, destination) = (self.source.wanted(), self.destination.wanted());
         Some(PortsWanted { source, destination })
     }

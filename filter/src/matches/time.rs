@@ -43,11 +43,11 @@ struct Time {
 }
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
-    let of = |name: &str, read: fn(&Word) -> Outcome<u32>, default| match given.value(name) {
+    let of = |name: &str, read: fn(&Word<'_>) -> Outcome<u32>, default| match given.value(name) {
         Some((word, _)) => read(word),
         None => Ok(default),
     };
-    let days = |name: &str, read: fn(&Word) -> Outcome<u32>, all: u32| match given.value(name) {
+    let days = |name: &str, read: fn(&Word<'_>) -> Outcome<u32>, all: u32| match given.value(name) {
         Some((word, inverted)) => {
             let mut bits = 0;
             for part in word.list() {
@@ -72,7 +72,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// `hh:mm[:ss]`.
-fn daytime(word: &Word) -> Outcome<u32> {
+fn daytime(word: &Word<'_>) -> Outcome<u32> {
     let parts: Option<Vec<u32>> = word.text.split(':').map(decimal).collect();
     match parts.as_deref() {
         Some([h @ 0..=23, m @ 0..=59]) => Ok(h * 3600 + m * 60),
@@ -86,14 +86,14 @@ fn decimal(text: &str) -> Option<u32> {
 }
 
 /// `YYYY[-MM[-DD[Thh[:mm[:ss]]]]]`, what is missing at its least.
-fn date(word: &Word) -> Outcome<u32> {
+fn date(word: &Word<'_>) -> Outcome<u32> {
     let bad = || {
         word.wrong(format!("bad date `{}`", word.text))
             .help("expected YYYY-MM-DDThh:mm:ss, 1970 to 2038, and may stop short")
     };
     let (day, time) = match word.text.split_once('T') {
         Some((day, time)) => (day, Some(time)),
-        None => (word.text.as_str(), None),
+        None => (&*word.text, None),
     };
     let numbers =
         |text: &str, between| -> Option<Vec<u32>> { text.split(between).map(decimal).collect() };
@@ -137,7 +137,7 @@ fn calendar(days: u32) -> (u32, u32, u32) {
 }
 
 /// Monday is 1.
-fn weekday(word: &Word) -> Outcome<u32> {
+fn weekday(word: &Word<'_>) -> Outcome<u32> {
     let named = WEEKDAYS.iter().position(|name| {
         word.text.eq_ignore_ascii_case(name) || word.text.eq_ignore_ascii_case(&name[..2])
     });

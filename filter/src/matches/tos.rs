@@ -41,7 +41,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 /// The value of a name.
-pub(crate) fn named(word: &Word) -> Option<u8> {
+pub(crate) fn named(word: &Word<'_>) -> Option<u8> {
     NAMES.iter().find(|(name, _)| word.text.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
 }
 

@@ -58,7 +58,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 }
 
 struct Reader<'a> {
-    word: &'a Word,
+    word: &'a Word<'a>,
     rest: &'a str,
 }
 

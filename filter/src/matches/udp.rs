@@ -37,7 +37,11 @@ impl Match for Udp {
             && self.destination.matches(u16::from_be_bytes([header[2], header[3]]))
     }
 
-    fn ports(&self) -> Option<PortsWanted> {
+    fn flow_only(&self) -> bool {
+        true
+    }
+
+    fn ports(&self) -> Option<PortsWanted<'_>> {
         let (source, destination) = (self.source.wanted(), self.destination.wanted());
         Some(PortsWanted { source, destination })
     }

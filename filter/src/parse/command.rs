@@ -13,6 +13,7 @@ use super::option::{self, Found, Lookup, Own};
 use crate::ast::*;
 use crate::counters::Count;
 use crate::diagnostic::{Outcome, Problem, Told};
+use crate::extension::Opt;
 use crate::lex::{self, Word};
 use crate::values::parse_number;
 
@@ -20,20 +21,29 @@ pub(crate) use call::{CommandLine, Listing, Switches, call};
 pub(crate) use rule::protocol;
 
 /// Reads a command line of a file. `None` if it is meant for the other family (`-4`, `-6`).
-pub(super) fn command(body: &str, start: usize, reading: Reading) -> Outcome<Option<ItemAst>> {
+/// `words` has room for the words of a line.
+pub(super) fn command<'t>(
+    body: &'t str,
+    start: usize,
+    reading: Reading,
+    words: &mut Vec<Word<'t>>,
+) -> Outcome<Option<ItemAst<'t>>> {
     let Reading { family, counters, .. } = reading;
     let (count, skip) = leading_count(body, start, counters)?;
-    let words = lex::split(&body[skip..], start + skip)?;
-    let mut parser = Parser::new(words, start..start + body.len(), family, count);
+    words.clear();
+    lex::split(&body[skip..], start + skip, words)?;
+    let line = std::mem::take(words);
+    let mut parser = Parser::new(line, start..start + body.len(), family, count);
     parser.run()?;
+    *words = std::mem::take(&mut parser.words);
     if parser.other_family {
         return Ok(None);
     }
     parser.finish().map(Some)
 }
 
-impl Parser {
-    fn new(words: Vec<Word>, span: Range<usize>, family: Family, count: Count) -> Self {
+impl<'t> Parser<'t> {
+    fn new(words: Vec<Word<'t>>, span: Range<usize>, family: Family, count: Count) -> Self {
         let rule = RuleAst {
             span,
             sources: None,
@@ -65,16 +75,16 @@ impl Parser {
 
 /// The command of a line and the words that belong to it.
 #[derive(Debug)]
-struct Command {
+struct Command<'t> {
     own: Own,
-    word: Word,
-    chain: Option<Word>,
+    word: Word<'t>,
+    chain: Option<Word<'t>>,
     /// A rule number, a new name or a policy.
-    second: Option<Word>,
+    second: Option<Word<'t>>,
 }
 
 /// The number of a rule, counted from 1.
-pub(crate) fn rule_number(word: &Word) -> Outcome<u32> {
+pub(crate) fn rule_number(word: &Word<'_>) -> Outcome<u32> {
     match parse_number(&word.text).and_then(|n| u32::try_from(n).ok()) {
         Some(number) if number > 0 => Ok(number),
         _ => Err(word
@@ -83,18 +93,18 @@ pub(crate) fn rule_number(word: &Word) -> Outcome<u32> {
     }
 }
 
-struct Parser {
+struct Parser<'t> {
     family: Family,
-    words: Vec<Word>,
+    words: Vec<Word<'t>>,
     at: usize,
     /// The `!` before the option at hand.
-    negation: Option<Word>,
-    command: Option<Command>,
-    listing: Option<Command>,
+    negation: Option<Word<'t>>,
+    command: Option<Command<'t>>,
+    listing: Option<Command<'t>>,
     /// There is a place for them in a call and none in a file.
-    switches: Option<Switches>,
-    rule: RuleAst,
-    target: Option<(&'static crate::extension::TargetSpec, ExtensionAst)>,
+    switches: Option<Switches<'t>>,
+    rule: RuleAst<'t>,
+    target: Option<(&'static crate::extension::TargetSpec, ExtensionAst<'t>)>,
     /// How many matches stood before the target.
     target_at: usize,
     /// The extension that `-p` implies was opened.
@@ -102,7 +112,7 @@ struct Parser {
     other_family: bool,
 }
 
-impl Parser {
+impl<'t> Parser<'t> {
     fn run(&mut self) -> Outcome<()> {
         while let Some(word) = self.next() {
             if word.text == "!" {
@@ -135,15 +145,16 @@ impl Parser {
         }
     }
 
-    fn next(&mut self) -> Option<Word> {
-        let word = self.words.get(self.at).cloned();
+    fn next(&mut self) -> Option<Word<'t>> {
+        // Nobody looks back.
+        let word = self.words.get_mut(self.at).map(std::mem::take);
         self.at += usize::from(word.is_some());
         word
     }
 
     /// The word that must follow `option`. A `!` before it is the old place of negation.
-    fn value(&mut self, option: &Word, negatable: bool) -> Outcome<Word> {
-        let missing = |word: &Word| {
+    fn value(&mut self, option: &Word<'t>, negatable: bool) -> Outcome<Word<'t>> {
+        let missing = |word: &Word<'_>| {
             let words = format!("option \"{}\" requires an argument", word.text);
             word.wrong(format!("{} needs a value", word.text)).words(words)
         };
@@ -159,7 +170,7 @@ impl Parser {
     }
 
     /// A word that may follow: anything but an option or `!`.
-    fn optional_value(&mut self) -> Option<Word> {
+    fn optional_value(&mut self) -> Option<Word<'t>> {
         let word = self.words.get(self.at)?;
         if word.text.starts_with(['-', '!']) {
             return None;
@@ -167,7 +178,7 @@ impl Parser {
         self.next()
     }
 
-    fn word(&mut self, word: &Word) -> Outcome<()> {
+    fn word(&mut self, word: &Word<'t>) -> Outcome<()> {
         if let Some(name) = word.text.strip_prefix("--") {
             if name.is_empty() {
                 return Err(word.wrong("-- has no meaning here"));
@@ -186,7 +197,7 @@ impl Parser {
         };
         if letters.next().is_some() && self.switches.is_some() {
             self.split(word, own, value);
-            let word = Word { text: format!("-{letter}"), ..word.clone() };
+            let word = Word { text: format!("-{letter}").into(), ..word.clone() };
             return self.own(&word, own, value);
         }
         if word.text.chars().count() > 2 {
@@ -197,11 +208,11 @@ impl Parser {
         self.own(word, own, value)
     }
 
-    fn long(&mut self, word: &Word, name: &str) -> Outcome<()> {
+    fn long(&mut self, word: &Word<'t>, name: &str) -> Outcome<()> {
         if let Some((name, value)) = name.split_once('=').filter(|_| self.switches.is_some()) {
-            let value = Word { text: value.to_owned(), ..word.clone() };
+            let value = Word { text: value.to_owned().into(), ..word.clone() };
             self.words.insert(self.at, value);
-            let word = Word { text: format!("--{name}"), ..word.clone() };
+            let word = Word { text: format!("--{name}").into(), ..word.clone() };
             return self.long(&word, name);
         }
         // getopt_long knows `--name=value`; iptables itself then misreads most of them.
@@ -211,14 +222,7 @@ impl Parser {
             );
         }
         loop {
-            let target =
-                self.target.iter().map(|(spec, _)| (usize::MAX, spec.options)).collect::<Vec<_>>();
-            let matches = self.rule.matches.iter().enumerate().rev();
-            let mut lists: Vec<_> = matches.map(|(i, m)| (i, m.spec.options)).collect();
-            // Of two extensions with an option of one name, the one that was named last has it.
-            let newer = lists.len() - self.target_at.min(lists.len());
-            lists.splice(newer..newer, target);
-            match option::long(name, lists.iter().copied()) {
+            match option::long(name, self.option_lists()) {
                 Lookup::One(Found::Own { own, value }) => return self.own(word, own, value),
                 Lookup::One(Found::Extension { index, opt }) => {
                     return self.extension_option(word, index, opt);
@@ -231,7 +235,7 @@ impl Parser {
                 }
                 Lookup::None if self.load_protocol() => {}
                 Lookup::None => {
-                    let known = option::spellings(lists.iter().copied());
+                    let known = option::spellings(self.option_lists());
                     return Err(unknown_option(word)
                         .help(
                             "the options of a match follow its -m, and -p tcp comes before --dport",
@@ -241,9 +245,24 @@ impl Parser {
             }
         }
     }
+
+    /// The options of the rule's extensions. Of two extensions with an option of one name, the one
+    /// that was named last has it, so that comes first.
+    fn option_lists(&self) -> impl Iterator<Item = (usize, &'static [Opt])> + Clone {
+        let matches = &self.rule.matches;
+        let (before, after) = matches.split_at(self.target_at.min(matches.len()));
+        let numbered = |first: usize| {
+            move |(n, m): (usize, &MatchAst<'_>)| -> (usize, &'static [Opt]) {
+                (first + n, m.spec.options)
+            }
+        };
+        let target = self.target.iter().map(|(spec, _)| (usize::MAX, spec.options));
+        let after = after.iter().enumerate().rev().map(numbered(before.len()));
+        after.chain(target).chain(before.iter().enumerate().rev().map(numbered(0)))
+    }
 }
 
-fn unknown_option(word: &Word) -> Problem {
+fn unknown_option(word: &Word<'_>) -> Problem {
     word.wrong(format!("unknown option `{}`", word.text))
         .words(format!("unknown option \"{}\"", word.text))
 }

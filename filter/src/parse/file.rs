@@ -32,19 +32,19 @@ impl Reading {
 
 /// A line's meaning.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum Event<'t> {
     /// `*table`.
     Open(TableName),
     /// A line inside a table.
-    Item(ItemAst),
+    Item(ItemAst<'t>),
     /// `COMMIT`.
     Commit,
 }
 
 /// Reads a whole file and gathers every line's problem.
-pub(crate) fn file(text: &str, reading: Reading) -> Result<FileAst, Vec<Problem>> {
+pub(crate) fn file(text: &str, reading: Reading) -> Result<FileAst<'_>, Vec<Problem>> {
     let mut tables = Vec::new();
-    let mut open: Option<TableAst> = None;
+    let mut open: Option<TableAst<'_>> = None;
     let (warnings, problems) = stream(text, reading, &mut |event| match event {
         Event::Open(name) => open = Some(TableAst { name, items: Vec::new() }),
         Event::Item(item) => {
@@ -59,17 +59,18 @@ pub(crate) fn file(text: &str, reading: Reading) -> Result<FileAst, Vec<Problem>
 
 /// Reads a file line by line, so that nothing of a line has to be kept once it is dealt with. Gives
 /// warnings and problems.
-pub(crate) fn stream(
-    text: &str,
+pub(crate) fn stream<'t>(
+    text: &'t str,
     reading: Reading,
-    on: &mut dyn FnMut(Event),
+    on: &mut dyn FnMut(Event<'t>),
 ) -> (Vec<Problem>, Vec<Problem>) {
     let (mut warnings, mut problems) = (Vec::new(), Vec::new());
+    let mut words = Vec::new();
     let mut open: Option<TableName> = None;
     let mut lost = false;
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        match one_line(line, start, reading, &mut open, &mut warnings) {
+        match one_line(line, start, reading, &mut open, &mut warnings, &mut words) {
             Ok(Some(event)) => on(event),
             Ok(None) => {}
             Err(problem) => {
@@ -91,13 +92,14 @@ pub(crate) fn stream(
     (warnings, problems)
 }
 
-fn one_line(
-    line: &str,
+fn one_line<'t>(
+    line: &'t str,
     start: usize,
     reading: Reading,
     open: &mut Option<TableName>,
     warnings: &mut Vec<Problem>,
-) -> Outcome<Option<Event>> {
+    words: &mut Vec<Word<'t>>,
+) -> Outcome<Option<Event<'t>>> {
     let body = line.strip_suffix('\n').unwrap_or(line);
     let whole = start..start + body.len();
     if body.is_empty() || body.starts_with('#') {
@@ -106,7 +108,7 @@ fn one_line(
     if body.len() > MAX_LINE {
         return Err(Problem::new(whole, format!("a line longer than {MAX_LINE} bytes")));
     }
-    if body.contains('\0') {
+    if body.as_bytes().contains(&0) {
         return Err(Problem::new(whole, "a zero byte in a line"));
     }
     if body.ends_with('\r') {
@@ -131,7 +133,7 @@ fn one_line(
     }
     let item = match body.strip_prefix(':') {
         Some(_) => Some(chain(body, start, reading, warnings)?),
-        None => super::command::command(body, start, reading)?,
+        None => super::command::command(body, start, reading, words)?,
     };
     Ok(item.map(Event::Item))
 }
@@ -151,18 +153,18 @@ fn table_name(body: &str, whole: Range<usize>) -> Outcome<TableName> {
 }
 
 /// `:CHAIN POLICY [packets:bytes]`.
-fn chain(
-    body: &str,
+fn chain<'t>(
+    body: &'t str,
     start: usize,
     reading: Reading,
     warnings: &mut Vec<Problem>,
-) -> Outcome<ItemAst> {
+) -> Outcome<ItemAst<'t>> {
     let mut words = Vec::new();
     let mut at = 1;
     for part in body[1..].split([' ', '\t']) {
         if !part.is_empty() {
             let span = start + at..start + at + part.len();
-            words.push(Word { text: part.to_owned(), span, quoted: false });
+            words.push(Word { text: part.into(), span, quoted: false });
         }
         at += part.len() + 1;
     }
@@ -186,7 +188,7 @@ fn chain(
 }
 
 /// `[packets:bytes]`.
-pub(super) fn count(word: &Word) -> Outcome<Count> {
+pub(super) fn count(word: &Word<'_>) -> Outcome<Count> {
     let parse = || {
         let (packets, bytes) = word.text.strip_prefix('[')?.strip_suffix(']')?.split_once(':')?;
         Some(Count { packets: packets.parse().ok()?, bytes: bytes.parse().ok()? })
@@ -207,6 +209,6 @@ pub(super) fn leading_count(body: &str, start: usize, read: bool) -> Outcome<(Co
     if !read {
         return Ok((Count::default(), end));
     }
-    let word = Word { text: body[..end].to_owned(), span: start..start + end, quoted: false };
+    let word = Word { text: body[..end].into(), span: start..start + end, quoted: false };
     Ok((count(&word)?, end))
 }

@@ -121,13 +121,19 @@ impl Own {
 
 /// A long option by its full name or an unambiguous beginning. `extensions` are the option lists
 /// of the rule's extensions, the latest first: of two equal names the later one's counts.
-pub(super) fn long<'a>(
+pub(super) fn long(
     name: &str,
-    extensions: impl Iterator<Item = (usize, &'a [Opt])> + Clone,
-) -> Lookup
-where
-    'a: 'static,
-{
+    extensions: impl Iterator<Item = (usize, &'static [Opt])> + Clone,
+) -> Lookup {
+    // A file has them in full, so that is tried first.
+    if let Some((_, _, own, value)) = OWN.iter().find(|(long, ..)| *long == name) {
+        return Lookup::One(Found::Own { own: *own, value: *value });
+    }
+    for (index, opts) in extensions.clone() {
+        if let Some(opt) = opts.iter().find(|opt| opt.names.contains(&name)) {
+            return Lookup::One(Found::Extension { index, opt });
+        }
+    }
     let own = OWN.iter().map(|&(long, _, own, value)| (long, Found::Own { own, value }));
     let extended = extensions.flat_map(|(index, opts)| {
         opts.iter().flat_map(move |opt| {
@@ -137,9 +143,6 @@ where
     let mut partial: Option<(&str, Found)> = None;
     let mut ambiguous = None;
     for (candidate, found) in own.chain(extended) {
-        if candidate == name {
-            return Lookup::One(found);
-        }
         if !candidate.starts_with(name) {
             continue;
         }
@@ -159,10 +162,7 @@ where
 }
 
 /// All spellings of long options, for finding one that is near.
-pub(super) fn spellings<'a>(extensions: impl Iterator<Item = (usize, &'a [Opt])>) -> Vec<String>
-where
-    'a: 'static,
-{
+pub(super) fn spellings(extensions: impl Iterator<Item = (usize, &'static [Opt])>) -> Vec<String> {
     let own = OWN.iter().map(|(long, ..)| *long);
     let extended = extensions.flat_map(|(_, opts)| opts.iter().flat_map(|opt| opt.names));
     own.chain(extended.copied()).map(|name| format!("--{name}")).collect()

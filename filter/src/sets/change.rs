@@ -40,7 +40,7 @@ struct Extras<'a> {
     nomatch: bool,
     wildcard: bool,
     /// Before or after which member of a list.
-    beside: Option<(bool, &'a Word)>,
+    beside: Option<(bool, &'a Word<'a>)>,
 }
 
 /// What the words belong to.
@@ -52,7 +52,7 @@ enum Act {
 }
 
 impl<'a> Extras<'a> {
-    fn read(kind: &Kind, act: Act, words: &'a [Word]) -> Result<Self> {
+    fn read(kind: &Kind, act: Act, words: &'a [Word<'a>]) -> Result<Self> {
         let mut extras = Self::default();
         let mut reader = Reader::new(words);
         while let Some(word) = reader.next() {
@@ -66,7 +66,7 @@ impl<'a> Extras<'a> {
         &mut self,
         kind: &Kind,
         act: Act,
-        word: &'a Word,
+        word: &'a Word<'a>,
         option: &'a str,
         reader: &mut Reader<'a>,
     ) -> Result<()> {
@@ -134,7 +134,7 @@ impl<'a> Extras<'a> {
     }
 }
 
-fn comment(word: &Word) -> Result<&str> {
+fn comment<'a>(word: &'a Word<'_>) -> Result<&'a str> {
     if word.text.len() > MAX_COMMENT {
         let what = format!("Comment is longer than the maximum allowed {MAX_COMMENT} characters");
         return Err(Fault::syntax(what).at(word));
@@ -170,7 +170,7 @@ fn skb_priority(word: &Word) -> Result<u32> {
 }
 
 impl Change<'_> {
-    pub fn add(&self, word: &Word, extras: &[Word]) -> Result<()> {
+    pub fn add(&self, word: &Word, extras: &[Word<'_>]) -> Result<()> {
         let mut body = self.set.write();
         let body = &mut *body;
         if body.kind.is_list() {
@@ -196,7 +196,7 @@ impl Change<'_> {
         done.map_err(|fault| fault.at(word))
     }
 
-    pub fn delete(&self, word: &Word, extras: &[Word]) -> Result<()> {
+    pub fn delete(&self, word: &Word, extras: &[Word<'_>]) -> Result<()> {
         let mut body = self.set.write();
         let body = &mut *body;
         if body.kind.is_list() {
@@ -221,7 +221,7 @@ impl Change<'_> {
     }
 
     /// Whether an element is there, and how the answer names it.
-    pub fn test(&self, word: &Word, extras: &[Word]) -> Result<(bool, String)> {
+    pub fn test(&self, word: &Word, extras: &[Word<'_>]) -> Result<(bool, String)> {
         let body = self.set.read();
         if body.kind.is_list() {
             let extras = Extras::read(body.kind, Act::Test, extras)?;
@@ -302,6 +302,9 @@ impl Change<'_> {
             Some((before, other)) => self.beside(body, other)? + usize::from(!before),
             None => body.content.members.len(),
         };
+        if self.set.is_written_by_rules() {
+            set.written_by_rules();
+        }
         body.content.members.insert(at, Member { set, entry });
         Ok(())
     }
@@ -333,7 +336,7 @@ impl Change<'_> {
         // The original has both in one word.
         let text = match extras.beside {
             Some((_, other)) => format!("{} after {}", word.text, other.text),
-            None => word.text.clone(),
+            None => word.text.to_string(),
         };
         Ok((found, text))
     }

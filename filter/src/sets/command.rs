@@ -104,26 +104,26 @@ struct Common {
 
 /// A command that was taken apart.
 #[derive(Debug)]
-struct Call {
+struct Call<'w> {
     command: Command,
     name: &'static str,
-    rest: Vec<Word>,
+    rest: Vec<Word<'w>>,
     options: Common,
 }
 
 /// Arguments as words, with the places that they have when blanks stand between them.
-fn words(args: &[String]) -> Vec<Word> {
+fn words(args: &[String]) -> Vec<Word<'_>> {
     let mut at = 0;
-    let word = |text: &String| {
+    let words = args.iter().map(|text| {
         let start = at;
         at += text.len() + 1;
-        Word { text: text.clone(), span: start..start + text.len(), quoted: false }
-    };
-    args.iter().map(word).collect()
+        Word { text: text.into(), span: start..start + text.len(), quoted: false }
+    });
+    words.collect()
 }
 
-impl Call {
-    fn read(words: &[Word]) -> Result<Self> {
+impl<'w> Call<'w> {
+    fn read(words: &[Word<'w>]) -> Result<Self> {
         let mut options = Common::default();
         let mut rest = Vec::with_capacity(words.len());
         let mut words = words.iter();
@@ -139,7 +139,7 @@ impl Call {
                         Fault::usage(what).at(word)
                     })?;
                     match name {
-                        "file" => options.file = Some(value.text.clone()),
+                        "file" => options.file = Some(value.text.to_string()),
                         _ => options.mode = Some(mode(value)?),
                     }
                 }
@@ -186,7 +186,7 @@ fn common(text: &str) -> Option<&'static str> {
 }
 
 fn mode(word: &Word) -> Result<Mode> {
-    match word.text.as_str() {
+    match &*word.text {
         "plain" => Ok(Mode::Plain),
         "save" => Ok(Mode::Save),
         "xml" => Ok(Mode::Xml),
@@ -323,7 +323,7 @@ fn lines(text: &str) -> impl Iterator<Item = (&str, usize)> {
 }
 
 /// A line of a file, unless there is nothing to do in it.
-fn read_line(body: &str, start: usize) -> Result<Option<Call>> {
+fn read_line(body: &str, start: usize) -> Result<Option<Call<'_>>> {
     let trimmed = body.trim_start();
     if trimmed.is_empty() || trimmed.starts_with('#') || trimmed == "COMMIT" {
         return Ok(None);
@@ -332,7 +332,7 @@ fn read_line(body: &str, start: usize) -> Result<Option<Call>> {
 }
 
 /// Splits a line at blanks; a double quote keeps what is up to the next one together.
-fn split(line: &str, start: usize) -> Result<Vec<Word>> {
+fn split(line: &str, start: usize) -> Result<Vec<Word<'_>>> {
     let mut words = Vec::with_capacity(4);
     let mut at = 0;
     while let Some(skip) = line[at..].find(|c: char| !c.is_ascii_whitespace()) {
@@ -345,19 +345,19 @@ fn split(line: &str, start: usize) -> Result<Vec<Word>> {
                 fault
             })?;
             let span = start + at + 1..start + at + 1 + end;
-            words.push(Word { text: inner[..end].to_owned(), span, quoted: true });
+            words.push(Word { text: inner[..end].into(), span, quoted: true });
             at += end + 2;
             continue;
         }
         let end = rest.find(|c: char| c.is_ascii_whitespace()).unwrap_or(rest.len());
         let span = start + at..start + at + end;
-        words.push(Word { text: rest[..end].to_owned(), span, quoted: false });
+        words.push(Word { text: rest[..end].into(), span, quoted: false });
         at += end;
     }
     Ok(words)
 }
 
-fn checked_name(word: &Word) -> Result<&str> {
+fn checked_name<'a>(word: &'a Word<'_>) -> Result<&'a str> {
     if word.text.len() > MAX_NAME {
         let what = format!("setname '{}' is longer than {MAX_NAME} characters", word.text);
         return Err(Fault::syntax(what).at(word));
@@ -370,6 +370,15 @@ fn known(sets: &Sets, word: &Word) -> Result<Arc<Set>> {
 }
 
 fn execute(sets: &Sets, call: &Call, now: Instant, answer: &mut Answer) -> Result<()> {
+    let done = carry_out(sets, call, now, answer);
+    // What is refused may have been done in part.
+    if call.command.makes_sets() {
+        sets.changed();
+    }
+    done
+}
+
+fn carry_out(sets: &Sets, call: &Call, now: Instant, answer: &mut Answer) -> Result<()> {
     let Call { command, rest, options, .. } = call;
     let two = || match rest.as_slice() {
         [from, to] => {
@@ -501,7 +510,7 @@ mod tests {
     #[test]
     fn lines_are_split_at_blanks_and_quotes() {
         let words = split(r#" add  a 1.1.1.1 comment "a b" x"#, 10).unwrap();
-        let texts: Vec<_> = words.iter().map(|w| w.text.as_str()).collect();
+        let texts: Vec<_> = words.iter().map(|w| &*w.text).collect();
         assert_eq!(texts, ["add", "a", "1.1.1.1", "comment", "a b", "x"]);
         assert_eq!(words[4].span, 35..38);
         assert_eq!(split("a \"b", 0).unwrap_err().span, Some(2..4));

@@ -43,17 +43,21 @@ impl Options {
 /// What is read of a command before it is known to fit together.
 #[derive(Default)]
 struct Draft<'a> {
-    range: Option<(&'a Word, (u64, u64))>,
+    range: Option<(&'a Word<'a>, (u64, u64))>,
     /// The old way to say it.
     from: Option<u64>,
     to: Option<u64>,
-    mask: Option<&'a Word>,
+    mask: Option<&'a Word<'a>>,
     initval: Option<u32>,
     ignored: Vec<String>,
 }
 
 /// Reads the words behind the type; besides, what is to be warned of.
-pub(super) fn body(name: &str, kind: &'static Kind, words: &[Word]) -> Result<(Body, Vec<String>)> {
+pub(super) fn body(
+    name: &str,
+    kind: &'static Kind,
+    words: &[Word<'_>],
+) -> Result<(Body, Vec<String>)> {
     let mut options = Options::of(kind);
     let mut draft = Draft::default();
     let mut reader = Reader::new(words);
@@ -94,7 +98,7 @@ fn value<'a>(
     options: &mut Options,
     draft: &mut Draft<'a>,
     kind: &Kind,
-    word: &'a Word,
+    word: &'a Word<'a>,
     option: &str,
     reader: &mut Reader<'a>,
 ) -> Result<()> {
@@ -103,7 +107,7 @@ fn value<'a>(
     match option {
         "family" if kind.chooses_family() => {
             let family = reader.value(option)?;
-            options.family = match family.text.as_str() {
+            options.family = match &*family.text {
                 "inet" | "ipv4" | "-4" => Family::V4,
                 "inet6" | "ipv6" | "-6" => Family::V6,
                 other => {
@@ -179,7 +183,7 @@ fn bitmap_end(word: &Word, kind: &Kind) -> Result<u64> {
 }
 
 fn bitmap_range(word: &Word, kind: &Kind) -> Result<(u64, u64)> {
-    let text = word.text.as_str();
+    let text = &*word.text;
     if kind.has(Part::Ip) {
         if !text.contains(['-', '/']) {
             let what = "IP/cidr or IP-IP range must be specified";

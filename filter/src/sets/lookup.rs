@@ -127,6 +127,19 @@ impl Set {
         self.read().test(query, question, dry, &mut None)
     }
 
+    /// Whether the answer to a question depends on nothing but the packet's flow until a command
+    /// changes the set: no time, no counters, no link addresses, and no rules that write to it.
+    pub fn is_steady(&self, question: &Question) -> bool {
+        let plain = question.packets.is_none() && question.bytes.is_none();
+        plain && !self.is_written_by_rules() && {
+            let Body { kind, options, content } = &*self.read();
+            options.timeout.is_none()
+                && !options.counters
+                && !kind.has(Part::Mac)
+                && content.members.iter().all(|member| member.set.is_steady(question))
+        }
+    }
+
     /// What the set keeps for the packet, if it is in it (`--map-set`).
     pub fn skb_info(&self, query: &Query<'_>, question: &Question, dry: bool) -> Option<SkbInfo> {
         let mut found = None;

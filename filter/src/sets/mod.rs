@@ -25,7 +25,7 @@ mod words;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tidegate_packet::{Addr, Family, Instant};
@@ -44,7 +44,23 @@ const MAX_SETS: usize = 65_534;
 
 /// All sets by name. Clones are the same sets.
 #[derive(Clone, Default)]
-pub struct Sets(Arc<RwLock<Table>>);
+pub struct Sets {
+    table: Arc<RwLock<Table>>,
+    changes: Changes,
+}
+
+/// A number that becomes another whenever a command has changed a set. What rules do to sets doesn't
+/// change it.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    /// The number as it is now.
+    #[inline]
+    pub fn number(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 #[derive(Default)]
 struct Table {
@@ -59,6 +75,8 @@ pub(crate) struct Set {
     body: RwLock<Body>,
     /// Rules and lists that hold on to it.
     references: AtomicUsize,
+    /// Rules put packets' elements in or take them out.
+    written: AtomicBool,
 }
 
 /// What a set's name stands for.
@@ -163,6 +181,16 @@ impl Sets {
         }
     }
 
+    /// The number of their changes.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// A command has changed something.
+    fn changed(&self) {
+        self.changes.0.fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Set>> {
         self.read().get(name)
     }
@@ -185,11 +213,11 @@ impl Sets {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a set. With `exist` one of that name may be there already, if it is the same.
@@ -259,6 +287,13 @@ impl Sets {
             return Err(Fault::refused("The sets cannot be swapped: their type does not match"));
         }
         std::mem::swap(&mut *first, &mut *second);
+        drop((first, second));
+        // The names' new members are written to as the old ones were.
+        for set in [from, to].into_iter().filter_map(|name| table.get(name)) {
+            if set.is_written_by_rules() {
+                set.written_by_rules();
+            }
+        }
         Ok(())
     }
 }
@@ -302,7 +337,12 @@ impl Table {
 
 impl Set {
     fn new(name: &str, body: Body) -> Self {
-        Self { name: name.to_owned(), body: RwLock::new(body), references: AtomicUsize::new(0) }
+        Self {
+            name: name.to_owned(),
+            body: RwLock::new(body),
+            references: AtomicUsize::new(0),
+            written: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Body> {
@@ -311,6 +351,18 @@ impl Set {
 
     fn write(&self) -> RwLockWriteGuard<'_, Body> {
         self.body.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on rules may write to it, and so to a list's members.
+    pub(crate) fn written_by_rules(&self) {
+        self.written.store(true, Ordering::Release);
+        for member in &self.read().content.members {
+            member.set.written_by_rules();
+        }
+    }
+
+    fn is_written_by_rules(&self) -> bool {
+        self.written.load(Ordering::Acquire)
     }
 
     fn references(&self) -> usize {

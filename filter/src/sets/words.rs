@@ -17,16 +17,16 @@ const MAX_RANGE: u128 = 1 << 24;
 
 /// Takes the words of a command one by one.
 pub(super) struct Reader<'a> {
-    words: std::slice::Iter<'a, Word>,
+    words: std::slice::Iter<'a, Word<'a>>,
     seen: Vec<&'a str>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(words: &'a [Word]) -> Self {
+    pub fn new(words: &'a [Word<'a>]) -> Self {
         Self { words: words.iter(), seen: Vec::new() }
     }
 
-    pub fn next(&mut self) -> Option<&'a Word> {
+    pub fn next(&mut self) -> Option<&'a Word<'a>> {
         self.words.next()
     }
 
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    pub fn value(&mut self, option: &str) -> Result<&'a Word> {
+    pub fn value(&mut self, option: &str) -> Result<&'a Word<'a>> {
         let missing = || Fault::usage(format!("Missing mandatory argument of option `{option}'"));
         self.words.next().ok_or_else(missing)
     }

@@ -41,6 +41,10 @@ impl Target for Classify {
         Next::Continue
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _: Listing) {
         let _ = write!(out, " CLASSIFY set {:x}:{:x}", self.major, self.minor);
     }

@@ -135,6 +135,10 @@ impl Target for ConnMark {
         if new == old { Next::Continue } else { Next::Edit(Edit::ConnMark(new)) }
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _: Listing) {
         out.push_str(" CONNMARK");
         let masks = |out: &mut String, ct: u32, nf: u32, from: (&str, u32), to: (&str, u32)| {

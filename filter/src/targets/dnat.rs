@@ -42,8 +42,8 @@ pub(super) fn switches(given: &Given<'_>, range: NatRange) -> NatRange {
 }
 
 /// `[addr[-addr]][:port[-port[/base]]]`; an IPv6 address before a port stands in brackets.
-pub(super) fn range(given: &Given<'_>, word: &Word, base_allowed: bool) -> Outcome<NatRange> {
-    let text = word.text.as_str();
+pub(super) fn range(given: &Given<'_>, word: &Word<'_>, base_allowed: bool) -> Outcome<NatRange> {
+    let text = &*word.text;
     let (addrs, ports) = match given.family {
         Family::V4 => match text.split_once(':') {
             Some((addrs, ports)) => (addrs, Some(ports)),
@@ -85,7 +85,7 @@ pub(super) fn range(given: &Given<'_>, word: &Word, base_allowed: bool) -> Outco
 }
 
 /// `port[-port]`, for a rule whose protocol has ports.
-pub(super) fn ports(given: &Given<'_>, word: &Word) -> Outcome<(u16, u16)> {
+pub(super) fn ports(given: &Given<'_>, word: &Word<'_>) -> Outcome<(u16, u16)> {
     // ICMP's identifier serves as a port, so netfilter lets ICMP pass here too.
     let has_ports = matches!(
         given.protocol,

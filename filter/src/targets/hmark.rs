@@ -128,7 +128,7 @@ impl Asked {
     fn add(
         &mut self,
         given: &Given<'_>,
-        option: &OptionAst,
+        option: &OptionAst<'_>,
         implied: &mut Vec<&'static str>,
     ) -> Outcome<()> {
         let Some(word) = option.values.first() else { return Ok(()) };

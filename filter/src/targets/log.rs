@@ -66,7 +66,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
     Ok(Box::new(Log { level, prefix, flags }))
 }
 
-fn level(word: &Word) -> Outcome<u8> {
+fn level(word: &Word<'_>) -> Outcome<u8> {
     let named = TAKEN.iter().find(|(name, _)| word.text.eq_ignore_ascii_case(name));
     named
         .map(|(_, level)| *level)

@@ -50,6 +50,10 @@ impl Target for Mark {
         Next::Continue
     }
 
+    fn flow_only(&self) -> bool {
+        true
+    }
+
     fn list(&self, out: &mut String, _style: Listing) {
         let Self { value, mask } = *self;
         // All forms come down to one, and the simplest that fits is shown.

@@ -70,7 +70,7 @@ fn build_ct(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
 }
 
 /// Policies of time-outs are made with nfct; there is no way to make one here, so none exists.
-fn timeout(given: &Given<'_>, word: &Word) -> Problem {
+fn timeout(given: &Given<'_>, word: &Word<'_>) -> Problem {
     if given.protocol.is_none() {
         return needs_protocol(word);
     }
@@ -79,12 +79,12 @@ fn timeout(given: &Given<'_>, word: &Word) -> Problem {
         .refused(Refusal::NoChain)
 }
 
-fn needs_protocol(word: &Word) -> Problem {
+fn needs_protocol(word: &Word<'_>) -> Problem {
     word.wrong("CT needs a protocol (`-p`, without `!`) for this").refused(Refusal::Invalid)
 }
 
 /// The protocols and families that netfilter registers each helper for.
-fn helper(given: &Given<'_>, word: &Word) -> Outcome<Helper> {
+fn helper(given: &Given<'_>, word: &Word<'_>) -> Outcome<Helper> {
     // Without a protocol the kernel looks the helper up all the same, and finds none.
     let tcp = given.protocol == Some(protocol::TCP);
     let udp = given.protocol == Some(protocol::UDP);
@@ -100,7 +100,7 @@ fn helper(given: &Given<'_>, word: &Word) -> Outcome<Helper> {
     if let Some(found) = found {
         return Ok(found);
     }
-    let exists = match word.text.as_str() {
+    let exists = match &*word.text {
         "Q.931" | "sane" => tcp,
         "RAS" => udp,
         "sip" => tcp || udp,
@@ -119,7 +119,7 @@ fn helper(given: &Given<'_>, word: &Word) -> Outcome<Helper> {
     Err(problem.help(format!("expected {names}")).refused(Refusal::NoChain))
 }
 
-fn events(word: &Word, known: &[&str]) -> Outcome<u16> {
+fn events(word: &Word<'_>, known: &[&str]) -> Outcome<u16> {
     let mut bits = 0;
     for part in word.list() {
         let at = known.iter().position(|name| *name == part.text).ok_or_else(|| {
@@ -132,7 +132,7 @@ fn events(word: &Word, known: &[&str]) -> Outcome<u16> {
     Ok(bits)
 }
 
-fn events_of_expectations(word: &Word) -> Outcome<bool> {
+fn events_of_expectations(word: &Word<'_>) -> Outcome<bool> {
     events(word, &EVENTS[..1]).map(|bits| bits != 0)
 }
 
@@ -178,7 +178,7 @@ impl Target for NoTrack {
     fn save(&self, _: &mut String) {}
 
     fn uses_conntrack(&self) -> bool {
-        true
+        false
     }
 }
 
@@ -220,7 +220,8 @@ impl Target for Ct {
         }
     }
 
+    /// Whoever only exempts packets doesn't make others be tracked (`xt_ct_tg_check`).
     fn uses_conntrack(&self) -> bool {
-        true
+        !self.notrack
     }
 }

@@ -66,7 +66,7 @@ fn build_v6(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
 
 fn build(given: &Given<'_>, kinds: &[Kind], default: &str) -> Outcome<Box<dyn Target>> {
     let word = given.value("reject-with").map(|(word, _)| word);
-    let text = word.map_or(default, |word| word.text.as_str());
+    let text = word.map_or(default, |word| &*word.text);
     // The first kind whose name begins so, whatever else begins so too.
     let starts =
         |name: &str| name.get(..text.len()).is_some_and(|head| head.eq_ignore_ascii_case(text));

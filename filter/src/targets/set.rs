@@ -43,6 +43,9 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
         Ok(Some((set, Question::plain(given.family, sides))))
     };
     let (add, delete, mut map) = (asked("add-set")?, asked("del-set")?, asked("map-set")?);
+    for (set, _) in [&add, &delete].into_iter().flatten() {
+        set.written_by_rules();
+    }
     if let Some((_, question)) = &mut map {
         // A look-up as any other: it counts.
         (question.count, question.count_members) = (true, true);

@@ -26,8 +26,8 @@ struct Strip([u64; 4]);
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
     let mut kinds = [0; 4];
-    let list = given.value("strip-options").map(|(word, _)| word.list()).unwrap_or_default();
-    for part in list {
+    let list = given.value("strip-options");
+    for part in list.iter().flat_map(|(word, _)| word.list()) {
         let named = NAMES.iter().find(|(name, _)| *name == part.text);
         let kind = match named {
             Some((_, kind)) => usize::from(*kind),

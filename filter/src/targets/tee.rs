@@ -30,7 +30,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
         Some((word, _)) if word.text.is_empty() || word.text.len() > MAX_INTERFACE => {
             return Err(word.wrong(format!("bad interface name `{}`", word.text)));
         }
-        Some((word, _)) => Some(word.text.clone()),
+        Some((word, _)) => Some(word.text.to_string()),
         None => None,
     };
     Ok(Box::new(Tee { gateway, interface }))

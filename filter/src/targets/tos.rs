@@ -28,7 +28,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
     let [word] = option.values.as_slice() else {
         return Err(given.wrong("a value is missing"));
     };
-    let byte = |word: &Word| word.number(0..=255).map(|n| n as u8);
+    let byte = |word: &Word<'_>| word.number(0..=255).map(|n| n as u8);
     let (value, mask) = match option.opt.names[0] {
         "set-tos" => match (named(word), word.text.split_once('/')) {
             (Some(value), _) => (value, NAME_MASK),

@@ -1,7 +1,7 @@
 //! What is legal and never comes into play: rules behind one that decides about every packet, and
 //! chains that no packet gets to.
 
-use super::ChainDraft;
+use super::chain::ChainDraft;
 use super::rule::Draft;
 use crate::base::Base;
 use crate::diagnostic::Problem;
@@ -13,27 +13,32 @@ const TERMINAL: [&str; 6] = ["REJECT", "DNAT", "SNAT", "MASQUERADE", "REDIRECT",
 
 /// Tells of each such rule and chain once. Chains without rules are left alone: programs make them
 /// beforehand and fill them later.
-pub(super) fn check(table: TableName, chains: &[ChainDraft], warnings: &mut Vec<Problem>) {
-    for chain in chains {
+pub(super) fn check(
+    table: TableName,
+    chains: &[ChainDraft],
+    order: &[usize],
+    warnings: &mut Vec<Problem>,
+) {
+    for chain in order.iter().map(|&at| &chains[at]) {
         behind_the_last(chain, warnings);
         if table == TableName::Nat {
-            chain.rules.iter().filter_map(never_in_nat).for_each(|p| warnings.push(p));
+            drafts(chain).iter().filter_map(never_in_nat).for_each(|p| warnings.push(p));
         }
     }
     let mut reached: Vec<bool> = chains.iter().map(|c| c.hook.is_some()).collect();
     let mut todo: Vec<usize> = (0..chains.len()).filter(|at| reached[*at]).collect();
     while let Some(at) = todo.pop() {
-        let used = chains[at].rules.iter().take(decided_at(&chains[at]).unwrap_or(usize::MAX));
+        let used = drafts(&chains[at]).iter().take(decided_at(&chains[at]).unwrap_or(usize::MAX));
         for draft in used {
-            if let Action::Jump(to) | Action::Goto(to) = draft.rule.action
+            if let Some(to) = draft.rule.leads_to()
                 && !std::mem::replace(&mut reached[to], true)
             {
                 todo.push(to);
             }
         }
     }
-    for (chain, _) in chains.iter().zip(&reached).filter(|(_, reached)| !**reached) {
-        if let Some(first) = chain.rules.first() {
+    for chain in order.iter().filter(|&&at| !reached[at]).map(|&at| &chains[at]) {
+        if let Some(first) = drafts(chain).first() {
             let message =
                 format!("no packet gets to chain `{}`: no rule in use leads there", chain.name);
             warnings.push(Problem::new(first.span.clone(), message));
@@ -41,14 +46,20 @@ pub(super) fn check(table: TableName, chains: &[ChainDraft], warnings: &mut Vec<
     }
 }
 
+/// The rules of a chain that was read from a file.
+fn drafts(chain: &ChainDraft) -> &[Draft] {
+    chain.drafts().unwrap_or_default()
+}
+
 /// How many rules of a chain can be reached at all; none if all can.
 fn decided_at(chain: &ChainDraft) -> Option<usize> {
-    let last = chain.rules.iter().position(|draft| takes_all(draft) && decides(&draft.rule.action));
+    let last =
+        drafts(chain).iter().position(|draft| takes_all(draft) && decides(&draft.rule.action));
     last.map(|at| at + 1)
 }
 
 fn behind_the_last(chain: &ChainDraft, warnings: &mut Vec<Problem>) {
-    let Some(draft) = decided_at(chain).and_then(|at| chain.rules.get(at)) else { return };
+    let Some(draft) = decided_at(chain).and_then(|at| drafts(chain).get(at)) else { return };
     let message = format!(
         "no packet gets to this rule: the one before it in `{}` decides about all of them",
         chain.name

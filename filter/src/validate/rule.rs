@@ -1,11 +1,11 @@
 //! One rule of the AST → one or more rules: address lists are multiplied out.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::Draftbook;
+use tidegate_packet::Family;
+
 use crate::ast::*;
 use crate::base::{Address, Base, Protocol};
 use crate::counters::{Adjust, Count, Slots};
@@ -62,14 +62,13 @@ impl Tally {
     }
 }
 
-/// A rule whose jump still names its chain, with the places that later checks may complain about.
+/// A rule, with the places that later checks may complain about.
 pub(super) struct Draft {
     pub rule: Rule,
-    /// The chain that it jumps or goes to.
-    pub to: Option<Arc<str>>,
     /// What the counters are to become; the rule's own place for a rule that was there before.
     pub count: Tally,
-    /// Where the names of the matches stand, and that of the target.
+    /// Where the names of the matches stand, if one of them may be complained about, and that of the
+    /// target.
     pub match_spans: Vec<Range<usize>>,
     pub target_span: Range<usize>,
     /// All of it.
@@ -78,25 +77,9 @@ pub(super) struct Draft {
 
 impl Draft {
     /// A rule that is in force.
-    pub fn present(rule: &Rule, chain: impl Fn(usize) -> Arc<str>) -> Self {
-        let to = match rule.action {
-            Action::Jump(to) | Action::Goto(to) => Some(chain(to)),
-            _ => None,
-        };
-        let count = Tally::Kept;
-        Self {
-            rule: rule.clone(),
-            to,
-            count,
-            match_spans: Vec::new(),
-            target_span: 0..0,
-            span: 0..0,
-        }
-    }
-
-    /// Whether the rules read the same.
-    pub fn same(&self, other: &Self) -> bool {
-        self.to == other.to && self.rule.same(&other.rule)
+    pub fn present(rule: &Rule) -> Self {
+        let (match_spans, target_span, span) = Default::default();
+        Self { rule: rule.clone(), count: Tally::Kept, match_spans, target_span, span }
     }
 
     /// What iptables says where there is no such rule. libiptc asks first whether the target is a
@@ -107,15 +90,6 @@ impl Draft {
             Action::None | Action::Accept | Action::Drop | Action::Return => Refusal::NoRule,
         }
     }
-
-    /// Replaces the chain's name by its number.
-    pub fn resolve(&mut self, index: &HashMap<Arc<str>, usize>) {
-        let Some(at) = self.to.as_ref().and_then(|name| index.get(name)) else { return };
-        match &mut self.rule.action {
-            Action::Jump(to) | Action::Goto(to) => *to = *at,
-            _ => {}
-        }
-    }
 }
 
 /// Names that `-j` knows without any extension.
@@ -123,7 +97,7 @@ pub(super) fn is_verdict(name: &str) -> bool {
     matches!(name, "ACCEPT" | "DROP" | "RETURN" | "QUEUE")
 }
 
-pub(super) fn no_filtering_in_nat(word: &Word) -> Problem {
+pub(super) fn no_filtering_in_nat(word: &Word<'_>) -> Problem {
     word.wrong("DROP is not allowed in the nat table")
         .help("it sees only the first packet of a connection; filter in *filter")
         .words(
@@ -132,31 +106,23 @@ pub(super) fn no_filtering_in_nat(word: &Word) -> Problem {
         )
 }
 
-/// The rules that a line stands for.
+/// Appends the rules that a line stands for.
 pub(super) fn drafts(
     book: &Draftbook,
-    chain: &Word,
-    ast: &RuleAst,
+    chain: &Word<'_>,
+    ast: &RuleAst<'_>,
     warnings: &mut Vec<Problem>,
-) -> Outcome<Vec<Draft>> {
+    drafts: &mut Vec<Draft>,
+) -> Outcome<()> {
     check_interfaces(chain, ast)?;
     for (interface, word) in ast.input.iter().chain(&ast.output) {
         if interface.is_any() && interface.inverted {
             warnings.push(word.wrong("! + is no interface at all: this rule never matches"));
         }
     }
-    let family = book.family;
-    let any = [Address::any(family)];
-    let list = |addresses: &Option<Addresses>| match addresses {
-        None => any.to_vec(),
-        Some(Addresses { networks, inverted }) => {
-            networks.iter().map(|&network| Address { network, inverted: *inverted }).collect()
-        }
-    };
-    let mut drafts = Vec::new();
     let told = RefCell::default();
-    for source in list(&ast.sources) {
-        for destination in list(&ast.destinations) {
+    for source in networks(ast.sources.as_ref(), book.family) {
+        for destination in networks(ast.destinations.as_ref(), book.family) {
             drafts.push(draft(book, ast, source, destination, &told)?);
         }
     }
@@ -164,14 +130,23 @@ pub(super) fn drafts(
     let mut told = told.into_inner();
     told.dedup_by(|a, b| a.span == b.span && a.message == b.message);
     warnings.extend(told);
-    Ok(drafts)
+    Ok(())
+}
+
+/// The addresses of `-s` or `-d`, each of which makes a rule.
+fn networks(list: Option<&Addresses>, family: Family) -> impl Iterator<Item = Address> {
+    let any = list.is_none().then(|| Address::any(family));
+    let listed = list.into_iter().flat_map(|Addresses { networks, inverted }| {
+        networks.iter().map(|&network| Address { network, inverted: *inverted })
+    });
+    any.into_iter().chain(listed)
 }
 
 /// A packet has no input interface in OUTPUT and POSTROUTING, no output interface in PREROUTING
 /// and INPUT.
-fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
+fn check_interfaces(chain: &Word<'_>, ast: &RuleAst<'_>) -> Outcome<()> {
     let named = |hooks: [Hook; 2]| hooks.iter().any(|h| h.chain_name() == chain.text);
-    let wrong = |word: &Word| {
+    let wrong = |word: &Word<'_>| {
         let letter = if word.text.starts_with("--i") || word.text == "-i" { 'i' } else { 'o' };
         let words = format!("Can't use -{letter} with {}\n", chain.text);
         Err(word.wrong(format!("{} can't be used in {}", word.text, chain.text)).words(words))
@@ -183,12 +158,12 @@ fn check_interfaces(chain: &Word, ast: &RuleAst) -> Outcome<()> {
     }
 }
 
-fn draft(
-    book: &Draftbook,
-    ast: &RuleAst,
+fn draft<'a>(
+    book: &'a Draftbook,
+    ast: &'a RuleAst<'a>,
     source: Address,
     destination: Address,
-    warnings: &RefCell<Vec<Problem>>,
+    warnings: &'a RefCell<Vec<Problem>>,
 ) -> Outcome<Draft> {
     let protocol = ast.protocol.as_ref().filter(|p| p.number != 0);
     let given = |extension| Given {
@@ -199,7 +174,7 @@ fn draft(
         sets: &book.sets,
         warnings,
     };
-    let mut matches = Vec::new();
+    let mut matches = Vec::with_capacity(ast.matches.len());
     for MatchAst { spec, extension } in &ast.matches {
         let given = given(extension);
         check_place(spec, &given)?;
@@ -208,13 +183,12 @@ fn draft(
             test: (spec.build)(&given).map_err(|p| p.of_option(extension))?,
         });
     }
-    let mut to = None;
     let mut target_span = ast.span.clone();
     let action = match &ast.action {
         ActionAst::None => Action::None,
         ActionAst::Jump(name) => {
             target_span = name.span.clone();
-            jump(book, name, &mut to)?
+            jump(book, name)?
         }
         ActionAst::Goto(name) => {
             target_span = name.span.clone();
@@ -224,15 +198,13 @@ fn draft(
                     .help("a chain must be declared before rules use it")
                     .words(format!("goto '{}' is not a chain", name.text)));
             }
-            own_chain(book, name)?;
-            to = Some(name.text.as_str().into());
-            Action::Goto(0)
+            Action::Goto(own_chain(book, name)?)
         }
         ActionAst::Target { spec, extension } => {
             target_span = extension.name.span.clone();
             let given = given(extension);
             check_place(spec, &given)?;
-            Action::Target(spec, (spec.build)(&given).map_err(|p| p.of_option(extension))?.into())
+            Action::Target(spec, (spec.build)(&given).map_err(|p| p.of_option(extension))?)
         }
     };
     let base = Base {
@@ -243,18 +215,20 @@ fn draft(
         protocol: protocol.map(|p| Protocol { number: p.number, inverted: p.inverted }),
         fragment: ast.fragment,
     };
+    let rule = Rule::new(base, matches.into(), action);
+    let named = rule.tied || rule.matches.iter().any(|m| m.test.never_new());
+    let spans = ast.matches.iter().filter(|_| named).map(|m| m.extension.name.span.clone());
     Ok(Draft {
-        rule: Rule { base, matches: matches.into(), action, counter: 0 },
-        to,
+        match_spans: spans.collect(),
+        rule,
         count: Tally::Fresh(ast.count),
-        match_spans: ast.matches.iter().map(|m| m.extension.name.span.clone()).collect(),
         target_span,
         span: ast.span.clone(),
     })
 }
 
-fn jump(book: &Draftbook, name: &Word, to: &mut Option<Arc<str>>) -> Outcome<Action> {
-    Ok(match name.text.as_str() {
+fn jump(book: &Draftbook, name: &Word<'_>) -> Outcome<Action> {
+    Ok(match &*name.text {
         "ACCEPT" => Action::Accept,
         "DROP" if book.name == TableName::Nat => return Err(no_filtering_in_nat(name)),
         "DROP" => Action::Drop,
@@ -262,17 +236,14 @@ fn jump(book: &Draftbook, name: &Word, to: &mut Option<Arc<str>>) -> Outcome<Act
         "QUEUE" => {
             return Err(name.wrong("QUEUE needs a program to ask, and there is none here"));
         }
-        _ => {
-            own_chain(book, name)?;
-            *to = Some(name.text.as_str().into());
-            Action::Jump(0)
-        }
+        _ => Action::Jump(own_chain(book, name)?),
     })
 }
 
-fn own_chain(book: &Draftbook, name: &Word) -> Outcome<()> {
+/// The number of a chain that may be jumped to.
+fn own_chain(book: &Draftbook, name: &Word<'_>) -> Outcome<usize> {
     match book.find(&name.text) {
-        Some(at) if book.chains[at].hook.is_none() => Ok(()),
+        Some(at) if book.chains[at].hook.is_none() => Ok(at),
         Some(_) => Err(name
             .wrong(format!("`{}` is a built-in chain, not one to jump to", name.text))
             .refused(Refusal::Invalid)),

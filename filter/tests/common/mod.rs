@@ -23,7 +23,7 @@ impl Gateway for TestGateway {
         }
     }
 
-    fn flow(&self, flow: &Flow) -> FlowState {
+    fn flow(&self, flow: &Flow, _: [u16; 2]) -> FlowState {
         if flow.dport == 9 { FlowState::Unknown } else { FlowState::Open }
     }
 }

@@ -156,8 +156,8 @@ impl Conntrack {
 
     /// Random bits that nobody outside can foresee, for helpers and what they expect.
     pub(crate) fn random(&mut self) -> u32 {
-        self.draws = self.draws.wrapping_add(1);
-        (self.key.number(self.draws) >> 16) as u32
+        self.shared.draws = self.shared.draws.wrapping_add(1);
+        (self.key.number(self.shared.draws) >> 16) as u32
     }
 }
 
@@ -189,7 +189,7 @@ impl Reading<'_> {
 
     pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
         // The connection was there when the reading began, and a reading doesn't remove it.
-        self.conn().map_or(EMPTY, |conn| *conn.tuple(direction))
+        self.conn().map_or(EMPTY, |conn| conn.tuple(direction))
     }
 
     /// Whether addresses in the payload have to be changed.

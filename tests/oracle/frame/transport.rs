@@ -43,6 +43,7 @@ impl Builder<'_, '_> {
         }
         let (mut window, mut urgent, mut reserved) = (64240u16, 0u16, 0u8);
         let (mut offset, mut sum, mut options) = (None, Sum::Right, Vec::new());
+        let mut short = None;
         while let Ok(key) = words.next() {
             match key {
                 "seq" => seq = self.number(words.next()?)?,
@@ -63,7 +64,17 @@ impl Builder<'_, '_> {
                     options.extend(self.number::<u32>(a)?.to_be_bytes());
                     options.extend(self.number::<u32>(b)?.to_be_bytes());
                 }
+                "sack" => {
+                    let blocks: Vec<&str> = words.next()?.split(',').collect();
+                    options.extend([1, 1, 5, 2 + 8 * blocks.len() as u8]);
+                    for block in blocks {
+                        let (from, to) = block.split_once('-').ok_or("sack A-B")?;
+                        options.extend(self.number::<u32>(from)?.to_be_bytes());
+                        options.extend(self.number::<u32>(to)?.to_be_bytes());
+                    }
+                }
                 "opts" => options.extend(hex(words.next()?)?),
+                "short" => short = Some(self.number::<u32>(words.next()?)? as usize),
                 "cksum" => sum = self.sum(words.next()?)?,
                 other => return Err(format!("tcp {other}?")),
             }
@@ -79,7 +90,9 @@ impl Builder<'_, '_> {
         segment.extend(urgent.to_be_bytes());
         segment.extend(options);
         segment.extend(self.layer(inner, Some(around))?);
-        Ok(summed(segment, 16, around, protocol::TCP, sum))
+        let mut segment = summed(segment, 16, around, protocol::TCP, sum);
+        segment.truncate(short.unwrap_or(segment.len()));
+        Ok(segment)
     }
 
     pub(super) fn udp(

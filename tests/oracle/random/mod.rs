@@ -10,6 +10,7 @@ mod model;
 mod rules;
 mod shrink;
 mod targets;
+mod tcp;
 mod traffic;
 mod values;
 
@@ -28,9 +29,6 @@ use values::Net;
 const TRIALS: u64 = 8;
 const SEEDS: u64 = 12;
 
-/// Seeds whose cases show what docs/DIFFERENCES.md lists or what isn't understood yet.
-const KNOWN: &[u64] = &[82, 95];
-
 /// What came of a seed.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -41,23 +39,69 @@ enum Outcome {
     Differs(String),
 }
 
+/// What random cases are about.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Any rules, any packets.
+    Rules,
+    /// Long TCP conversations.
+    Tcp,
+}
+
+impl Mode {
+    /// The mode that `TIDEGATE_RANDOM_MODE` names.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "" => Some(Self::Rules),
+            "tcp" => Some(Self::Tcp),
+            _ => None,
+        }
+    }
+
+    /// Its trials' names begin so.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rules => "random",
+            Self::Tcp => "random_tcp",
+        }
+    }
+
+    /// Seeds whose cases show what docs/DIFFERENCES.md lists or what isn't understood yet.
+    fn known(self) -> &'static [u64] {
+        match self {
+            Self::Rules => &[82, 95],
+            Self::Tcp => &[],
+        }
+    }
+
+    /// The case of a seed.
+    fn generate(self, seed: u64) -> Model {
+        match self {
+            Self::Rules => generate(seed),
+            Self::Tcp => tcp::generate(seed),
+        }
+    }
+}
+
 /// A few seeds, always the same.
 pub fn trials() -> Vec<Trial> {
-    let trial = |n: u64| {
-        Trial::test(format!("random_{n}"), move || {
-            for seed in (n * SEEDS..(n + 1) * SEEDS).filter(|seed| !KNOWN.contains(seed)) {
-                if let Some(repro) = try_seed(seed, Duration::from_secs(60)) {
+    let trial = |mode: Mode, n: u64| {
+        Trial::test(format!("{}_{n}", mode.name()), move || {
+            let known = mode.known();
+            for seed in (n * SEEDS..(n + 1) * SEEDS).filter(|seed| !known.contains(seed)) {
+                if let Some(repro) = try_seed(mode, seed, Duration::from_secs(60)) {
                     return Err(Failed::from(repro));
                 }
             }
             Ok(())
         })
     };
-    (0..TRIALS).map(trial).collect()
+    let modes = [Mode::Rules, Mode::Tcp];
+    modes.iter().flat_map(|mode| (0..TRIALS).map(|n| trial(*mode, n))).collect()
 }
 
 /// Tries seeds from `first` on for so long, and prints what it finds.
-pub fn search(first: u64, time: Duration) -> ExitCode {
+pub fn search(mode: Mode, first: u64, time: Duration) -> ExitCode {
     let end = Instant::now() + time;
     let (next, refused, found) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0));
     let workers = std::env::var("TIDEGATE_RANDOM_WORKERS").ok().and_then(|n| n.parse().ok());
@@ -66,10 +110,10 @@ pub fn search(first: u64, time: Duration) -> ExitCode {
             scope.spawn(|| {
                 while Instant::now() < end {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if let Outcome::Refused(why) = play(&generate(seed)) {
+                    if let Outcome::Refused(why) = play(&mode.generate(seed)) {
                         refused.fetch_add(1, Ordering::Relaxed);
                         eprintln!("seed {seed}: both sides refuse: {why}");
-                    } else if let Some(repro) = try_seed(seed, Duration::from_secs(120)) {
+                    } else if let Some(repro) = try_seed(mode, seed, Duration::from_secs(120)) {
                         found.fetch_add(1, Ordering::Relaxed);
                         println!("{repro}\n");
                     }
@@ -121,8 +165,8 @@ const SYSCTLS: [&str; 15] = [
 ];
 
 /// A smallest case for a seed that the sides differ on, with what differs.
-fn try_seed(seed: u64, patience: Duration) -> Option<String> {
-    let model = generate(seed);
+fn try_seed(mode: Mode, seed: u64, patience: Duration) -> Option<String> {
+    let model = mode.generate(seed);
     let Outcome::Differs(_) = settled(&model) else { return None };
     let until = Instant::now() + patience;
     let small = shrink::shrink(model, until, &|m| matches!(play(m), Outcome::Differs(_)));

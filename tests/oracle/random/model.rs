@@ -15,6 +15,10 @@ pub struct Model {
     pub sysctls: Vec<String>,
     /// Frames, in order.
     pub steps: Vec<Step>,
+    /// What `scripts/oracle` is told besides the seed.
+    pub mode: &'static str,
+    /// Connections are compared after every step.
+    pub listed: bool,
 }
 
 /// One table.
@@ -50,6 +54,8 @@ pub struct Step {
     pub interface: &'static str,
     /// Its layers, from the outside in.
     pub layers: Vec<Layer>,
+    /// A line that belongs behind it: a variable, or a while that passes.
+    pub then: Option<String>,
 }
 
 /// A layer of a frame.
@@ -78,7 +84,11 @@ impl Model {
     /// The case, as a file would have it.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "== seed_{}: found by scripts/oracle --seed {0}", self.seed);
+        let _ = writeln!(
+            text,
+            "== seed_{}: found by scripts/oracle{} --seed {0}",
+            self.seed, self.mode
+        );
         for (name, tables) in ["rules4", "rules6"].into_iter().zip(&self.rules) {
             if !tables.is_empty() {
                 let _ = writeln!(text, "{name} <<");
@@ -88,6 +98,9 @@ impl Model {
         }
         // The one difference that is there on purpose for every rule with source NAT.
         text.push_str("lenient\nsysctl tidegate.invalid_bypasses_nat=1\n");
+        if self.listed {
+            text.push_str("listed\n");
+        }
         for sysctl in &self.sysctls {
             let _ = writeln!(text, "sysctl {sysctl}");
         }
@@ -138,5 +151,8 @@ impl Step {
             }
         }
         text.push('\n');
+        if let Some(then) = &self.then {
+            let _ = writeln!(text, "{then}");
+        }
     }
 }

@@ -34,6 +34,9 @@ pub fn shrink(mut model: Model, until: Instant, shows: &dyn Fn(&Model) -> bool) 
         }
         for step in 0..model.steps.len() {
             attempt(&mut model, &|m| m.steps[step].times = 1);
+            if model.steps[step].then.is_some() {
+                attempt(&mut model, &|m| m.steps[step].then = None);
+            }
             for layer in (0..model.steps[step].layers.len()).rev() {
                 chunks(&mut model, |m| &mut m.steps[step].layers[layer].options, &attempt);
                 if layer > 1 {

@@ -30,7 +30,7 @@ pub fn steps(d: &mut Dice, nets: &[Net]) -> Vec<Step> {
 }
 
 fn step(interface: &'static str, layers: Vec<Layer>) -> Step {
-    Step { times: 1, interface, layers }
+    Step { times: 1, interface, layers, then: None }
 }
 
 /// Where a conversation goes: its ends' interfaces and addresses.
@@ -275,7 +275,7 @@ fn single(d: &mut Dice, net: Net) -> Step {
             _ => format!("poke {}={:02x}", d.below(44), d.below(256)),
         }));
     }
-    Step { times: d.pick(&[1, 1, 1, 1, 2, 3, 5]), interface, layers }
+    Step { times: d.pick(&[1, 1, 1, 1, 2, 3, 5]), interface, layers, then: None }
 }
 
 fn transport(d: &mut Dice, net: Net) -> Layer {

@@ -40,7 +40,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
 
 /// `N,code jt jf k,code jt jf k…`, N of them, as `nfbpf_compile` and `tcpdump -ddd` write it. Numbers
 /// too large for their field lose their upper bits, as sscanf has it.
-fn read(word: &Word) -> Outcome<Vec<Instruction>> {
+fn read(word: &Word<'_>) -> Outcome<Vec<Instruction>> {
     let bad = |what: String| word.wrong(what).help("expected N,CODE JT JF K,… with N instructions");
     let mut parts = word.text.split(',');
     let len = parts.next().and_then(|mut text| number(&mut text).filter(|_| text.is_empty()));

@@ -13,27 +13,27 @@ use crate::parse::option::Own;
 
 /// What the command `iptables` was called with.
 #[derive(Debug, Default)]
-pub(crate) struct CommandLine {
-    pub switches: Switches,
+pub(crate) struct CommandLine<'t> {
+    pub switches: Switches<'t>,
     /// `-L` or `-S`, with a chain and a rule's number.
-    pub list: Option<Listing>,
+    pub list: Option<Listing<'t>>,
     /// What is to be changed; with a listing only `-Z`.
-    pub item: Option<ItemAst>,
+    pub item: Option<ItemAst<'t>>,
 }
 
 /// `-L` or `-S`.
 #[derive(Debug)]
-pub(crate) struct Listing {
+pub(crate) struct Listing<'t> {
     /// `-S`.
     pub as_rules: bool,
-    pub chain: Option<Word>,
-    pub number: Option<Word>,
+    pub chain: Option<Word<'t>>,
+    pub number: Option<Word<'t>>,
 }
 
 /// The options of the command `iptables` that are about the call.
 #[derive(Debug, Default)]
-pub(crate) struct Switches {
-    pub table: Option<Word>,
+pub(crate) struct Switches<'t> {
+    pub table: Option<Word<'t>>,
     pub numeric: bool,
     pub verbose: bool,
     pub exact: bool,
@@ -46,7 +46,7 @@ pub(crate) struct Switches {
 }
 
 /// Reads the words of a call.
-pub(crate) fn call(words: Vec<Word>, family: Family) -> Outcome<CommandLine> {
+pub(crate) fn call<'t>(words: Vec<Word<'t>>, family: Family) -> Outcome<CommandLine<'t>> {
     let end = words.last().map_or(0, |word| word.span.end);
     let mut parser = Parser::new(words, 0..end, family, Count::default());
     parser.switches = Some(Switches::default());
@@ -54,9 +54,9 @@ pub(crate) fn call(words: Vec<Word>, family: Family) -> Outcome<CommandLine> {
     parser.finish_call()
 }
 
-impl Parser {
+impl<'t> Parser<'t> {
     /// `-nvL`, `-tnat`: what stands behind the first letter is its value, or more letters.
-    pub(super) fn split(&mut self, word: &Word, own: Own, value: bool) {
+    pub(super) fn split(&mut self, word: &Word<'t>, own: Own, value: bool) {
         let rest: String = word.text.chars().skip(2).collect();
         let optional = [
             Own::List,
@@ -68,11 +68,17 @@ impl Parser {
             Own::WaitInterval,
         ];
         let text = if value || optional.contains(&own) { rest } else { format!("-{rest}") };
+        let text = text.into();
         self.words.insert(self.at, Word { text, ..word.clone() });
     }
 
     /// An option that is about the call.
-    pub(super) fn switch(&mut self, word: &Word, own: Own, value: Option<Word>) -> Outcome<()> {
+    pub(super) fn switch(
+        &mut self,
+        word: &Word<'t>,
+        own: Own,
+        value: Option<Word<'t>>,
+    ) -> Outcome<()> {
         if self.switches.is_none() {
             return match own {
                 Own::Verbose | Own::Exact => Ok(()),
@@ -133,7 +139,7 @@ impl Parser {
         Ok(())
     }
 
-    fn finish_call(mut self) -> Outcome<CommandLine> {
+    fn finish_call(mut self) -> Outcome<CommandLine<'t>> {
         let switches = self.switches.take().unwrap_or_default();
         if switches.version || switches.help {
             return Ok(CommandLine { switches, ..CommandLine::default() });
@@ -192,7 +198,7 @@ struct Given {
 }
 
 impl Given {
-    fn of(parser: &Parser, switches: &Switches) -> Self {
+    fn of(parser: &Parser<'_>, switches: &Switches<'_>) -> Self {
         let rule = &parser.rule;
         let action = !matches!(rule.action, ActionAst::None) || parser.target.is_some();
         let parts = [
@@ -213,7 +219,7 @@ impl Given {
         }
     }
 
-    fn check(&self, Command { own, word, second, .. }: &Command) -> Outcome<()> {
+    fn check(&self, Command { own, word, second, .. }: &Command<'_>) -> Outcome<()> {
         let takes_rule = match own {
             Own::Append | Own::Insert | Own::Replace | Own::Check => true,
             Own::Delete => second.is_none(),

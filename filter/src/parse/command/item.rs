@@ -5,8 +5,8 @@ use crate::ast::*;
 use crate::diagnostic::{Outcome, Problem};
 use crate::parse::option::Own;
 
-impl Parser {
-    pub(super) fn finish(mut self) -> Outcome<ItemAst> {
+impl<'t> Parser<'t> {
+    pub(super) fn finish(mut self) -> Outcome<ItemAst<'t>> {
         let span = self.rule.span.clone();
         let Some(Command { own, word, chain, second }) = self.command.take() else {
             return Err(Problem::new(span, "a line without a command")

@@ -18,8 +18,8 @@ const MAX_INTERFACE: usize = 15;
 /// The longest name of a target or a chain.
 const MAX_TARGET: usize = 28;
 
-impl Parser {
-    pub(super) fn own(&mut self, word: &Word, own: Own, takes_value: bool) -> Outcome<()> {
+impl<'t> Parser<'t> {
+    pub(super) fn own(&mut self, word: &Word<'t>, own: Own, takes_value: bool) -> Outcome<()> {
         let negatable = matches!(
             own,
             Own::Source | Own::Destination | Own::Protocol | Own::Input | Own::Output
@@ -45,7 +45,7 @@ impl Parser {
     }
 
     /// A command with its chain and what follows.
-    fn chain_command(&mut self, own: Own, word: &Word, value: Option<Word>) -> Outcome<()> {
+    fn chain_command(&mut self, own: Own, word: &Word<'t>, value: Option<Word<'t>>) -> Outcome<()> {
         match (own, value) {
             (Own::Append | Own::New | Own::Check, Some(chain)) => {
                 self.set_command(own, word, Some(chain), None)
@@ -78,7 +78,13 @@ impl Parser {
     }
 
     /// A part of a rule.
-    fn part(&mut self, own: Own, word: &Word, value: Option<Word>, inverted: bool) -> Outcome<()> {
+    fn part(
+        &mut self,
+        own: Own,
+        word: &Word<'t>,
+        value: Option<Word<'t>>,
+        inverted: bool,
+    ) -> Outcome<()> {
         match (own, value) {
             (Own::Source, Some(value)) => {
                 let list = self.addresses(word, &value, inverted)?;
@@ -132,9 +138,9 @@ impl Parser {
     fn set_command(
         &mut self,
         own: Own,
-        word: &Word,
-        chain: Option<Word>,
-        second: Option<Word>,
+        word: &Word<'t>,
+        chain: Option<Word<'t>>,
+        second: Option<Word<'t>>,
     ) -> Outcome<()> {
         let listing = self.listing.as_ref().filter(|_| own != Own::Zero);
         if let Some(earlier) = self.command.as_ref().or(listing) {
@@ -144,7 +150,7 @@ impl Parser {
         Ok(())
     }
 
-    fn addresses(&self, option: &Word, value: &Word, inverted: bool) -> Outcome<Addresses> {
+    fn addresses(&self, option: &Word<'_>, value: &Word<'_>, inverted: bool) -> Outcome<Addresses> {
         let mut networks = Vec::new();
         for part in value.list() {
             let network = part.network(self.family)?;
@@ -161,7 +167,7 @@ impl Parser {
         Ok(Addresses { networks, inverted })
     }
 
-    fn open_match(&mut self, name: Word) -> Outcome<()> {
+    fn open_match(&mut self, name: Word<'t>) -> Outcome<()> {
         let Some(spec) = matches::find(&name.text, self.family) else {
             if let Some(why) = matches::refused(&name.text) {
                 return Err(name.wrong(format!("{} {why}", name.text)));
@@ -179,7 +185,7 @@ impl Parser {
         Ok(())
     }
 
-    fn one_action(&self, word: &Word) -> Outcome<()> {
+    fn one_action(&self, word: &Word<'_>) -> Outcome<()> {
         match (&self.rule.action, &self.target) {
             (ActionAst::None, None) => Ok(()),
             // To iptables both are -j.
@@ -189,7 +195,7 @@ impl Parser {
         }
     }
 
-    fn jump(&mut self, word: &Word, name: Word) -> Outcome<()> {
+    fn jump(&mut self, word: &Word<'t>, name: Word<'t>) -> Outcome<()> {
         self.one_action(word)?;
         if name.text.is_empty() {
             return Err(name
@@ -220,7 +226,7 @@ impl Parser {
         let Some(protocol) = &self.rule.protocol else { return false };
         let Some(name) = names::protocol_name(protocol.number) else { return false };
         let Some(spec) = matches::find(name, self.family) else { return false };
-        let word = Word { text: spec.name.to_owned(), ..protocol.word.clone() };
+        let word = Word { text: spec.name.into(), ..protocol.word.clone() };
         let extension = ExtensionAst { name: word, options: Vec::new() };
         self.rule.matches.push(MatchAst { spec, extension });
         true
@@ -228,11 +234,11 @@ impl Parser {
 
     pub(super) fn extension_option(
         &mut self,
-        word: &Word,
+        word: &Word<'t>,
         index: usize,
         opt: &'static Opt,
     ) -> Outcome<()> {
-        let mut values = Vec::new();
+        let mut values = Values::default();
         for n in 0..opt.values {
             let value = self.value(word, opt.invert && n == 0);
             values.push(value.map_err(|problem| match n {
@@ -266,11 +272,11 @@ impl Parser {
     }
 
     /// `-c PACKETS BYTES`.
-    fn counters(&mut self, word: &Word, packets: &Word) -> Outcome<()> {
+    fn counters(&mut self, word: &Word<'t>, packets: &Word<'t>) -> Outcome<()> {
         let bytes = self
             .value(word, false)
             .map_err(|problem| problem.words("-c requires packet and byte counter"))?;
-        let number = |word: &Word, what| {
+        let number = |word: &Word<'_>, what| {
             let words = match bytes.text.starts_with('-') {
                 true => "-c requires packet and byte counter".to_owned(),
                 false => format!("-c {what} counter not numeric"),
@@ -292,12 +298,12 @@ impl Parser {
     }
 }
 
-pub(super) fn both_commands(word: &Word, own: Own, earlier: &Command) -> Problem {
+pub(super) fn both_commands(word: &Word<'_>, own: Own, earlier: &Command<'_>) -> Problem {
     let words = format!("Cannot use -{} with -{}", own.letter(), earlier.own.letter());
     word.wrong(format!("{} after {}", word.text, earlier.word.text)).words(words)
 }
 
-fn multiple(word: &Word) -> String {
+fn multiple(word: &Word<'_>) -> String {
     let long = word.text.strip_prefix("--").unwrap_or("");
     match option::long(long, std::iter::empty()) {
         Lookup::One(Found::Own { own, .. }) => {
@@ -317,11 +323,11 @@ fn repeated(extension: &str, name: &str) -> String {
     }
 }
 
-pub(super) fn twice(word: &Word) -> Problem {
+pub(super) fn twice(word: &Word<'_>) -> Problem {
     word.wrong(format!("{} may be given only once", word.text)).words(multiple(word))
 }
 
-fn once<T>(place: &mut Option<T>, value: T, word: &Word) -> Outcome<()> {
+fn once<T>(place: &mut Option<T>, value: T, word: &Word<'_>) -> Outcome<()> {
     if place.is_some() {
         return Err(twice(word));
     }
@@ -329,7 +335,7 @@ fn once<T>(place: &mut Option<T>, value: T, word: &Word) -> Outcome<()> {
     Ok(())
 }
 
-fn interface(word: &Word, inverted: bool) -> Outcome<Interface> {
+fn interface(word: &Word<'_>, inverted: bool) -> Outcome<Interface> {
     if word.text.is_empty() {
         return Err(word
             .wrong("an interface without a name")
@@ -348,7 +354,7 @@ fn interface(word: &Word, inverted: bool) -> Outcome<Interface> {
 }
 
 /// A protocol by number or name; zero stands for all.
-pub(crate) fn protocol(word: &Word) -> Outcome<u8> {
+pub(crate) fn protocol(word: &Word<'_>) -> Outcome<u8> {
     let name = word.text.to_ascii_lowercase();
     let number = match parse_number(&name) {
         Some(number) => u8::try_from(number).ok(),

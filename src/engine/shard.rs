@@ -1,0 +1,203 @@
+//! A worker's part of the gateway's state: what its packets change and no other worker's do.
+//!
+//! A shard holds connections. An established packet needs nothing else; everything else is in the
+//! one [`Engine`], to which a shard *lends* its connections for as long as the engine works on them.
+//! Both change places by a pointer each, so the engine's code knows one table. Which shard's it has to
+//! be shows when a packet is tracked ([`Engine::lend`]), and may be another one than that of the worker
+//! that received the packet: a packet on the long way always meets the table that has its connection,
+//! so what becomes of it doesn't depend on the number of workers.
+//!
+//! Order of locks: the engine before any shard, and one shard at a time. Whoever holds a shard alone
+//! waits for nothing while it does; so whoever holds the engine gets any shard soon. A shard whose
+//! connections are lent is open and empty: nothing is found in it, and who misses something there
+//! waits for the engine.
+//!
+//! What all tables share (mappings, expectations, the registry of tuples) is with the engine and goes
+//! into the table that is lent.
+
+use super::{Counters, Engine};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use tidegate_nat::{Conntrack, Others, Tracked, Tuple};
+
+/// One worker's connections and counters.
+#[derive(Debug)]
+pub struct Shard {
+    conntrack: Box<Conntrack>,
+    /// What this shard counts: frames received, and what never reaches the engine.
+    pub counters: Counters,
+    /// Changes that the table knows of ([`Engine::instruct`]).
+    instructed: u64,
+}
+
+/// All shards of a gateway.
+#[derive(Clone)]
+pub struct Shards(Arc<[Mutex<Shard>]>);
+
+impl Default for Shards {
+    /// None: an engine by itself.
+    fn default() -> Self {
+        Self(Arc::new([]))
+    }
+}
+
+impl fmt::Debug for Shards {
+    /// Without their connections: they may be in use.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shards").field(&self.0.len()).finish()
+    }
+}
+
+impl Shards {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// One of them.
+    #[inline]
+    pub fn lock(&self, number: usize) -> MutexGuard<'_, Shard> {
+        lock(&self.0[number])
+    }
+}
+
+impl Others for Shards {
+    fn visit(&self, shard: u8, work: &mut dyn FnMut(&mut Conntrack)) {
+        if let Some(shard) = self.0.get(usize::from(shard)) {
+            work(&mut lock(shard).conntrack);
+        }
+    }
+}
+
+/// Looks at a lock before waiting for it asleep: some twenty microseconds.
+const LOCK_LOOKS: usize = 500;
+
+/// Locks. A worker that panics ends the gateway; until it has, the others go on.
+///
+/// Waits awake for the length of a burst first: going to sleep and being woken costs more.
+#[inline]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..LOCK_LOOKS {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(error)) => return error.into_inner(),
+            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+        }
+    }
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Makes this many shards, all empty. To be called once, before packets come.
+    pub fn divide(&mut self, shards: usize) -> Shards {
+        let shard = |number: usize| {
+            Mutex::new(Shard {
+                conntrack: Box::new(self.new_table(number as u8)),
+                counters: Counters::new(self.interfaces.port_count()),
+                instructed: 0,
+            })
+        };
+        let shards = Shards((0..shards.max(1)).map(shard).collect());
+        self.conntrack.divide(shards.count(), Arc::new(shards.clone()));
+        self.shards = shards.clone();
+        shards
+    }
+
+    /// Takes a shard's connections to work on, if they aren't there yet, and gives back others.
+    #[inline]
+    pub fn lend(&mut self, number: usize) {
+        if self.lent == Some(number) || number >= self.shards.count() {
+            return;
+        }
+        self.give_back();
+        let known = {
+            let mut shard = self.shards.lock(number);
+            exchange(&mut shard, &mut self.conntrack);
+            shard.instructed
+        };
+        self.lent = Some(number);
+        let known_now = self.instruct(known);
+        if known_now != known {
+            self.shards.lock(number).instructed = known_now;
+        }
+    }
+
+    /// Gives the connections back that are there.
+    #[inline]
+    pub fn give_back(&mut self) {
+        if let Some(number) = self.lent.take() {
+            exchange(&mut self.shards.lock(number), &mut self.conntrack);
+        }
+    }
+
+    /// Works on the table that a packet's connection is in.
+    pub(super) fn lend_for(&mut self, tracked: Option<&Tracked>) {
+        if let Some(id) = tracked.and_then(Tracked::id) {
+            self.lend(usize::from(id.shard()));
+        }
+    }
+
+    /// The shard that a connection with this tuple is in, or would be.
+    pub fn owner(&self, tuple: &Tuple, zones: [u16; 2]) -> usize {
+        usize::from(self.conntrack.owner_of(self.steering, zones, tuple, self.now))
+    }
+
+    /// All counters.
+    pub fn counters(&self) -> Counters {
+        let mut sum = self.counters.clone();
+        for number in 0..self.shards.count() {
+            sum.add(&self.shards.lock(number).counters);
+        }
+        sum
+    }
+}
+
+/// The table that works, and what is shared, change places.
+#[inline]
+fn exchange(shard: &mut Shard, conntrack: &mut Box<Conntrack>) {
+    std::mem::swap(&mut shard.conntrack, conntrack);
+    conntrack.exchange_shared(&mut shard.conntrack);
+}
+
+/// The engine while it has a shard's connections.
+#[derive(Debug)]
+pub struct Lent<'a>(&'a mut Engine);
+
+impl<'a> Lent<'a> {
+    /// Lends this shard's.
+    pub fn new(engine: &'a mut Engine, shard: usize) -> Self {
+        engine.lend(shard);
+        Self(engine)
+    }
+
+    /// The shard's connections.
+    pub fn conntrack(&self) -> &Conntrack {
+        &self.0.conntrack
+    }
+
+    /// The shard's connections, to change them by hand.
+    pub fn conntrack_mut(&mut self) -> &mut Conntrack {
+        &mut self.0.conntrack
+    }
+}
+
+impl Deref for Lent<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        self.0
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    fn deref_mut(&mut self) -> &mut Engine {
+        self.0
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}

@@ -1,0 +1,29 @@
+//! Random conversations through a gateway that translates, and those that once went wrong.
+
+mod common;
+
+use common::conversation::play;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed};
+
+/// The same walks each time; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` try others.
+fn config() -> Config {
+    let number = |name| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    Config {
+        cases: number("PROPTEST_CASES").map_or(600, |n| n as u32),
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(number("PROPTEST_RNG_SEED").unwrap_or(0x7469_6465)),
+        ..Config::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn conversations(walk in proptest::collection::vec(any::<u8>(), 1..700)) {
+        if let Err(why) = play(&walk) {
+            return Err(TestCaseError::fail(why));
+        }
+    }
+}
