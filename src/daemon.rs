@@ -387,17 +387,19 @@ impl Manager {
 
     /// Log lines, DHCP answers and connections' events that the workers have left.
     fn take_news(&mut self) {
-        let (log, frames, (events, lost)) = {
+        let (log, frames, (events, lost), expected) = {
             let mut engine = lock(&self.engine);
-            let events = engine.conntrack_mut().take_events();
-            if !events.0.is_empty() && self.hub.is_empty() {
+            if engine.conntrack().has_events() && self.hub.is_empty() {
                 engine.listen_to_connections(false);
             }
-            (engine.take_log(), engine.take_dhcp(), events)
+            let events = engine.conntrack_mut().take_events();
+            let expected = engine.conntrack_mut().take_expectation_events();
+            (engine.take_log(), engine.take_dhcp(), events, expected)
         };
         self.sinks.take(log);
         let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
         self.hub.publish(&events, lost, moment);
+        self.hub.publish_expected(&expected, moment);
         let now = self.clock.now();
         for (interface, frame) in frames {
             if let Some((client, _)) = self.dhcp.get_mut(&interface) {

@@ -24,7 +24,8 @@ pub(crate) fn track(
     now: Instant,
 ) -> Result<Tracked, InvalidReason> {
     let quote = quote(packet, bytes).ok_or(InvalidReason::IcmpQuote)?;
-    let tuple = quote_tuple(quote, bytes).ok_or(InvalidReason::IcmpQuote)?;
+    let mut tuple = quote_tuple(quote, bytes).ok_or(InvalidReason::IcmpQuote)?;
+    table.calls.complete(&mut tuple, bytes.get(quote.l4..quote.end).unwrap_or_default());
     // A quoted ICMP message that is no query has no inverse and no connection.
     let answer = tuple.inverse().ok_or(InvalidReason::IcmpNoConnection)?;
     let (id, direction) =

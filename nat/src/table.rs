@@ -8,6 +8,7 @@ use crate::event::{Before, Changes, EventKind, Events};
 use crate::expect::Expectations;
 use crate::expiry::Wheel;
 use crate::extra::Template;
+use crate::gre::Calls;
 use crate::hash::HashKey;
 use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
@@ -32,6 +33,7 @@ pub struct Conntrack {
     pub(crate) mappings: Mappings,
     pub(crate) wheel: Wheel,
     pub(crate) expectations: Expectations,
+    pub(crate) calls: Calls,
     /// Random numbers drawn so far.
     pub(crate) draws: u64,
     /// Where the search for a victim goes on when the table is full.
@@ -56,6 +58,7 @@ impl Conntrack {
             sources: HashTable::new(),
             wheel: Wheel::new(),
             expectations: Expectations::default(),
+            calls: Calls::default(),
             draws: 0,
             victim: 0,
             events: Events::default(),
@@ -132,7 +135,8 @@ impl Conntrack {
             protocol::UDPLITE => udp::check_lite(packet, segment, verify)?,
             _ => {}
         }
-        let tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
+        let mut tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
+        self.calls.complete(&mut tuple, segment);
         if let Some((id, direction)) = self.lookup(&tuple, template.zones, now)
             && let Some(tracked) = self.packet_of(id, direction, packet, segment, now)?
         {
