@@ -7,6 +7,7 @@ use super::filter::Filter;
 use super::wire::{Action, Ask, Change, Fault, Tell, Which};
 use crate::engine::Engine;
 use crate::worker::lock;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_nat::{
@@ -280,7 +281,7 @@ fn expect(engine: &mut Engine, expected: &Expected, moment: Moment) -> Tell {
     let Expected { timeout, protocol, tuple: first, mask, master, master_protocol, .. } = expected;
     let any_source = match (mask.src, mask.sport) {
         (src, 0 | u16::MAX) if src.is_unspecified() => true,
-        (src, 0 | u16::MAX) if Addr::from(src).bits() == ones(src) => false,
+        (src, 0 | u16::MAX) if is_all_ones(src) => false,
         _ => return Tell::Fault(Fault::Unsupported),
     };
     let table = engine.conntrack_mut();
@@ -294,8 +295,11 @@ fn expect(engine: &mut Engine, expected: &Expected, moment: Moment) -> Tell {
     }
 }
 
-fn ones(addr: std::net::IpAddr) -> u128 {
-    if addr.is_ipv4() { u128::from(u32::MAX) } else { u128::MAX }
+fn is_all_ones(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.to_bits() == u32::MAX,
+        IpAddr::V6(addr) => addr.to_bits() == u128::MAX,
+    }
 }
 
 impl From<Refused> for Fault {

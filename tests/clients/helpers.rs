@@ -43,9 +43,13 @@ fn listens(stage: &Stage, socket: &str, port: u16) -> Outcome {
     })
 }
 
+/// What curl fetches.
 fn curl(stage: &Stage, arguments: &[&str]) -> Tried<String> {
-    let plain = ["curl", "-sS", "--max-time", "60", "--noproxy", "*"];
-    stage.run("client", &[&plain[..], arguments].concat())
+    let directory = tempfile::tempdir()?;
+    let to = directory.path().join("fetched").to_string_lossy().into_owned();
+    let plain = ["curl", "-sS", "--max-time", "60", "--noproxy", "*", "-o", &to];
+    stage.run("client", &[&plain[..], arguments].concat())?;
+    Ok(fs::read_to_string(&to)?)
 }
 
 /// Active and passive, by the old commands and the new ones, over IPv4 with and IPv6 without
@@ -114,7 +118,9 @@ pub fn sip(stage: &Stage) -> Outcome {
     ] {
         assert!(invite.contains(want), "{want}: {invite}");
     }
-    assert!(!invite.contains("192.168."), "{invite}");
+    // A name like any other, though it looks like an address.
+    let mut others = invite.lines().filter(|line| !line.starts_with("Call-ID:"));
+    assert!(others.all(|line| !line.contains("192.168.")), "{invite}");
     Ok(())
 }
 

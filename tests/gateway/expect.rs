@@ -45,11 +45,13 @@ pub fn expectations_are_made_watched_and_deleted() -> Outcome {
     let plain = Listener::start(&names, "plain", &["expect"])?;
     let xml = Listener::start(&names, "xml", &["expect", "-o", "xml,timestamp"])?;
     // Both listen once they tell of one that was made after they began.
+    let mut made = String::new();
     wait("listeners", || {
-        let _ = names.call(&make(PORT, 80), "");
+        made = format!("{:?}", names.call(&make(PORT, 80), ""));
         let _ = names.call("conntrack -F expect", "");
         plain.said().contains("[DESTROY]") && xml.said().contains("destroy")
-    })?;
+    })
+    .map_err(|e| format!("{e}: {made}, {:?}, {:?}", plain.said(), xml.said()))?;
     let (status, out, err) = names.call(&make(PORT, 90), "")?;
     assert_eq!((status, out.as_str(), err.as_str()), (0, "", ""));
     let (status, _, err) = names.call(&make(PORT, 90), "")?;
