@@ -14,6 +14,7 @@ use tidegate_packet::Instant;
 use crate::Tuple;
 use crate::conn::{Connection, Status};
 use crate::expect::Expectation;
+use crate::sctp::SctpState;
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
 use crate::tracked::{ConnId, Entry, Tracked};
@@ -194,12 +195,13 @@ fn told(kind: EventKind, changes: Changes, connection: &Connection) -> bool {
 pub(crate) struct Before {
     status: Status,
     state: Option<TcpState>,
+    sctp: Option<SctpState>,
 }
 
 impl Before {
     #[inline]
     pub(crate) fn of(conn: &Connection) -> Self {
-        Self { status: conn.status, state: conn.tcp_state() }
+        Self { status: conn.status, state: conn.tcp_state(), sctp: conn.sctp_state() }
     }
 
     /// Notes in the connection what is different now.
@@ -212,7 +214,7 @@ impl Before {
         if gained(Status::ASSURED) {
             changes = changes.with(Changes::ASSURED);
         }
-        if conn.tcp_state() != self.state {
+        if (conn.tcp_state(), conn.sctp_state()) != (self.state, self.sctp) {
             changes = changes.with(Changes::STATE);
         }
         conn.pending = changes;
