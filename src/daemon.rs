@@ -371,15 +371,17 @@ impl Manager {
                 .push(Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(text) });
         }
         self.config = config;
-        self.gateway.change(|engine| {
+        let old = self.gateway.change(|engine| {
             if engine.rules_in_force().edited() {
                 rulesets.warnings.push(saved::dropped());
             }
             engine.replace_sysctls(self.config.sysctls.clone());
             engine.listen_to_connections(!self.hub.is_empty());
-            engine.replace_rules(rulesets.v4, rulesets.v6);
+            let old = engine.replace_rules(rulesets.v4, rulesets.v6);
             self.keeper.loaded(engine, rulesets.fingerprints);
+            old
         });
+        drop(old);
         tracing::info!("rules reloaded");
         Ok(rulesets.warnings)
     }

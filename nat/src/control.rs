@@ -131,6 +131,7 @@ impl Conntrack {
     pub fn update(&mut self, id: ConnId, update: &Update, now: Instant) -> Result<(), Refused> {
         let Some(conn) = conn_of(&mut self.slots, id) else { return Err(Refused::Absent) };
         let armed = conn.deadline;
+        conn.forget_paths();
         // The kernel reports everything that could have been changed this way.
         let mut changes =
             Changes::REPLY.with(Changes::ASSURED).with(Changes::STATE).with(Changes::MARK);

@@ -113,6 +113,14 @@ impl Events {
         self.wanted
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn forget_since(&mut self, len: usize) {
+        self.waiting.truncate(len);
+    }
+
     pub(crate) fn push(
         &mut self,
         kind: EventKind,
