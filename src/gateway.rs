@@ -5,7 +5,7 @@ use crate::engine::{
 };
 use crate::io::Frame;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tidegate_nat::{Event, Stats, Tuple};
+use tidegate_nat::{Event, ExpectationEvent, Stats, Tuple};
 use tidegate_packet::Instant;
 
 /// All of a gateway's state, to be shared by threads.
@@ -95,15 +95,21 @@ impl Gateway {
         self.engine().connections()
     }
 
-    /// What has happened to connections since the last call, oldest first, and how many events more
-    /// there would have been.
-    pub fn take_events(&self) -> (Vec<Event>, u64) {
-        let parts = self.each(|lent| lent.conntrack_mut().take_events());
-        let lost = parts.iter().map(|(_, lost)| lost).sum();
-        let mut events: Vec<Event> = parts.into_iter().flat_map(|(events, _)| events).collect();
+    /// What has happened to connections and to expectations since the last call, oldest first, and
+    /// how many events more there would have been.
+    pub fn take_events(&self) -> (Vec<Event>, Vec<ExpectationEvent>, u64) {
+        let (mut events, mut expected, mut lost) = (Vec::new(), Vec::new(), 0);
+        self.each(|lent| {
+            let table = lent.conntrack_mut();
+            let (some, missing) = table.take_events();
+            events.extend(some);
+            expected.extend(table.take_expectation_events());
+            lost += missing;
+        });
         // Those of one shard are in order.
         events.sort_by_key(|event| event.at);
-        (events, lost)
+        expected.sort_by_key(|event| event.at);
+        (events, expected, lost)
     }
 
     /// Whether something waits for the manager.

@@ -27,3 +27,14 @@ proptest! {
         }
     }
 }
+
+/// What the fuzzer has found, or thought it had.
+#[test]
+fn once_wrong() {
+    // Pieces of an answer to somebody who had named the inside address himself, by a forged source.
+    let walk = [
+        64, 62, 52, 10, 10, 10, 10, 10, 10, 10, 0, 0, 0, 0, 0, 0, 0, 11, 242, 245, 245, 104, 245,
+        10, 10, 10, 10, 10, 10, 0, 0, 0, 0, 0, 0, 0, 0, 10, 10, 10, 10, 10, 10, 169, 10, 10, 10,
+    ];
+    assert_eq!(play(&walk), Ok(()));
+}

@@ -67,6 +67,12 @@ pub enum Refused {
     /// The table is full and nothing may be thrown out.
     #[error("connection table full")]
     Full,
+    /// The connection has no helper that could expect anything.
+    #[error("connection without a helper")]
+    Unsupported,
+    /// Somebody else expects the same.
+    #[error("expected by another")]
+    Busy,
     /// The parts contradict each other.
     #[error("invalid parameters")]
     Invalid,

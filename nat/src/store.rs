@@ -254,7 +254,7 @@ mod tests {
     }
 
     fn present(slots: &Slots) -> usize {
-        slots.slots.iter().count() / PAGE
+        slots.slots.from(0).count() / PAGE
     }
 
     #[test]

@@ -139,7 +139,8 @@ impl Conntrack {
             protocol::UDPLITE => udp::check_lite(packet, segment, verify)?,
             _ => {}
         }
-        let tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
+        let mut tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
+        self.complete(&mut tuple, segment);
         if let Some((id, direction)) = self.lookup(&tuple, template.zones, now)
             && let Some(tracked) = self.packet_of(id, direction, packet, segment, now)?
         {

@@ -109,6 +109,8 @@ impl Keeper {
                 changes.extend(change.map(|change| (base, change, counters)));
             }
             let moment = self.moment();
+            // Old rules are taken apart when nobody waits any more.
+            let mut old = Vec::new();
             let done = self.gateway.change(|engine| {
                 // A reload may have come between.
                 if !changes.iter().all(|(base, ..)| engine.rules_in_force().has(base)) {
@@ -116,7 +118,8 @@ impl Keeper {
                 }
                 for (base, change, counters) in changes {
                     // It is in force: that was just looked at, and the engine is locked since.
-                    let _ = engine.change_rules(&base, change, &counters);
+                    old.extend(engine.change_rules(&base, change, &counters));
+                    old.push(base);
                 }
                 for state in &wanted.states {
                     state.restore_recent(engine, moment);

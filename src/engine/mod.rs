@@ -367,11 +367,13 @@ impl Engine {
         &self.rules
     }
 
-    /// Replaces the rules. Connections, neighbours and `recent` lists stay.
-    pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
-        self.rules.replace(v4, v6);
+    /// Replaces the rules. Connections, neighbours and `recent` lists stay. Gives the old rules back:
+    /// to take thousands of them apart takes longer than packets should wait.
+    pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) -> [Arc<Ruleset>; 2] {
+        let old = self.rules.replace(v4, v6);
         self.rules_changed();
         self.follow_rules();
+        old
     }
 
     /// Replaces rules by saved ones with their counters, and `recent` lists that no rule names any

@@ -227,12 +227,14 @@ impl RulesInForce {
         this
     }
 
-    /// Replaces both rulesets and their counters; `recent` lists that are still named stay.
-    pub fn replace(&mut self, v4: Ruleset, v6: Ruleset) {
+    /// Replaces both rulesets and their counters; `recent` lists that are still named stay. Gives the
+    /// old rules back, to be dropped where nobody waits.
+    pub fn replace(&mut self, v4: Ruleset, v6: Ruleset) -> [Arc<Ruleset>; 2] {
         self.counters = [v4.zero_counters(), v6.zero_counters()];
-        self.rulesets = [Arc::new(v4), Arc::new(v6)];
+        let old = std::mem::replace(&mut self.rulesets, [Arc::new(v4), Arc::new(v6)]);
         self.memory.adopt(&[&self.rulesets[0], &self.rulesets[1]]);
         self.edited = false;
+        old
     }
 
     /// Puts a change in force that was made from `base` and from counters as in `seen`. Rules that

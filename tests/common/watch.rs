@@ -170,7 +170,12 @@ impl Watch {
 
     /// An answer to somebody outside who had named the inside address himself.
     fn was_asked(&self, p: &Parsed) -> bool {
+        // Of a piece behind the first the ports aren't known.
+        let later = |(protocol, asked, asker, _): &Flow| {
+            p.is_later_fragment() && (*protocol, *asked, *asker) == (p.protocol, p.src, p.dst)
+        };
         self.asked_inside.contains(&(p.protocol, p.src, p.dst, p.ports()))
+            || self.asked_inside.iter().any(later)
             || p.is_icmp_error() && self.asked_inside.iter().any(|(_, _, asker, _)| *asker == p.dst)
     }
 }

@@ -77,9 +77,10 @@ fn hop(own: &mut [u8], parsed: &Parsed) {
     }
 }
 
-/// A finished checksum is a right one.
+/// A finished checksum is a right one. (`finish_transport` is for packets without extension headers.)
 fn finished(mut own: Vec<u8>, parsed: &Parsed) {
-    if parsed.fragment.is_some() {
+    let extended = !parsed.src.is_v4() && usize::from(parsed.l4) != ipv6::HEADER_LEN;
+    if parsed.fragment.is_some() || extended {
         return;
     }
     builder::finish_transport(&mut own);
