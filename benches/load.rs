@@ -2,7 +2,7 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::fmt::Write as _;
-use tidegate_filter::{SaveStyle, Source, load};
+use tidegate_filter::{SaveStyle, Source, live, load};
 use tidegate_packet::Family;
 
 /// So many rules such as people have: three quarters in filter, with chains, the rest in nat.
@@ -70,5 +70,25 @@ fn loading(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, loading);
+/// One rule more, in front or at the end of a chain of many.
+fn changing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("change");
+    for count in [1_000, 10_000, 100_000] {
+        let text = rules(count);
+        let ruleset = load(Source { name: "bench", text: &text }, Family::V4).expect("right rules");
+        let (ruleset, counters) = (&ruleset.ruleset, &ruleset.ruleset.zero_counters());
+        for (name, command) in [("append", "-A"), ("insert", "-I")] {
+            let line = format!("{command} FORWARD -s 192.0.2.1 -p tcp --dport 80 -j ACCEPT");
+            let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let (program, family) = (live::Program::Iptables, Family::V4);
+            let call = live::Call { program, family, args: &args, input: "", stamp: "" };
+            group.bench_function(BenchmarkId::new(name, count), |b| {
+                b.iter(|| live::run(call, live::Present { ruleset, counters }));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, loading, changing);
 criterion_main!(benches);

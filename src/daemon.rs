@@ -371,25 +371,27 @@ impl Manager {
                 .push(Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(text) });
         }
         self.config = config;
-        self.gateway.change(|engine| {
+        let old = self.gateway.change(|engine| {
             if engine.rules_in_force().edited() {
                 rulesets.warnings.push(saved::dropped());
             }
             engine.replace_sysctls(self.config.sysctls.clone());
             engine.listen_to_connections(!self.hub.is_empty());
-            engine.replace_rules(rulesets.v4, rulesets.v6);
+            let old = engine.replace_rules(rulesets.v4, rulesets.v6);
             self.keeper.loaded(engine, rulesets.fingerprints);
+            old
         });
+        drop(old);
         tracing::info!("rules reloaded");
         Ok(rulesets.warnings)
     }
 
     /// Log lines, DHCP answers and connections' events that the workers have left.
     fn take_news(&mut self) {
-        let (events, lost) = self.gateway.take_events();
+        let (events, expected, lost) = self.gateway.take_events();
         let (log, frames) = {
             let mut engine = self.gateway.engine();
-            if !events.is_empty() && self.hub.is_empty() {
+            if !(events.is_empty() && expected.is_empty()) && self.hub.is_empty() {
                 engine.listen_to_connections(false);
             }
             (engine.take_log(), engine.take_dhcp())
@@ -397,6 +399,7 @@ impl Manager {
         self.sinks.take(log);
         let moment = Moment { now: self.clock.now(), unix_nanos: unix_nanos() };
         self.hub.publish(&events, lost, moment);
+        self.hub.publish_expected(&expected, moment);
         let now = self.clock.now();
         for (interface, frame) in frames {
             if let Some((client, _)) = self.dhcp.get_mut(&interface) {

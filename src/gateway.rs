@@ -1,9 +1,11 @@
 //! The engine and its shards, to be shared by threads.
 
-use crate::engine::{Counters, Engine, Fate, Lent, PortId, Shards, lock};
+use crate::engine::{
+    AtHand, Counters, Engine, Fate, Lent, OwnedFrame, PortId, Shard, Shards, lock,
+};
 use crate::io::Frame;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tidegate_nat::{Event, Stats, Tuple};
+use tidegate_nat::{Event, ExpectationEvent, Stats, Tuple};
 use tidegate_packet::Instant;
 
 /// All of a gateway's state, to be shared by threads.
@@ -28,6 +30,13 @@ impl Gateway {
     /// The engine: rules, interfaces, neighbours, and no connections.
     pub fn engine(&self) -> MutexGuard<'_, Engine> {
         lock(&self.engine)
+    }
+
+    /// The same, with all that packets have counted in the rules' counters.
+    pub fn settled(&self) -> MutexGuard<'_, Engine> {
+        let mut engine = self.engine();
+        engine.settle(false);
+        engine
     }
 
     /// The engine at work on one shard's connections.
@@ -56,6 +65,8 @@ impl Gateway {
     /// Changes the engine, and all connections follow before anything else happens.
     pub fn change<R>(&self, work: impl FnOnce(&mut Engine) -> R) -> R {
         let mut engine = self.engine();
+        // What packets have counted belongs to the rules that they met.
+        engine.settle(true);
         let result = work(&mut engine);
         for shard in 0..self.shards() {
             drop(Lent::new(&mut engine, shard));
@@ -84,15 +95,21 @@ impl Gateway {
         self.engine().connections()
     }
 
-    /// What has happened to connections since the last call, oldest first, and how many events more
-    /// there would have been.
-    pub fn take_events(&self) -> (Vec<Event>, u64) {
-        let parts = self.each(|lent| lent.conntrack_mut().take_events());
-        let lost = parts.iter().map(|(_, lost)| lost).sum();
-        let mut events: Vec<Event> = parts.into_iter().flat_map(|(events, _)| events).collect();
+    /// What has happened to connections and to expectations since the last call, oldest first, and
+    /// how many events more there would have been.
+    pub fn take_events(&self) -> (Vec<Event>, Vec<ExpectationEvent>, u64) {
+        let (mut events, mut expected, mut lost) = (Vec::new(), Vec::new(), 0);
+        self.each(|lent| {
+            let table = lent.conntrack_mut();
+            let (some, missing) = table.take_events();
+            events.extend(some);
+            expected.extend(table.take_expectation_events());
+            lost += missing;
+        });
         // Those of one shard are in order.
         events.sort_by_key(|event| event.at);
-        (events, lost)
+        expected.sort_by_key(|event| event.at);
+        (events, expected, lost)
     }
 
     /// Whether something waits for the manager.
@@ -102,49 +119,105 @@ impl Gateway {
 
     /// A burst of frames that the worker of a shard has received.
     pub fn burst(&self, shard: usize, now: Instant, unix_nanos: u64) -> Burst<'_> {
-        let mut engine = self.engine();
-        engine.set_time(now, unix_nanos);
-        Burst { engine, shards: &self.shards, shard, news: false }
+        let mut held = self.shards.lock(shard);
+        held.set_time(now);
+        let (held, at_hand) = (Held::Shard(held), AtHand::default());
+        Burst { gateway: self, held, number: shard, at_hand, now, unix_nanos, news: false }
     }
 }
 
-/// What a worker holds while a burst goes through.
+/// What a worker holds while a burst goes through: its shard, and from the first packet on that has
+/// no short way the engine instead.
 pub struct Burst<'a> {
-    engine: MutexGuard<'a, Engine>,
-    shards: &'a Shards,
-    shard: usize,
+    gateway: &'a Gateway,
+    held: Held<'a>,
+    number: usize,
+    at_hand: AtHand,
+    now: Instant,
+    unix_nanos: u64,
     news: bool,
+}
+
+enum Held<'a> {
+    Shard(MutexGuard<'a, Shard>),
+    Engine(MutexGuard<'a, Engine>),
+    /// Between the two.
+    Nothing,
 }
 
 impl Burst<'_> {
     /// Takes in a frame that a port has received.
     #[inline]
-    pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+    pub fn input(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
+        if let Held::Shard(shard) = &mut self.held {
+            if let Some(fate) = shard.receive(port, &mut frame, &mut self.at_hand) {
+                return fate;
+            }
+            let mut at_hand = std::mem::take(&mut self.at_hand);
+            let number = self.number;
+            let engine = self.engine();
+            engine.lend(number);
+            let fate = engine.go_on(port, frame, &mut at_hand);
+            self.news |= self.engine().has_news();
+            return fate;
+        }
         let len = frame.bytes().len();
-        let fate = self.engine.input(port, frame);
-        self.news |= self.engine.has_news();
-        self.shards.lock(self.shard).counters.received[usize::from(port.0)].count(len);
+        let engine = self.engine();
+        let fate = engine.input(port, frame);
+        engine.counters_mut().received[usize::from(port.0)].count(len);
+        let news = engine.has_news();
+        self.news |= news;
         fate
     }
 
     /// Lets time pass ([`Engine::tick`]).
     pub fn tick(&mut self) {
-        self.news |= self.engine.tick();
+        self.news |= self.engine().tick();
     }
 
     /// Whether something waits for the manager.
     pub fn has_news(&self) -> bool {
-        self.news
+        self.news || matches!(&self.held, Held::Shard(shard) if shard.has_news())
     }
 
     /// The engine.
     pub fn engine(&mut self) -> &mut Engine {
-        &mut self.engine
+        if !matches!(self.held, Held::Engine(_)) {
+            self.news = self.has_news();
+            // Nobody waits for the engine who holds a shard.
+            self.held = Held::Nothing;
+            let mut engine = lock(&self.gateway.engine);
+            engine.set_time(self.now, self.unix_nanos);
+            self.held = Held::Engine(engine);
+        }
+        match &mut self.held {
+            Held::Engine(engine) => engine,
+            Held::Shard(_) | Held::Nothing => unreachable!("the engine is locked"),
+        }
+    }
+
+    /// What is counted outside.
+    pub fn counters(&mut self) -> &mut Counters {
+        match &mut self.held {
+            Held::Shard(shard) => &mut shard.counters,
+            Held::Engine(engine) => engine.counters_mut(),
+            Held::Nothing => unreachable!("something is locked"),
+        }
+    }
+
+    /// What is to be sent besides the frames of the burst.
+    pub fn take_outbox(&mut self) -> Vec<(PortId, OwnedFrame)> {
+        match &mut self.held {
+            Held::Engine(engine) => std::mem::take(engine.outbox()),
+            Held::Shard(_) | Held::Nothing => Vec::new(),
+        }
     }
 }
 
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
-        self.engine.give_back();
+        if let Held::Engine(engine) = &mut self.held {
+            engine.give_back();
+        }
     }
 }

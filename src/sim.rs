@@ -6,7 +6,7 @@
 use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{
     Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Lent, OwnedFrame, PortId, Setup,
-    Shards, StaticRoute, TICK, Target,
+    Shards, ShortWay, StaticRoute, TICK, Target,
 };
 use crate::io::Frame;
 use crate::io::channel::Flying;
@@ -145,6 +145,9 @@ impl Sim {
             seed: [7; 32],
             interfaces,
         });
+        if let Some(mode) = short_way_wanted() {
+            engine.set_short_way(mode);
+        }
         for (name, addr, mac) in &config.neighbours {
             let id = engine.interfaces().by_name(name);
             let id = id.ok_or_else(|| SimError::Interface(name.clone()))?;
@@ -237,15 +240,33 @@ impl Sim {
 
     /// The engine, to change its rules.
     pub fn engine_mut(&mut self) -> &mut Engine {
+        self.engine.settle(true);
         &mut self.engine
     }
 
+    /// How many packets have taken the short way.
+    pub fn taken_short_way(&self) -> u64 {
+        self.engine.taken_short_way()
+    }
+
     fn gather(&mut self) {
+        self.engine.settle(false);
         let out = std::mem::take(self.engine.outbox());
         self.sent.extend(out.into_iter().map(|(port, frame)| {
             let flying = Flying { bytes: frame.bytes().to_vec(), offload: frame.meta.offload };
             (port, flying)
         }));
+    }
+}
+
+/// What the environment wants of all simulated gateways: `TIDEGATE_SHORT_WAY=off`, `on`, or
+/// `compared`, which takes packets both ways and panics where they differ.
+fn short_way_wanted() -> Option<ShortWay> {
+    match std::env::var("TIDEGATE_SHORT_WAY").ok()?.as_str() {
+        "off" => Some(ShortWay::Off),
+        "on" => Some(ShortWay::On),
+        "compared" => Some(ShortWay::Compared),
+        other => panic!("TIDEGATE_SHORT_WAY={other}"),
     }
 }
 

@@ -4,7 +4,7 @@
 //! The engine is shared by the workers and held for one burst at a time; receiving and sending,
 //! which is where the time goes, happen without it.
 
-use crate::engine::{Drop, Engine, Fate, OwnedFrame, PortId, TICK};
+use crate::engine::{Counters, Drop, Fate, OwnedFrame, PortId, TICK};
 use crate::gateway::Gateway;
 use crate::io::{BURST, Outgoing, Receive, Sent, Transmit};
 use mio::unix::SourceFd;
@@ -188,7 +188,7 @@ impl Worker {
             if busy || self.spin(&mut patience) {
                 continue;
             }
-            count_sent(&mut self.sent, &mut self.gateway.engine());
+            count_sent(&mut self.sent, self.gateway.engine().counters_mut());
             let began = std::time::Instant::now();
             if wait_for_frames(&mut poll, &mut events, failed.limit(wait))? {
                 next_tick = self.clock.now();
@@ -254,8 +254,8 @@ impl Worker {
             if held.has_news() {
                 self.news.announce();
             }
-            count_sent(&mut self.sent, held.engine());
-            std::mem::take(held.engine().outbox())
+            count_sent(&mut self.sent, held.counters());
+            held.take_outbox()
         };
         let result = self.transmit(port, &fates[..frames]);
         self.devices[port].receive.release();
@@ -327,7 +327,7 @@ impl Worker {
             let overruns: u64 = self.devices.iter_mut().map(|d| d.receive.overruns()).sum();
             let discards: u64 = self.devices.iter_mut().map(|d| d.receive.discards()).sum();
             let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
-            count_sent(&mut self.sent, held.engine());
+            count_sent(&mut self.sent, held.engine().counters_mut());
             let counters = held.engine().counters_mut();
             counters.drop_many(Drop::DeviceOverrun, overruns);
             counters.drop_many(Drop::DeviceDiscard, discards);
@@ -347,8 +347,7 @@ impl Worker {
 }
 
 /// Adds what was remembered to the counters.
-fn count_sent(sent: &mut [Sent], engine: &mut Engine) {
-    let counters = engine.counters_mut();
+fn count_sent(sent: &mut [Sent], counters: &mut Counters) {
     let mut refused = 0;
     for (sent, total) in sent.iter_mut().zip(&mut counters.sent) {
         total.packets += sent.frames as u64;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("frames_pass_byte_exact", devices::frames_pass_byte_exact),
         trial("long_and_short_frames", devices::long_and_short_frames_keep_their_order),
+        trial("a_burst_of_long_frames", devices::a_burst_of_long_frames_is_short),
         trial("vlan_tags_survive", devices::vlan_tags_survive),
         trial("a_refused_frame_stops_no_other", devices::a_refused_frame_stops_no_other),
         trial("a_link_that_goes_down_is_reported", devices::a_link_that_goes_down_is_reported),

@@ -10,8 +10,7 @@ use tidegate::lab::traffic::bulk::{Bulk, Direction};
 use tidegate::lab::traffic::flood::Flood;
 use tidegate::lab::traffic::tcp;
 
-use crate::Outcome;
-use crate::systems::{ECHO, System};
+use crate::systems::{Contestant, ECHO, System};
 
 /// Bytes of payload that make a frame of 60 bytes over IPv4.
 const SMALL: usize = 18;
@@ -20,17 +19,26 @@ const CALLERS: usize = 4;
 /// Questions of the request and response cell for each second of a cell's time.
 const QUESTIONS_PER_SECOND: f64 = 5000.0;
 
+/// For how long nothing has happened when idling is measured.
+const SETTLE: Duration = Duration::from_millis(300);
+
 /// A measurement.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Cell {
     /// TCP, as much as goes through.
     Bulk(Direction, usize),
+    /// The same in frames of the MTU, as from a wire.
+    Wire(Direction, usize),
     /// Datagrams in frames of 60 bytes that arrive while the sender sends as many as it can.
     Small,
+    /// The same behind [`crate::systems::MANY`] rules.
+    SmallManyRules,
     /// TCP connections made, one after the other by several clients.
     Connections,
     /// One byte there and back over a connection that stands.
     Echo,
+    /// Nothing.
+    Idle,
 }
 
 /// What came out of a cell.
@@ -54,25 +62,35 @@ pub struct Figure {
 
 impl Cell {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
+        Self::Small,
+        Self::SmallManyRules,
         Self::Bulk(Direction::Forward, 1),
         Self::Bulk(Direction::Forward, 4),
         Self::Bulk(Direction::Reverse, 1),
         Self::Bulk(Direction::Reverse, 4),
-        Self::Small,
+        Self::Wire(Direction::Forward, 1),
+        Self::Wire(Direction::Forward, 4),
+        Self::Wire(Direction::Reverse, 1),
         Self::Connections,
         Self::Echo,
+        Self::Idle,
     ];
 
     /// What it is called.
     pub fn name(self) -> String {
-        let s = |n| if n == 1 { "" } else { "s" };
+        let tcp = |what, direction, n| {
+            let direction = if direction == Direction::Reverse { " reverse" } else { "" };
+            format!("{what}{direction}, {n} stream{}", if n == 1 { "" } else { "s" })
+        };
         match self {
-            Self::Bulk(Direction::Forward, n) => format!("TCP bulk, {n} stream{}", s(n)),
-            Self::Bulk(Direction::Reverse, n) => format!("TCP bulk reverse, {n} stream{}", s(n)),
-            Self::Small => "UDP 60 bytes, delivered".into(),
+            Self::Bulk(direction, n) => tcp("TCP bulk", direction, n),
+            Self::Wire(direction, n) => tcp("TCP bulk in MTU-sized frames", direction, n),
+            Self::Small => "60-byte UDP delivered".into(),
+            Self::SmallManyRules => "the same with 10,000 rules".into(),
             Self::Connections => "new TCP connections".into(),
             Self::Echo => "request/response".into(),
+            Self::Idle => "idle gateway".into(),
         }
     }
 
@@ -80,33 +98,54 @@ impl Cell {
     pub fn figures(self) -> Vec<Figure> {
         let figure = |name: String, unit, more| Figure { name, unit, more };
         match self {
-            Self::Bulk(..) => vec![figure(self.name(), "Gbit/s", true)],
-            Self::Small => vec![
-                figure(self.name(), "Mpps", true),
-                figure("UDP 60 bytes, sent".into(), "Mpps", true),
-            ],
+            Self::Bulk(..) | Self::Wire(..) => vec![figure(self.name(), "Gbit/s", true)],
+            Self::Small | Self::SmallManyRules => vec![figure(self.name(), "Mpps", true)],
             Self::Connections => vec![figure(self.name(), "k/s", true)],
             Self::Echo => vec![
-                figure(format!("{} p50", self.name()), "µs", false),
-                figure(format!("{} p99", self.name()), "µs", false),
+                figure(format!("{}, p50", self.name()), "µs", false),
+                figure(format!("{}, p99", self.name()), "µs", false),
             ],
+            Self::Idle => vec![figure(self.name(), "% of a core", false)],
         }
     }
 
-    /// Measures it once.
-    pub fn measure(self, system: &System, time: Duration) -> Outcome {
+    /// Whether it is measured with many rules.
+    pub fn has_many_rules(self) -> bool {
+        self == Self::SmallManyRules
+    }
+
+    /// Measures it once; `None` where that says nothing about the contestant.
+    pub fn measure(self, contestant: &Contestant, time: Duration) -> Option<Outcome> {
+        let system =
+            if self.has_many_rules() { contestant.many.as_ref()? } else { &contestant.page };
+        if self == Self::Idle {
+            thread::sleep(SETTLE);
+        }
         let (cpu, started) = (system.cpu(), Instant::now());
+        let busy = || {
+            let took = started.elapsed().as_secs_f64();
+            cpu.zip(system.cpu()).map(|(a, b)| b.saturating_sub(a).as_secs_f64() / took)
+        };
         let values = match self {
             Self::Bulk(direction, streams) => bulk(system, direction, streams, time),
-            Self::Small => small(system, time),
+            Self::Wire(direction, streams) => system
+                .frame_by_frame(|| bulk(system, direction, streams, time))
+                .map_err(|e| e.to_string())
+                .flatten(),
+            Self::Small | Self::SmallManyRules => small(system, time),
             Self::Connections => connections(system, time),
             Self::Echo => echo(system, time),
-        }?;
-        let took = started.elapsed().as_secs_f64();
-        let cpu = cpu.zip(system.cpu()).map(|(a, b)| b.saturating_sub(a).as_secs_f64() / took);
-        Ok(Measured { values, cpu })
+            Self::Idle => {
+                thread::sleep(time.max(Duration::from_secs(1)));
+                Ok(vec![busy()? * 100.0])
+            }
+        };
+        Some(values.map(|values| Measured { values, cpu: busy() }))
     }
 }
+
+/// A cell's figures, or why there are none.
+pub type Outcome = Result<Measured, String>;
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 2], port))
@@ -128,8 +167,7 @@ fn small(system: &System, time: Duration) -> Values {
     let (client, server, to) = (system.client(), system.server(), at(5002));
     let flood = Flood { client, server, listen: to, connect: to, size: SMALL, time };
     let done = flood.run().map_err(|e| e.to_string())?;
-    let sent = done.sent as f64 / done.took.as_secs_f64();
-    Ok(vec![done.rate() / 1e6, sent / 1e6])
+    Ok(vec![done.rate() / 1e6])
 }
 
 fn echo(system: &System, time: Duration) -> Values {

@@ -8,20 +8,21 @@
 //! `scripts/bench` builds everything and calls this.
 
 mod cells;
+mod readme;
 mod report;
 mod systems;
 
-use cells::{Cell, Measured};
+use cells::Cell;
 use clap::Parser;
-use report::Figures;
-use std::path::PathBuf;
+use report::Run;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use systems::{Kind, System};
+use systems::{Contestant, Kind};
 use tidegate::lab::error::{LabError, Result};
 use tidegate::lab::privilege;
 
-/// Measures Tidegate beside the kernel's iptables with the same rules in the same topology, and
-/// beside the bare copying of frames between the same devices.
+/// Measures Tidegate beside the kernel's iptables with the same rules in the same topology, beside
+/// the bare copying of frames between the same devices, and beside tc's redirect.
 #[derive(Parser)]
 #[command(name = "scripts/bench")]
 struct Arguments {
@@ -37,7 +38,7 @@ struct Arguments {
     /// Only cells whose name contains this; may be repeated.
     #[arg(long)]
     only: Vec<String>,
-    /// Leave a system out: kernel, plumb; may be repeated.
+    /// Leave a system out: tidegate, kernel, plumb, redirect; may be repeated.
     #[arg(long)]
     without: Vec<String>,
     /// Workers of Tidegate; otherwise its own default.
@@ -53,6 +54,15 @@ struct Arguments {
     /// Show every single figure too.
     #[arg(long)]
     verbose: bool,
+    /// Keep all figures in this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure nothing: take the figures that an earlier run has kept.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    from: Option<PathBuf>,
+    /// Write the table of README.md anew.
+    #[arg(long)]
+    readme: bool,
 }
 
 fn main() -> std::process::ExitCode {
@@ -67,6 +77,41 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    let run = match &arguments.from {
+        Some(path) => serde_json::from_str(&read(path)?)
+            .map_err(|e| LabError::Invalid(format!("{}: {e}", path.display())))?,
+        None => match measure(arguments)? {
+            Some(run) => run,
+            None => return Ok(()),
+        },
+    };
+    run.print();
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_string_pretty(&run)
+            .map_err(|e| LabError::Invalid(format!("figures that JSON can't hold: {e}")))?;
+        write(path, &(text + "\n"))?;
+    }
+    if arguments.readme {
+        let path = Path::new("README.md");
+        let text = readme::with_table(&read(path)?, &run)
+            .ok_or_else(|| LabError::Invalid("README.md has no marks for the table".into()))?;
+        write(path, &text)?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String> {
+    let doing = |source| LabError::System { what: path.display().to_string(), source };
+    std::fs::read_to_string(path).map_err(doing)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let doing = |source| LabError::System { what: path.display().to_string(), source };
+    std::fs::write(path, text).map_err(doing)
+}
+
+/// Measures everything; `None` if a system was only to stand.
+fn measure(arguments: &Arguments) -> Result<Option<Run>> {
     privilege::acquire()?;
     let (rounds, seconds) =
         if arguments.quick { (2, 0.5) } else { (arguments.rounds.max(1), arguments.seconds) };
@@ -76,44 +121,42 @@ fn run(arguments: &Arguments) -> Result<()> {
         only.is_empty() || only.iter().any(|o| cell.name().contains(o.as_str()))
     };
     let cells: Vec<Cell> = Cell::ALL.into_iter().filter(chosen).collect();
-    let systems = build(arguments)?;
-    report::conditions(&systems, rounds, seconds);
+    let systems = build(arguments, cells.iter().any(|cell| cell.has_many_rules()))?;
+    let mut run = Run::new(&systems, rounds, seconds);
+    run.print_conditions();
     if let Some(seconds) = arguments.stand {
         std::thread::sleep(Duration::from_secs(seconds));
-        return Ok(());
+        return Ok(None);
     }
-    let mut figures = Figures::new(&cells, &systems);
     for round in 0..rounds {
-        for (c, cell) in cells.iter().enumerate() {
+        for cell in &cells {
             for turn in 0..systems.len() {
                 // There and back, so that nobody always comes after the same neighbour.
                 let s = if round % 2 == 0 { turn } else { systems.len() - 1 - turn };
-                eprint!(
-                    "\r\x1b[Kround {}/{rounds}: {}, {}",
-                    round + 1,
-                    cell.name(),
-                    systems[s].name
-                );
+                let (cell_name, name) = (cell.name(), &systems[s].name);
+                eprint!("\r\x1b[Kround {}/{rounds}: {cell_name}, {name}", round + 1);
                 let measured = cell.measure(&systems[s], time);
                 if arguments.verbose {
-                    eprintln!("\r\x1b[K{} {}: {measured:?}", systems[s].name, cell.name());
+                    eprintln!("\r\x1b[K{name} {cell_name}: {measured:?}");
                 }
-                figures.add(c, s, measured);
+                run.add(*cell, s, measured);
             }
         }
     }
     eprint!("\r\x1b[K");
-    figures.print();
-    Ok(())
+    Ok(Some(run))
 }
 
-fn build(arguments: &Arguments) -> Result<Vec<System>> {
+fn build(arguments: &Arguments, many: bool) -> Result<Vec<Contestant>> {
     let without = |name: &str| arguments.without.iter().any(|w| w == name);
-    let own = systems::beside_us("tidegate")?;
     let mut systems = Vec::new();
+    let mut add = |name: &str, kind: Kind| -> Result<()> {
+        systems.push(Contestant::build(name, &kind, many)?);
+        Ok(())
+    };
     if !without("tidegate") {
-        let kind = Kind::Tidegate { program: own, workers: arguments.workers };
-        systems.push(System::build("tidegate", kind)?);
+        let program = systems::beside_us("tidegate")?;
+        add("tidegate", Kind::Tidegate { program, workers: arguments.workers })?;
     }
     for (n, program) in arguments.also.iter().enumerate() {
         let (path, workers) = match program.rsplit_once('@') {
@@ -123,12 +166,11 @@ fn build(arguments: &Arguments) -> Result<Vec<System>> {
             },
             None => (program.as_str(), arguments.workers),
         };
-        let kind = Kind::Tidegate { program: PathBuf::from(path), workers };
-        systems.push(System::build(&format!("also {}", n + 1), kind)?);
+        add(&format!("also {}", n + 1), Kind::Tidegate { program: path.into(), workers })?;
     }
     if !without("kernel") {
         if systems::has_iptables() {
-            systems.push(System::build("kernel", Kind::Kernel)?);
+            add("kernel", Kind::Kernel)?;
         } else {
             eprintln!(
                 "bench: there is no iptables-legacy-restore here (Debian: apt install iptables), \
@@ -137,16 +179,17 @@ fn build(arguments: &Arguments) -> Result<Vec<System>> {
         }
     }
     if !without("plumb") {
-        let program = systems::beside_us("examples/plumb")?;
-        systems.push(System::build("plumb", Kind::Plumb { program })?);
+        add("plumb", Kind::Plumb { program: systems::beside_us("examples/plumb")? })?;
+    }
+    if !without("redirect") {
+        if systems::has_tc() {
+            add("redirect", Kind::Redirect)?;
+        } else {
+            eprintln!("bench: there is no tc here (Debian: apt install iproute2): no redirect");
+        }
+    }
+    if systems.is_empty() {
+        return Err(LabError::Invalid("nothing is left to be measured".into()));
     }
     Ok(systems)
 }
-
-/// The order in which systems are compared: Tidegate against each other one.
-pub(crate) fn compared(systems: &[System]) -> Vec<(usize, usize)> {
-    (1..systems.len()).map(|other| (0, other)).collect()
-}
-
-/// A cell's figure, or why there is none.
-pub(crate) type Outcome = std::result::Result<Measured, String>;

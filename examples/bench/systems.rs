@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tidegate::io::ethtool;
 use tidegate::lab::error::{LabError, Result};
 use tidegate::lab::gateway::{RULES4, RULES6};
 use tidegate::lab::netns::Netns;
@@ -36,7 +37,42 @@ pub enum Kind {
         /// Its binary.
         program: PathBuf,
     },
+    /// The kernel with `tc … mirred egress redirect`: frames pass from one device to the other,
+    /// and nothing looks at them.
+    Redirect,
 }
+
+impl Kind {
+    /// Whether it reads rules and translates; else both sides are one network to it.
+    fn has_rules(&self) -> bool {
+        matches!(self, Self::Tidegate { .. } | Self::Kernel)
+    }
+}
+
+/// What is compared: the same forwarder under different rules.
+pub struct Contestant {
+    /// What it is called.
+    pub name: String,
+    /// With the page's rules.
+    pub page: System,
+    /// With many more in front of them, if that is to be measured and it reads any.
+    pub many: Option<System>,
+}
+
+impl Contestant {
+    /// Builds what it takes.
+    pub fn build(name: &str, kind: &Kind, many: bool) -> Result<Self> {
+        let page = System::build(kind.clone(), 0)?;
+        let many = match many && kind.has_rules() {
+            true => Some(System::build(kind.clone(), MANY)?),
+            false => None,
+        };
+        Ok(Self { name: name.to_owned(), page, many })
+    }
+}
+
+/// Rules that every packet passes in vain where there are many.
+pub const MANY: usize = 10_000;
 
 /// Says at what the operating system failed.
 trait Doing<T> {
@@ -51,8 +87,6 @@ impl<T> Doing<T> for std::io::Result<T> {
 
 /// A gateway with a client and a server around it.
 pub struct System {
-    /// What it is called.
-    pub name: String,
     /// Who forwards.
     pub kind: Kind,
     _services: Vec<Service>,
@@ -62,15 +96,14 @@ pub struct System {
 }
 
 impl System {
-    /// Builds it and waits until it forwards.
-    pub fn build(name: &str, kind: Kind) -> Result<Self> {
+    /// Builds it, with so many rules in front of the page's, and waits until it forwards.
+    fn build(kind: Kind, rules: usize) -> Result<Self> {
         let directory = tempfile::tempdir().doing(|| "a temporary directory")?;
         let network = topology(&kind).build()?;
-        let child = start(&kind, network.host("gateway"), directory.path())?;
+        let child = start(&kind, network.host("gateway"), directory.path(), rules)?;
         let server = network.host("server");
         let services = vec![Service::start(server, "server", ECHO).doing(|| "the echo service")?];
-        let name = name.to_owned();
-        Ok(Self { name, kind, _services: services, child, network, _directory: directory })
+        Ok(Self { kind, _services: services, child, network, _directory: directory })
     }
 
     /// The client.
@@ -88,14 +121,33 @@ impl System {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Processor time that the forwarding process has used.
+    /// Processor time that the forwarding process has used, to the nanosecond.
     pub fn cpu(&self) -> Option<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()?)).ok()?;
-        // The name in brackets may hold anything.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks: u64 =
-            fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-        Some(Duration::from_millis(ticks * 10))
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()?)).ok()?;
+        // What a thread ran for is the first field; threads neither come nor go in a cell.
+        let of = |task: fs::DirEntry| -> Option<u64> {
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse().ok()
+        };
+        Some(Duration::from_nanos(tasks.flatten().filter_map(of).sum()))
+    }
+
+    /// Does something while all four ends of the links carry frame by frame.
+    pub fn frame_by_frame<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        self.super_packets(false)?;
+        let done = work();
+        self.super_packets(true)?;
+        Ok(done)
+    }
+
+    fn super_packets(&self, on: bool) -> Result<()> {
+        let ends =
+            [("client", "eth0"), ("gateway", "eth0"), ("gateway", "ppp0"), ("server", "eth0")];
+        for (host, name) in ends {
+            let set = || ethtool::set_super_packets(name, on);
+            self.network.host(host).run(set).doing(|| format!("offloads of {name} at {host}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -127,11 +179,18 @@ const RESTORE: [&str; 2] = ["iptables-legacy-restore", "ip6tables-legacy-restore
 
 /// Whether the kernel can be given rules.
 pub fn has_iptables() -> bool {
-    RESTORE.iter().all(|name| {
-        let mut command = Command::new(name);
-        let status = command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|s| s.success())
-    })
+    RESTORE.iter().all(|name| has(name, "--version"))
+}
+
+/// Whether devices can be joined by `tc`.
+pub fn has_tc() -> bool {
+    has("tc", "-V")
+}
+
+fn has(name: &str, asks_version: &str) -> bool {
+    let mut command = Command::new(name);
+    let status = command.arg(asks_version).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|s| s.success())
 }
 
 /// The page's names and addresses; the server stands directly on the uplink.
@@ -146,22 +205,30 @@ fn topology(kind: &Kind) -> Topology {
         lan = lan.address("192.168.0.1/24");
         wan = wan.address("203.0.113.1/24");
     }
-    // To the bare plumbing both sides are one network.
-    let client = match kind {
-        Kind::Plumb { .. } => "203.0.113.77/24",
-        _ => "192.168.0.2/24",
-    };
+    let client = if kind.has_rules() { "192.168.0.2/24" } else { "203.0.113.77/24" };
     t = t
         .link(End::new("client", "eth0").address(client), lan)
         .link(End::new("server", "eth0").address("203.0.113.2/24"), wan);
-    match kind {
-        Kind::Plumb { .. } => t,
-        _ => t.route("client", "default", "192.168.0.1"),
+    if kind.has_rules() { t.route("client", "default", "192.168.0.1") } else { t }
+}
+
+/// The page's rules with so many in front of its FORWARD chain that match nothing here.
+fn with_rules(text: &str, count: usize) -> String {
+    let many: String = (0..count)
+        .map(|n| {
+            let (a, b, port) = (n >> 8, n & 255, 1024 + n);
+            format!("-A FORWARD -s 10.77.{a}.{b}/32 -p udp -m udp --dport {port} -j DROP\n")
+        })
+        .collect();
+    match text.find("-A FORWARD") {
+        Some(at) => format!("{}{many}{}", &text[..at], &text[at..]),
+        None => text.to_owned(),
     }
 }
 
-fn start(kind: &Kind, gateway: &Netns, directory: &Path) -> Result<Option<Child>> {
-    for (name, text) in [("iptables.rules", RULES4), ("ip6tables.rules", RULES6)] {
+fn start(kind: &Kind, gateway: &Netns, directory: &Path, rules: usize) -> Result<Option<Child>> {
+    let rules4 = with_rules(RULES4, rules);
+    for (name, text) in [("iptables.rules", rules4.as_str()), ("ip6tables.rules", RULES6)] {
         let path = directory.join(name);
         fs::write(&path, text).doing(|| path.display().to_string())?;
     }
@@ -169,6 +236,12 @@ fn start(kind: &Kind, gateway: &Netns, directory: &Path) -> Result<Option<Child>
         Kind::Kernel => {
             for (program, file) in RESTORE.into_iter().zip(["iptables.rules", "ip6tables.rules"]) {
                 restore(gateway, program, &directory.join(file))?;
+            }
+            Ok(None)
+        }
+        Kind::Redirect => {
+            for (from, to) in [("eth0", "ppp0"), ("ppp0", "eth0")] {
+                redirect(gateway, from, to)?;
             }
             Ok(None)
         }
@@ -235,20 +308,34 @@ fn configuration(control: &Path, workers: Option<usize>) -> String {
 
 fn restore(gateway: &Netns, program: &str, rules: &Path) -> Result<()> {
     let file = File::open(rules).doing(|| rules.display().to_string())?;
-    let done = gateway
-        .run(|| {
-            Command::new(program)
-                // An ordinary user can't write the usual one.
-                .env("XTABLES_LOCKFILE", rules.with_file_name("xtables.lock"))
-                .stdin(file)
-                .output()
-        })
-        .doing(|| program.to_owned())?;
+    let mut command = Command::new(program);
+    // An ordinary user can't write the usual one.
+    command.env("XTABLES_LOCKFILE", rules.with_file_name("xtables.lock")).stdin(file);
+    run(gateway, &mut command)
+}
+
+/// Sends all frames of one interface out of another. A classic BPF program that takes everything
+/// is the one classifier that no kernel is built without.
+fn redirect(gateway: &Netns, from: &str, to: &str) -> Result<()> {
+    let tc = |arguments: &str| run(gateway, Command::new("tc").args(arguments.split(' ')));
+    tc(&format!("qdisc add dev {from} clsact"))?;
+    // One instruction: return -1.
+    run(
+        gateway,
+        Command::new("tc")
+            .args(["filter", "add", "dev", from, "ingress", "bpf", "bytecode"])
+            .arg("1,6 0 0 4294967295")
+            .args(["action", "mirred", "egress", "redirect", "dev", to]),
+    )
+}
+
+fn run(gateway: &Netns, command: &mut Command) -> Result<()> {
+    let done = gateway.run(|| command.output()).doing(|| format!("{command:?}"))?;
     match done.status.success() {
         true => Ok(()),
         false => {
             let said = String::from_utf8_lossy(&done.stderr).trim_end().to_owned();
-            Err(LabError::Missing(format!("{program}: {said}")))
+            Err(LabError::Missing(format!("{command:?}: {said}")))
         }
     }
 }

@@ -172,7 +172,10 @@ fn address(out: &mut String, option: &str, address: Address) {
     if network.is_any() && !inverted {
         return;
     }
-    let _ = write!(out, "{} {option} {network}", if inverted { " !" } else { "" });
+    out.push_str(if inverted { " ! " } else { " " });
+    out.push_str(option);
+    out.push(' ');
+    network.save(out);
 }
 
 fn interface(out: &mut String, option: &str, interface: Option<&Interface>) {
@@ -181,6 +184,9 @@ fn interface(out: &mut String, option: &str, interface: Option<&Interface>) {
     if interface.is_any() {
         return;
     }
-    let bang = if interface.inverted { " !" } else { "" };
-    let _ = write!(out, "{bang} {option} {}", interface.text());
+    out.push_str(if interface.inverted { " ! " } else { " " });
+    out.push_str(option);
+    out.push(' ');
+    out.push_str(&interface.name);
+    out.push_str(if interface.prefix { "+" } else { "" });
 }

@@ -248,6 +248,11 @@ impl Ruleset {
         self.family
     }
 
+    /// The number of the changes to the sets that its rules name.
+    pub fn set_changes(&self) -> &crate::sets::Changes {
+        self.sets.changes()
+    }
+
     /// Whether the table is loaded and has a chain at the hook.
     pub fn has_rules(&self, table: TableName, hook: Hook) -> bool {
         self.table(table).is_some_and(|t| t.builtin(hook).is_some())

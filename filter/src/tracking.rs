@@ -57,11 +57,16 @@ pub enum Helper {
     Irc,
     /// The Amanda backup protocol.
     Amanda,
+    /// RFC 2637.
+    Pptp,
+    /// RFC 3261.
+    Sip,
 }
 
 impl Helper {
     /// Every helper.
-    pub const ALL: [Self; 4] = [Self::Ftp, Self::Tftp, Self::Irc, Self::Amanda];
+    pub const ALL: [Self; 6] =
+        [Self::Ftp, Self::Tftp, Self::Irc, Self::Amanda, Self::Pptp, Self::Sip];
 
     /// As `--helper` names it.
     pub const fn name(self) -> &'static str {
@@ -70,6 +75,8 @@ impl Helper {
             Self::Tftp => "tftp",
             Self::Irc => "irc",
             Self::Amanda => "amanda",
+            Self::Pptp => "pptp",
+            Self::Sip => "sip",
         }
     }
 }

@@ -244,6 +244,25 @@ impl Network {
         }
     }
 
+    /// Appends it as it is displayed. Saved rules hold little else, so what is most frequent in them
+    /// doesn't take the way of formatting.
+    pub fn save(&self, out: &mut String) {
+        match self.prefix_len() {
+            Some(len) if self.family == Family::V4 => {
+                for (n, byte) in self.addr.v4_bytes().into_iter().enumerate() {
+                    out.push_str(if n == 0 { "" } else { "." });
+                    push_number(out, byte);
+                }
+                out.push('/');
+                push_number(out, len);
+            }
+            // Writing to a string can't fail.
+            _ => {
+                let _ = write!(out, "{self}");
+            }
+        }
+    }
+
     /// The prefix length, if the mask is contiguous.
     pub fn prefix_len(&self) -> Option<u8> {
         prefix_len(self.mask, self.family)
@@ -271,6 +290,13 @@ impl fmt::Display for Network {
             None => write!(f, "{}/{}", self.shown(), mask_addr(self.mask, self.family)),
         }
     }
+}
+
+/// Appends a number.
+fn push_number(out: &mut String, number: u8) {
+    let digits = [number / 100, number / 10 % 10, number % 10];
+    let blank = digits.iter().take(2).take_while(|digit| **digit == 0).count();
+    digits[blank..].iter().for_each(|digit| out.push(char::from(b'0' + digit)));
 }
 
 /// The beginning of a text, at most so many bytes of it.

@@ -12,13 +12,19 @@ use tidegate_packet::{Addr, Instant, Parsed};
 const ENDS: [&str; 3] = ["10.0.0.2", "198.51.100.10", "203.0.113.1"];
 const ENDS6: [&str; 3] = ["fd00::2", "2001:db8::10", "2001:db8:1::1"];
 
-// Helper, family and translation; then texts, each behind a byte that says whose it is.
+const HELPERS: [Helper; 6] =
+    [Helper::Ftp, Helper::Irc, Helper::Tftp, Helper::Amanda, Helper::Pptp, Helper::Sip];
+
+// Helper, family, translation and, where a helper reads both, protocol; then texts, each behind a byte that says whose it is.
 fuzz_target!(|data: &[u8]| {
     let [kind, rest @ ..] = data else { return };
-    let helper = [Helper::Ftp, Helper::Irc, Helper::Tftp, Helper::Amanda][usize::from(kind & 3)];
-    let ends = if kind & 4 == 0 { ENDS } else { ENDS6 }.map(|a| a.parse::<Addr>().unwrap());
-    let outside = if kind & 8 == 0 { ends[2] } else { ends[0] };
-    let datagrams = matches!(helper, Helper::Tftp | Helper::Amanda);
+    let Some(&helper) = HELPERS.get(usize::from(kind & 7)) else { return };
+    let ends = if kind & 8 == 0 { ENDS } else { ENDS6 }.map(|a| a.parse::<Addr>().unwrap());
+    let outside = if kind & 16 == 0 { ends[2] } else { ends[0] };
+    let datagrams = match helper {
+        Helper::Sip => kind & 32 == 0,
+        _ => matches!(helper, Helper::Tftp | Helper::Amanda),
+    };
     let settings = Settings { expect_max: 16, ..Settings::default() };
     let mut table = Conntrack::new(settings, [1, 2]);
     let now = Instant::from_secs(1000);

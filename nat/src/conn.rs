@@ -225,6 +225,8 @@ pub struct Connection {
     /// What has changed since the last event, while anybody listens.
     pub(crate) pending: Changes,
     pub(crate) mark: u32,
+    /// What was decided about each direction ([`crate::known`]).
+    pub(crate) paths: [u32; 2],
     /// The egress interface, if it was masqueraded; [`NOT_MASQUERADED`] else.
     masqueraded: u32,
     /// Tells it from others that had or will have its slot.
@@ -244,6 +246,7 @@ impl Connection {
             protocol: original.protocol,
             pending: Changes::default(),
             mark: 0,
+            paths: [crate::NO_PATH; 2],
             masqueraded: NOT_MASQUERADED,
             generation: 0,
             same_source: [crate::store::NONE; 2],

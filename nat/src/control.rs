@@ -67,6 +67,12 @@ pub enum Refused {
     /// The table is full and nothing may be thrown out.
     #[error("connection table full")]
     Full,
+    /// The connection has no helper that could expect anything.
+    #[error("connection without a helper")]
+    Unsupported,
+    /// Somebody else expects the same.
+    #[error("expected by another")]
+    Busy,
     /// The parts contradict each other.
     #[error("invalid parameters")]
     Invalid,
@@ -131,6 +137,7 @@ impl Conntrack {
     pub fn update(&mut self, id: ConnId, update: &Update, now: Instant) -> Result<(), Refused> {
         let Some(conn) = conn_of(&mut self.slots, id) else { return Err(Refused::Absent) };
         let armed = conn.deadline;
+        conn.forget_paths();
         // The kernel reports everything that could have been changed this way.
         let mut changes =
             Changes::REPLY.with(Changes::ASSURED).with(Changes::STATE).with(Changes::MARK);

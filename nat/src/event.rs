@@ -11,7 +11,10 @@ use std::fmt;
 
 use tidegate_packet::Instant;
 
+use crate::Tuple;
 use crate::conn::{Connection, Status};
+use crate::expect::Expectation;
+use crate::sctp::SctpState;
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
 use crate::tracked::{ConnId, Entry, Tracked};
@@ -96,9 +99,23 @@ pub struct Event {
     pub connection: Connection,
 }
 
+/// Something that happened to an expectation: it is new, or no more.
+#[derive(Clone, Debug)]
+pub struct ExpectationEvent {
+    /// [`EventKind::New`] or [`EventKind::Destroy`].
+    pub kind: EventKind,
+    /// When.
+    pub at: Instant,
+    /// The expectation.
+    pub expectation: Expectation,
+    /// The original direction of the connection that announced it.
+    pub master: Tuple,
+}
+
 /// Events that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
+    expectations: Vec<ExpectationEvent>,
     wanted: bool,
     pub(crate) author: Option<u32>,
     now: Instant,
@@ -111,6 +128,14 @@ impl Events {
     #[inline]
     pub(crate) fn wanted(&self) -> bool {
         self.wanted
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn forget_since(&mut self, len: usize) {
+        self.waiting.truncate(len);
     }
 
     pub(crate) fn push(
@@ -129,6 +154,26 @@ impl Events {
         }
         let (at, author, connection) = (self.now, self.author, connection.clone());
         self.waiting.push(Event { kind, changes, id, at, author, connection });
+    }
+
+    /// An expectation of this master's has come or gone.
+    pub(crate) fn push_expectation(
+        &mut self,
+        kind: EventKind,
+        expectation: &Expectation,
+        master: &Connection,
+    ) {
+        // `--expevents`: the kernel's `IPEXP_*`.
+        let bit = u8::from(kind == EventKind::Destroy);
+        if !self.wanted || master.expectation_event_mask().is_some_and(|m| m >> bit & 1 == 0) {
+            return;
+        }
+        if self.expectations.len() >= EVENTS_MAX {
+            self.lost += 1;
+            return;
+        }
+        let (at, expectation, master) = (self.now, expectation.clone(), master.original());
+        self.expectations.push(ExpectationEvent { kind, at, expectation, master });
     }
 }
 
@@ -158,12 +203,13 @@ fn told(kind: EventKind, changes: Changes, connection: &Connection) -> bool {
 pub(crate) struct Before {
     status: Status,
     state: Option<TcpState>,
+    sctp: Option<SctpState>,
 }
 
 impl Before {
     #[inline]
     pub(crate) fn of(conn: &Connection) -> Self {
-        Self { status: conn.status, state: conn.tcp_state() }
+        Self { status: conn.status, state: conn.tcp_state(), sctp: conn.sctp_state() }
     }
 
     /// Notes in the connection what is different now.
@@ -176,7 +222,7 @@ impl Before {
         if gained(Status::ASSURED) {
             changes = changes.with(Changes::ASSURED);
         }
-        if conn.tcp_state() != self.state {
+        if (conn.tcp_state(), conn.sctp_state()) != (self.state, self.sctp) {
             changes = changes.with(Changes::STATE);
         }
         conn.pending = changes;
@@ -201,13 +247,18 @@ impl Conntrack {
     /// Whether [`Conntrack::take_events`] has something.
     #[inline]
     pub fn has_events(&self) -> bool {
-        !self.events.waiting.is_empty()
+        !self.events.waiting.is_empty() || !self.events.expectations.is_empty()
     }
 
     /// The events since the last call, oldest first, and how many more there would have been.
     pub fn take_events(&mut self) -> (Vec<Event>, u64) {
         let lost = std::mem::take(&mut self.events.lost);
         (std::mem::take(&mut self.events.waiting), lost)
+    }
+
+    /// The events of expectations since the last call, oldest first.
+    pub fn take_expectation_events(&mut self) -> Vec<ExpectationEvent> {
+        std::mem::take(&mut self.events.expectations)
     }
 
     /// At the end of a packet's way: tells what it has changed.

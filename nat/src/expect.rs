@@ -7,12 +7,15 @@
 use std::time::Duration;
 
 use hashbrown::HashTable;
-use tidegate_packet::Instant;
+use tidegate_packet::{Addr, Instant};
 
 use crate::conn::Direction;
+use crate::control;
+use crate::event::EventKind;
 use crate::expiry::Wheel;
 use crate::hash::HashKey;
 use crate::helpers::Helper;
+use crate::slots::conn_of;
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
 use crate::{Connection, Tuple};
@@ -43,6 +46,8 @@ pub struct Expectation {
     pub deadline: Instant,
     /// It stays when the connection comes.
     pub permanent: bool,
+    /// It doesn't count yet.
+    pub inactive: bool,
     /// What reads the connection once it is there.
     pub(crate) child_helper: Option<Helper>,
     pub(crate) zones: [u16; 2],
@@ -61,6 +66,24 @@ pub(crate) enum Follow {
         /// The port that it really is for.
         port: u16,
     },
+    /// As its master, and the other way of the same call is no longer expected.
+    Call {
+        /// The direction of the master that it goes in.
+        direction: Direction,
+        /// The receiver's number behind the translation, if there is one.
+        key: Option<u16>,
+        /// What is no longer expected then.
+        counterpart: Option<Tuple>,
+    },
+    /// To an address and port, and from where its counterpart goes to.
+    Sip {
+        /// The direction of the master that it goes in.
+        direction: Direction,
+        /// Where it really is for.
+        addr: Addr,
+        /// The port there.
+        port: u16,
+    },
 }
 
 /// Why nothing can be expected.
@@ -68,6 +91,8 @@ pub(crate) enum Follow {
 pub(crate) enum Refused {
     /// Somebody else expects the same.
     Clash,
+    /// The same is expected as another kind or, where that counts, by another connection.
+    Already,
     /// No room, or the master is gone.
     Full,
 }
@@ -150,7 +175,8 @@ impl Expectation {
         (t.dst, t.dport, t.protocol) == (tuple.dst, tuple.dport, tuple.protocol)
     }
 
-    fn covers(&self, tuple: &Tuple, zones: [u16; 2]) -> bool {
+    /// Whether a connection that begins like this, in these zones, is meant.
+    pub fn covers(&self, tuple: &Tuple, zones: [u16; 2]) -> bool {
         self.same_destination(tuple)
             && (self.any_source || self.tuple.src == tuple.src)
             && (self.any_sport || self.tuple.sport == tuple.sport)
@@ -176,13 +202,19 @@ impl Expectation {
 impl Conntrack {
     /// Registers an expectation (`nf_ct_expect_related`). One that says the same for the same master
     /// is replaced; the oldest of its kind goes if the master has too many.
-    pub(crate) fn expect(&mut self, expectation: Expectation) -> Result<(), Refused> {
-        let same = |e: &Expectation| e.master == expectation.master && e.equals(&expectation);
+    /// `any_master`: one that says the same for another is no clash.
+    pub(crate) fn expect(
+        &mut self,
+        expectation: Expectation,
+        any_master: bool,
+    ) -> Result<(), Refused> {
+        let of = |e: &Expectation| any_master || e.master == expectation.master;
+        let same = |e: &Expectation| of(e) && e.equals(&expectation);
         let mut replaced = None;
         for (slot, other) in self.expectations.matching(&expectation.tuple, &self.key) {
             if same(other) {
-                if other.class != expectation.class {
-                    return Err(Refused::Full);
+                if (other.class, other.master) != (expectation.class, expectation.master) {
+                    return Err(Refused::Already);
                 }
                 replaced = Some(slot);
                 break;
@@ -212,6 +244,11 @@ impl Conntrack {
         }
         let master = expectation.master;
         self.stats.expect_create += 1;
+        if self.events.wanted()
+            && let Some(conn) = conn_of(&mut self.slots, master)
+        {
+            self.events.push_expectation(EventKind::New, &expectation, conn);
+        }
         let slot = self.expectations.insert(expectation, &self.key);
         if let Some(expected) = self.expected_by_mut(master) {
             expected.push(slot);
@@ -224,7 +261,7 @@ impl Conntrack {
     }
 
     fn expected_by_mut(&mut self, master: ConnId) -> Option<&mut Vec<u32>> {
-        let conn = crate::slots::conn_of(&mut self.slots, master)?;
+        let conn = conn_of(&mut self.slots, master)?;
         Some(&mut conn.extra_mut()?.help.as_mut()?.expected)
     }
 
@@ -233,6 +270,11 @@ impl Conntrack {
         self.stats.expect_delete += 1;
         // Its master may be in another shard's table.
         self.visit_of(gone.master, |table| {
+            if table.events.wanted()
+                && let Some(conn) = conn_of(&mut table.slots, gone.master)
+            {
+                table.events.push_expectation(EventKind::Destroy, &gone, conn);
+            }
             if let Some(expected) = table.expected_by_mut(gone.master) {
                 expected.retain(|s| *s != slot);
             }
@@ -240,12 +282,74 @@ impl Conntrack {
         Some(gone)
     }
 
+    /// The first expectation that a connection with this tuple would fulfil, were all of them
+    /// active.
+    pub(crate) fn first_expected(&self, tuple: &Tuple, zones: [u16; 2]) -> Option<&Expectation> {
+        let mut all = self.expectations.matching(tuple, &self.key);
+        all.find(|(_, e)| e.covers(tuple, zones)).map(|(_, e)| e)
+    }
+
+    /// Lets the first of a master's expectations that `which` names live until then, and makes it
+    /// count. Says whether there is one.
+    pub(crate) fn prolong(
+        &mut self,
+        master: ConnId,
+        deadline: Instant,
+        which: impl Fn(&Expectation) -> bool,
+    ) -> bool {
+        let expected = self.expected_by(master).cloned().unwrap_or_default();
+        let found = expected.into_iter().find(|s| self.expectations.get(*s).is_some_and(&which));
+        let Some(slot) = found else { return false };
+        if let Some(found) = self.expectations.slots.get_mut(slot as usize).and_then(Option::as_mut)
+        {
+            (found.deadline, found.inactive) = (deadline, false);
+        }
+        self.expectations.wheel.arm(slot, deadline);
+        true
+    }
+
+    /// What a master expects that goes on from an address and port, the newest first: where that
+    /// arrives.
+    pub(crate) fn counterpart(
+        &self,
+        master: ConnId,
+        protocol: u8,
+        from: (Addr, u16),
+    ) -> Option<(Addr, u16)> {
+        let expected = self.expected_by(master)?;
+        let mut all = expected.iter().rev().filter_map(|s| self.expectations.get(*s));
+        let found = all.find(|e| {
+            let behind = match e.follow {
+                Follow::Sip { addr, port, .. } => Some((addr, port)),
+                _ => None,
+            };
+            e.tuple.protocol == protocol && behind == Some(from)
+        })?;
+        Some((found.tuple.dst, found.tuple.dport))
+    }
+
+    /// Gives up the first expectation that a connection with this tuple would fulfil.
+    pub(crate) fn unexpect_first(&mut self, tuple: &Tuple, zones: [u16; 2]) {
+        let found = self
+            .expectations
+            .matching(tuple, &self.key)
+            .find(|(_, e)| e.covers(tuple, zones))
+            .map(|(slot, _)| slot);
+        if let Some(slot) = found {
+            self.unexpect(slot);
+        }
+    }
+
     /// Removes what a connection expects that is itself gone.
     pub(crate) fn unexpect_all(&mut self, master: &Connection) {
+        self.end_call_of(master);
         let Some(help) = master.extra().and_then(|e| e.help.as_ref()) else { return };
         for slot in &help.expected {
             let gone = self.expectations.remove(*slot, &self.key);
             self.stats.expect_delete += u64::from(gone.is_some());
+            if let Some(gone) = gone {
+                self.events.push_expectation(EventKind::Destroy, &gone, master);
+            }
         }
     }
 
@@ -268,7 +372,7 @@ impl Conntrack {
         let found = self
             .expectations
             .matching(tuple, &self.key)
-            .find(|(_, e)| e.covers(tuple, zones) && e.deadline > now);
+            .find(|(_, e)| e.covers(tuple, zones) && !e.inactive && e.deadline > now);
         let (slot, found) = found?;
         if self.get(found.master)?.is_expired(now) {
             return None;
@@ -306,6 +410,48 @@ impl Conntrack {
         let slots = self.expectations.slots.len() as u32;
         let gone: Vec<u32> = (0..slots).filter(meant).collect();
         gone.into_iter().filter_map(|slot| self.unexpect(slot)).count()
+    }
+
+    /// Has the connection with an original direction as this one's expect another one, by hand.
+    /// `any`: any source address, any source port.
+    pub fn expect_by_hand(
+        &mut self,
+        master: ConnId,
+        tuple: Tuple,
+        any: [bool; 2],
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<(), control::Refused> {
+        let conn = self.get(master).ok_or(control::Refused::Absent)?;
+        let (zones, helper) = (conn.zones(), conn.helper().ok_or(control::Refused::Unsupported)?);
+        let family = conn.original().src.family();
+        if tuple.src.family() != family || tuple.dst.family() != family {
+            return Err(control::Refused::Invalid);
+        }
+        let expectation = Expectation {
+            tuple,
+            any_source: any[0],
+            any_sport: any[1],
+            master,
+            helper,
+            class: 0,
+            deadline: now + timeout,
+            permanent: false,
+            inactive: false,
+            child_helper: None,
+            zones,
+            follow: Follow::Rules,
+        };
+        let mut matching = self.expectations.matching(&tuple, &self.key);
+        if matching.any(|(_, e)| e.equals(&expectation)) {
+            return Err(control::Refused::Exists);
+        }
+        drop(matching);
+        self.expect(expectation, false).map_err(|why| match why {
+            Refused::Clash => control::Refused::Busy,
+            Refused::Already => control::Refused::Exists,
+            Refused::Full => control::Refused::Full,
+        })
     }
 
     /// All expectations.

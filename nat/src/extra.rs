@@ -56,6 +56,7 @@ impl Connection {
 
     /// The same, made if it isn't there.
     pub(crate) fn make_extra(&mut self) -> &mut Extra {
+        self.forget_paths();
         self.rare.get_or_insert_default().extra.get_or_insert_default()
     }
 

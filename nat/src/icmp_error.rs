@@ -23,7 +23,7 @@ pub(crate) fn track(
     zones: [u16; 2],
     now: Instant,
 ) -> Result<Tracked, InvalidReason> {
-    let tuple = quoted(packet, bytes).ok_or(InvalidReason::IcmpQuote)?;
+    let tuple = quoted(table, packet, bytes).ok_or(InvalidReason::IcmpQuote)?;
     // A quoted ICMP message that is no query has no inverse and no connection.
     let answer = tuple.inverse().ok_or(InvalidReason::IcmpNoConnection)?;
     let (id, direction) =
@@ -36,13 +36,16 @@ pub(crate) fn track(
     Ok(Tracked { state: State::Related, direction, entry: Entry::Known(id), role: Role::Error })
 }
 
-fn quoted(packet: &Parsed, bytes: &[u8]) -> Option<Tuple> {
-    quote_tuple(quote(packet, bytes)?, bytes)
+fn quoted(table: &Conntrack, packet: &Parsed, bytes: &[u8]) -> Option<Tuple> {
+    let quote = quote(packet, bytes)?;
+    let mut tuple = quote_tuple(quote, bytes)?;
+    table.complete(&mut tuple, bytes.get(quote.l4..quote.end).unwrap_or_default());
+    Some(tuple)
 }
 
 /// The tuple of answers to the quoted packet.
-pub(crate) fn answer(packet: &Parsed, bytes: &[u8]) -> Option<Tuple> {
-    quoted(packet, bytes)?.inverse()
+pub(crate) fn answer(table: &Conntrack, packet: &Parsed, bytes: &[u8]) -> Option<Tuple> {
+    quoted(table, packet, bytes)?.inverse()
 }
 
 /// Where the quoted packet lies; `None` if it is too short, has an impossible header length, or is

@@ -1,7 +1,7 @@
 //! The choice of addresses and ports for a translated connection, as netfilter makes it.
 
 use tidegate_packet::jhash::jhash2;
-use tidegate_packet::{Addr, Instant, Prefix};
+use tidegate_packet::{Addr, Instant, Prefix, protocol};
 
 use crate::choice::MappingRule;
 use crate::conn::{Connection, Direction, Status};
@@ -112,7 +112,7 @@ impl Range {
         let Some((first, last)) = self.ports else { return true };
         let port = match manip {
             _ if tuple.is_icmp() => tuple.sport,
-            _ if !tuple.has_ports() => return true,
+            _ if !tuple.has_ports() && tuple.protocol != protocol::GRE => return true,
             Manip::Source => tuple.sport,
             Manip::Destination => tuple.dport,
         };
@@ -208,8 +208,9 @@ impl Choice<'_> {
     /// ever fewer. Ends on a taken one if there is none.
     fn pick_port(&mut self, tuple: &mut Tuple) {
         let icmp = tuple.is_icmp();
-        // netfilter moves the call id of GRE only where the PPTP helper watches.
-        if !icmp && !tuple.has_ports() {
+        // Keys of GRE are call ids only where a helper has read them.
+        let call = tuple.protocol == protocol::GRE && self.conn.master().is_some();
+        if !icmp && !tuple.has_ports() && !call {
             return;
         }
         let own = match self.manip {
@@ -219,6 +220,7 @@ impl Choice<'_> {
         let (first, last) = match self.range.ports {
             Some((a, b)) => (a.min(b), a.max(b)),
             None if icmp => (0, u16::MAX),
+            None if call => (1, u16::MAX),
             // A destination port is never changed unasked.
             None if self.manip == Manip::Destination => return,
             None => port_class(own),

@@ -1,9 +1,9 @@
 //! What a new connection gets besides its tuples: what a `CT` rule has said, and, if it was
 //! expected, its master's mark and translation.
 
-use tidegate_packet::Instant;
+use tidegate_packet::{Addr, Instant};
 
-use crate::conn::Status;
+use crate::conn::{Direction, Status};
 use crate::event::Changes;
 use crate::expect::{Expectation, Follow};
 use crate::extra::{Master, Template};
@@ -62,7 +62,61 @@ impl Conntrack {
                 self.translate_as(tracked, Manip::Source, source, now);
                 self.translate_as(tracked, Manip::Destination, destination, now);
             }
+            Follow::Sip { direction, addr, port } => {
+                self.follow_sip(tracked, expected, (direction, addr, port), now);
+            }
+            Follow::Call { direction, key, counterpart } => {
+                // One connection serves both ways (`pptp_expectfn`).
+                if let Some(counterpart) = counterpart {
+                    self.unexpect_first(&counterpart, expected.zones);
+                }
+                let Some(key) = key else { return };
+                let ends = flow[direction.other().index()];
+                let keys = |here: bool| here.then_some((key, key));
+                let to =
+                    |addr, ports| Range { addrs: Some((addr, addr)), ports, ..Range::default() };
+                let outgoing = direction == Direction::Original;
+                let source = to(ends.dst, keys(outgoing));
+                let destination = to(ends.src, keys(!outgoing));
+                self.translate_as(tracked, Manip::Source, source, now);
+                self.translate_as(tracked, Manip::Destination, destination, now);
+            }
         }
+    }
+
+    /// `nf_nat_sip_expected`: media come from where those of the other way are expected, if the
+    /// master's own side sends them; what else the master's side sends gets its outside address;
+    /// others keep theirs unless rules say something.
+    fn follow_sip(
+        &mut self,
+        tracked: &mut Tracked,
+        expected: &Expectation,
+        (direction, addr, port): (Direction, Addr, u16),
+        now: Instant,
+    ) {
+        let (Some(master), Entry::Own(conn)) = (self.get(expected.master), &tracked.entry) else {
+            return;
+        };
+        let (ends, flow) = (conn.original(), [master.original(), master.reply()]);
+        let exactly = |addr, port| Range {
+            addrs: Some((addr, addr)),
+            ports: Some((port, port)),
+            ..Range::default()
+        };
+        self.translate_as(tracked, Manip::Destination, exactly(addr, port), now);
+        let counterpart = match expected.class {
+            0 => None,
+            _ => self.counterpart(expected.master, ends.protocol, (ends.src, ends.sport)),
+        };
+        let source = match counterpart {
+            Some((addr, port)) => exactly(addr, port),
+            None if ends.src == flow[direction.index()].src => {
+                let addr = flow[direction.other().index()].dst;
+                Range { addrs: Some((addr, addr)), ..Range::default() }
+            }
+            None => return,
+        };
+        self.translate_as(tracked, Manip::Source, source, now);
     }
 
     /// A translation that no rule is asked about. Where it is impossible, the tuple is taken, and

@@ -124,8 +124,19 @@ fn transport(
             };
             update(bytes, l4 + 2, place.field, addresses, id);
         }
-        // GRE's call ids change only where the PPTP helper watches, and there is none yet. The
-        // rest has neither ports nor a checksum over the addresses that could be mended.
+        // The receiver's key alone is in the packet, and of PPTP alone it is one that can change.
+        protocol::GRE => {
+            need(end, l4 + 8)?;
+            match (manip, bytes[l4 + 1] & 7) {
+                (Manip::Source, _) | (_, 0) => {}
+                (_, 1) => {
+                    put_word(bytes, l4 + 6, target.dport);
+                }
+                // netfilter doesn't translate what it doesn't know.
+                _ => return Err(Truncated),
+            }
+        }
+        // The rest has neither ports nor a checksum over the addresses that could be mended.
         _ => {}
     }
     Ok(())

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use tidegate_packet::{Addr, Instant, Parsed, protocol};
 
+use crate::gre::Calls;
 use crate::hash::HashKey;
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) connections: usize,
     /// Random numbers drawn so far.
     pub(crate) draws: u64,
+    /// Calls of PPTP, by which GRE finds its connections.
+    pub(crate) calls: Calls,
 }
 
 impl Default for Shared {
@@ -51,6 +54,7 @@ impl Default for Shared {
             sources: HashTable::new(),
             connections: 0,
             draws: 0,
+            calls: Calls::default(),
         }
     }
 }
@@ -329,7 +333,7 @@ impl Conntrack {
             return 0;
         }
         // One that has no tuple is INVALID in every table.
-        tuple_of(packet, bytes).map_or(0, |tuple| self.owner_of(key, zones, &tuple, now))
+        self.tuple_of(packet, bytes).map_or(0, |tuple| self.owner_of(key, zones, &tuple, now))
     }
 
     /// The same for a tuple.
@@ -343,6 +347,36 @@ impl Conntrack {
         owner
             .or_else(|| self.expecting(tuple, zones, now))
             .unwrap_or_else(|| home(key, self.shared.shards.into(), tuple) as u8)
+    }
+
+    /// The tuple that a packet's connection has: for an error the one of answers to the quoted
+    /// packet.
+    fn tuple_of(&self, packet: &Parsed, bytes: &[u8]) -> Option<Tuple> {
+        let segment = packet.segment(bytes);
+        if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6)
+            && icmp::check(packet, segment, false) == Ok(icmp::Kind::Error)
+        {
+            return icmp_error::answer(self, packet, bytes);
+        }
+        let mut tuple = Tuple::of(packet, segment)?;
+        self.complete(&mut tuple, segment);
+        Some(tuple)
+    }
+
+    /// Puts what GRE's packets don't tell into their tuple.
+    #[inline]
+    pub(crate) fn complete(&self, tuple: &mut Tuple, segment: &[u8]) {
+        self.shared.calls.complete(tuple, segment);
+    }
+
+    /// Removes the connection with this tuple from whichever table has it.
+    pub(crate) fn delete_anywhere(&mut self, tuple: &Tuple, zones: [u16; 2]) -> bool {
+        let delete = |table: &mut Self| match table.find_slot(tuple, zones) {
+            Some((id, _)) => table.delete(id),
+            None => false,
+        };
+        let shard = self.registered(tuple, zones, zones[0]).filter(|shard| *shard != self.number);
+        delete(self) || shard.and_then(|shard| self.visit(shard, delete)) == Some(true)
     }
 
     /// Whether any table has a connection with this tuple, and its TCP state.
@@ -366,18 +400,6 @@ impl Conntrack {
         self.shared.others.as_ref()?.visit(shard, &mut |table| found = state(table));
         found
     }
-}
-
-/// The tuple that a packet's connection has: for an error the one of answers to the quoted
-/// packet.
-fn tuple_of(packet: &Parsed, bytes: &[u8]) -> Option<Tuple> {
-    let segment = packet.segment(bytes);
-    if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6)
-        && icmp::check(packet, segment, false) == Ok(icmp::Kind::Error)
-    {
-        return icmp_error::answer(packet, bytes);
-    }
-    Tuple::of(packet, segment)
 }
 
 #[cfg(test)]

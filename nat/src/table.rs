@@ -139,7 +139,8 @@ impl Conntrack {
             protocol::UDPLITE => udp::check_lite(packet, segment, verify)?,
             _ => {}
         }
-        let tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
+        let mut tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
+        self.complete(&mut tuple, segment);
         if let Some((id, direction)) = self.lookup(&tuple, template.zones, now)
             && let Some(tracked) = self.packet_of(id, direction, packet, segment, now)?
         {
@@ -150,7 +151,8 @@ impl Conntrack {
 
     /// Hands a packet of a known connection to its protocol. `None`: the connection is over and
     /// the packet starts a new one in its place.
-    fn packet_of(
+    #[inline]
+    pub(crate) fn packet_of(
         &mut self,
         id: ConnId,
         direction: Direction,
@@ -166,7 +168,7 @@ impl Conntrack {
             Direction::Original if conn.status.has(Status::EXPECTED) => State::Related,
             Direction::Original => State::New,
         };
-        let armed = conn.deadline;
+        let (armed, status) = (conn.deadline, conn.status);
         let before = self.events.wanted().then(|| Before::of(conn));
         let mut entry = Entry::Known(id);
         let (mut over, mut counted) = (false, true);
@@ -201,6 +203,9 @@ impl Conntrack {
         }
         if direction == Direction::Reply {
             conn.status.set(Status::SEEN_REPLY);
+        }
+        if conn.status != status {
+            conn.forget_paths();
         }
         if let Some(before) = before {
             before.note(conn);
@@ -313,6 +318,9 @@ impl Conntrack {
         if let Some(conn) = self.view_mut(tracked) {
             if wanted && conn.mark != mark {
                 conn.pending = conn.pending.with(Changes::MARK);
+            }
+            if conn.mark != mark {
+                conn.forget_paths();
             }
             conn.mark = mark;
         }

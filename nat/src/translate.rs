@@ -80,6 +80,26 @@ impl Conntrack {
     }
 }
 
+/// Rewrites both ends of a connection's packet whose transport header is complete. The destination
+/// comes first, as on the way from PREROUTING to POSTROUTING.
+#[inline]
+pub(crate) fn both_ends(
+    conn: &Connection,
+    direction: Direction,
+    packet: &Parsed,
+    bytes: &mut [u8],
+    field: Field,
+) {
+    let Some(target) = conn.tuple(direction.other()).inverse() else { return };
+    let place = place_of(packet, bytes, field);
+    for manip in [Manip::Destination, Manip::Source] {
+        if changes(conn, direction, manip) {
+            // It fails for headers that are cut short.
+            let _ = rewrite(bytes, place, manip, &target);
+        }
+    }
+}
+
 /// Whether this end of a packet of this direction is changed.
 fn changes(conn: &Connection, direction: Direction, manip: Manip) -> bool {
     let source = (manip == Manip::Source) == (direction == Direction::Original);

@@ -110,7 +110,8 @@ fn gre_key(segment: &[u8]) -> Option<(u16, u16)> {
         [_, _, p0, p1, _, _, k0, k1, ..] if u16::from_be_bytes([p0, p1]) == PPTP_PROTOCOL => {
             Some((0, u16::from_be_bytes([k0, k1])))
         }
-        [_, _, ..] => None,
+        [_, _, _, _, _, _, _, _, ..] => None,
+        // Cut short: what isn't there is zero.
         _ => Some((0, 0)),
     }
 }

@@ -164,6 +164,49 @@ fn events_say_what_a_packet_has_changed() {
     assert_eq!(events[0].kind, EventKind::Destroy);
 }
 
+#[test]
+fn events_tell_an_associations_states() {
+    let mut gw = Gateway::with(Settings { checksum: false, ..Settings::default() });
+    gw.table.listen(true, gw.now);
+    let (client, server) = (addr("192.168.0.5"), addr(SERVER));
+    let chunk = |kind: u8, len: u8| {
+        let mut bytes = vec![kind, 0, 0, 4 + len];
+        // Whoever begins says its tag, and some more.
+        bytes.extend([0, 0, 0, 9, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1].iter().take(len.into()));
+        bytes
+    };
+    let mut told = Vec::new();
+    for (up, tag, chunk) in [
+        (true, 0, chunk(1, 16)),
+        (false, 9, chunk(2, 16)),
+        (true, 9, chunk(10, 4)),
+        (false, 9, chunk(11, 0)),
+        (true, 9, chunk(4, 4)),
+    ] {
+        let (from, to, ports) = match up {
+            true => (client, server, [0, 7, 0, 80]),
+            false => (server, client, [0, 80, 0, 7]),
+        };
+        let segment = [&ports[..], &[0, 0, 0, tag], &[0; 4], &chunk].concat();
+        let packet = tidegate_packet::builder::ip(Ip::new(from, to, protocol::SCTP), &segment);
+        gw.pass(&packet, Rules::default()).unwrap();
+        let (events, _) = gw.table.take_events();
+        told.push(events.iter().map(|e| e.changes).collect::<Vec<_>>());
+    }
+    let state = Changes::STATE;
+    assert_eq!(
+        told,
+        [
+            vec![state],
+            vec![state.with(Changes::REPLY)],
+            vec![state],
+            vec![state.with(Changes::ASSURED)],
+            // A heartbeat changes nothing.
+            vec![],
+        ]
+    );
+}
+
 /// A listing that goes on while connections come and go sees each that stays exactly once.
 #[test]
 fn slices_of_a_large_table() {

@@ -59,6 +59,21 @@ impl Gateway {
         Ok((room, tracked))
     }
 
+    /// The same for a packet of a protocol without a checksum.
+    fn pass_unsummed(&mut self, bytes: &[u8]) -> Result<State, String> {
+        let mut bytes = bytes.to_vec();
+        let mut packet = Parsed::parse(&bytes).map_err(|e| e.to_string())?;
+        let mut tracked = self.table.track(&packet, &bytes, true, self.now);
+        for manip in [Manip::Destination, Manip::Source] {
+            let _ = self.table.set_nat(&mut tracked, manip, None, self.now, &mut || 5);
+            self.table
+                .translate(&tracked, manip, &mut packet, &mut bytes, Field::Complete)
+                .map_err(|e| e.to_string())?;
+        }
+        self.table.confirm(&mut tracked, self.now).map_err(|e| e.to_string())?;
+        Ok(tracked.state())
+    }
+
     fn up(&mut self, flags: u8, seq: u32, text: &[u8]) -> Result<String, String> {
         let fields =
             Tcp { sport: 4000, dport: 21, seq, ack: 5001, flags, window: 8000, options: &[] };
@@ -232,4 +247,112 @@ proptest! {
             prop_assert!(gateway.table.expectations().count() <= 8);
         }
     }
+
+    /// The same for SIP: messages of lines that make sense one by one, over UDP and TCP.
+    #[test]
+    fn any_call(
+        masquerade in any::<bool>(),
+        datagrams in any::<bool>(),
+        messages in proptest::collection::vec(
+            (0..FIRST.len(), proptest::collection::vec(0..LINES.len(), 0..20), 0usize..40, any::<bool>()),
+            1..8,
+        ),
+    ) {
+        let mut gateway = Gateway::new(Helper::Sip, masquerade, Settings::default());
+        gateway.log_in();
+        let mut seq = 1007u32;
+        for (first, lines, cut, up) in messages {
+            let mut text = FIRST[first].to_owned();
+            lines.into_iter().for_each(|line| text.push_str(LINES[line]));
+            text.truncate(text.len().saturating_sub(cut.saturating_sub(30)));
+            let bytes = text.as_bytes();
+            if datagrams {
+                let (from, to, sport, dport) = match up {
+                    true => (CLIENT, SERVER, 4000, 21),
+                    false => (SERVER, if masquerade { OUTSIDE } else { CLIENT }, 21, 4000),
+                };
+                let packet = builder::udp(ip(from, to, 17), sport, dport, bytes);
+                let _ = gateway.pass(&packet, true);
+            } else if up {
+                let _ = gateway.up(ACK, seq, bytes);
+                seq += bytes.len() as u32;
+            } else {
+                let _ = gateway.down(ACK, seq, bytes);
+            }
+            // Of two flows: a registration, and audio, video, images each.
+            prop_assert!(gateway.table.expectations().count() <= 2 * 11);
+        }
+    }
+
+    /// The same for PPTP, with numbers out of few.
+    #[test]
+    fn any_control(
+        masquerade in any::<bool>(),
+        messages in proptest::collection::vec(
+            (0u8..17, proptest::collection::vec(0u8..4, 8), 0usize..210, any::<bool>()),
+            1..24,
+        ),
+    ) {
+        let mut gateway = Gateway::new(Helper::Pptp, masquerade, Settings::default());
+        gateway.log_in();
+        let mut seq = 1007u32;
+        for (kind, numbers, len, up) in messages {
+            let mut bytes = vec![0, 0, 0, 1, 0x1a, 0x2b, 0x3c, 0x4d, 0, kind, 0, 0];
+            bytes.extend(numbers);
+            bytes.resize(12 + len.max(156), 0);
+            bytes.truncate(bytes.len() - usize::from(len < 9) * 100);
+            if up {
+                let _ = gateway.up(ACK, seq, &bytes);
+                seq += bytes.len() as u32;
+            } else {
+                let _ = gateway.down(ACK, seq, &bytes);
+            }
+            let call = [0x30, 1, 0x88, 0x0b, 0, 0, 0, kind & 3, 0, 0, 0, 1];
+            let to = if masquerade { OUTSIDE } else { CLIENT };
+            let _ = gateway.pass_unsummed(&builder::ip(ip(SERVER, to, 47), &call));
+            let _ = gateway.pass_unsummed(&builder::ip(ip(CLIENT, SERVER, 47), &call));
+            prop_assert!(gateway.table.expectations().count() <= 2);
+        }
+    }
 }
+
+const FIRST: [&str; 9] = [
+    "INVITE sip:bob@198.51.100.10:21 SIP/2.0\r\n",
+    "REGISTER sip:198.51.100.10:1021 SIP/2.0\r\n",
+    "BYE sip:4000@203.0.113.1:4000 SIP/2.0\r\n",
+    "ACK sip:x SIP/2.0\r\n",
+    "UPDATE sip: \n",
+    "SIP/2.0 200 OK\r\n",
+    "SIP/2.0 183 x\r",
+    "SIP/2.0 486",
+    "",
+];
+
+const LINES: [&str; 26] = [
+    "Via: SIP/2.0/UDP 10.0.0.2:4000;branch=z;rport=21;maddr=10.0.0.2;received=198.51.100.10\r\n",
+    "Via: SIP/2.0/TCP 10.0.0.2:4000\r\n",
+    "v : SIP/2.0/UDP 203.0.113.1:4000;rport=4000;received=203.0.113.1\r\n",
+    "Via: SIP/2.0/UDP 10.0.0.2:5062\r\n",
+    "CSeq: 1 INVITE\r\n",
+    "CSeq: 1 REGISTER\r\n",
+    "CSeq: 99999999999999999999 UPDATE\n",
+    "From: <sip:a@10.0.0.2:4000>;tag=1\r\n",
+    "t:\r\n  <sip:b@203.0.113.1:4000>\r\n",
+    "Contact: <sip:a@10.0.0.2:4000>;expires=60, <sip:a@10.0.0.2:4000>,\r\n <sip:203.0.113.1:4000>\r\n",
+    "m: sip:10.0.0.2\r\n",
+    "Contact: <sip:a@203.0.113.1:4000>;expires=0x7fffffff\r\n",
+    "Contact: *\r\n",
+    "Expires: 3600\r\n",
+    "Expires: 0\r\n",
+    "Content-Length: 100\r\n",
+    "l:0\r\n",
+    "\r\n",
+    "v=0\r\n",
+    "o=- 1 1 IN IP4 10.0.0.2\r\n",
+    "c=IN IP4 10.0.0.2\r\n",
+    "c=IN IP4 198.51.100.10",
+    "m=audio 4000 RTP/AVP 0\r\n",
+    "m=video 65535 RTP/AVP 31\r\n",
+    "m=image 0 udptl t38\r\n",
+    "m=audio 65534",
+];

@@ -77,6 +77,8 @@ pub(super) fn main(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -
                     let save = SaveStyle { stamp: &stamp, rule_counters: false };
                     out.write_all(ruleset.save(None, save).as_bytes())?;
                 }
+                // The program is about to end: to take the rules apart would be the longer way.
+                std::mem::forget(ruleset);
             }
             Err(report) => {
                 err.write_all(report.render(style).as_bytes())?;

@@ -4,7 +4,7 @@ use super::names::CONTROL;
 use crate::config::DEFAULT_CONTROL;
 use crate::conntrack::options::{Command, Form, Table, Verb, Wrong};
 use crate::conntrack::wire::Which;
-use crate::conntrack::{Action, Ask, Entry, Fault, Tell, What};
+use crate::conntrack::{Action, Ask, Entry, Fault, HappenedExpected, Tell, What};
 use crate::conntrack::{Expected, expected, json, save, text, xml};
 use crate::control::client::ClientError;
 use crate::control::{Client, Reply, Request};
@@ -104,9 +104,9 @@ impl Run<'_> {
         let verb = command.verb;
         let count = self.perform(&command)?;
         let said = match (verb, command.table) {
-            (Some(Verb::List | Verb::Get), Table::Expect) => "expectations have been shown",
+            (Some(Verb::Get), Table::Expect) => return Ok(0),
+            (Some(Verb::List | Verb::Delete), Table::Expect) => "expectations have been shown",
             (Some(Verb::List | Verb::Get), _) => "flow entries have been shown",
-            (Some(Verb::Delete), Table::Expect) => "expectations have been shown",
             (Some(Verb::Delete), _) => "flow entries have been deleted",
             (Some(Verb::Create), Table::Conntrack) => "flow entries have been created",
             (Some(Verb::Add), _) => "flow entries have been added",
@@ -326,16 +326,17 @@ impl Run<'_> {
 
     fn expectations(&mut self, command: &Command, verb: Verb) -> Result<u64, End> {
         let which = match verb {
+            Verb::Event => return self.watch(command),
+            Verb::Create => return self.expect(command),
             Verb::Get | Verb::Delete => {
                 let Some((protocol, side, _)) = command.exact_side() else {
                     return Err(failed(Fault::Invalid, None));
                 };
-                match verb {
-                    Verb::Get => Which::Master(protocol, side),
-                    _ => Which::Tuple(protocol, side),
-                }
+                Which::Tuple(protocol, side)
             }
-            _ => command.family.map_or(Which::All, Which::Family),
+            Verb::Flush => Which::All,
+            // As the original: IPv6 has to be asked for.
+            _ => Which::Family(command.family.unwrap_or(4)),
         };
         let delete = matches!(verb, Verb::Delete | Verb::Flush);
         let Tell::Expected(expected) = self.ask(Ask::Expected { which, delete })? else {
@@ -350,11 +351,24 @@ impl Run<'_> {
             }
             Verb::Get | Verb::Delete if count == 0 => return Err(failed(Fault::Absent, None)),
             Verb::List | Verb::Get => self.print_expected(command, &expected)?,
-            Verb::Delete => {}
-            // Expectations are helpers' business here, and nobody counts them one by one.
-            _ => return Err(failed(Fault::Unsupported, None)),
+            // The original doesn't count what it deletes, and ends as if there were nothing.
+            Verb::Delete => return Ok(0),
+            _ => {}
         }
         Ok(count)
+    }
+
+    /// `-I expect`. The original's last release sends it with a protocol that no kernel takes.
+    fn expect(&mut self, command: &Command) -> Result<u64, End> {
+        let expected = command.expected().ok_or_else(|| failed(Fault::Invalid, None))?;
+        match self.ask(Ask::Expect { expected: Box::new(expected) })? {
+            Tell::Done => Ok(1),
+            Tell::Fault(Fault::Absent) => {
+                Err(other("Operation failed: master conntrack not found"))
+            }
+            Tell::Fault(fault) => Err(failed(fault, None)),
+            _ => Err(odd()),
+        }
     }
 
     fn print_expected(&mut self, command: &Command, all: &[Expected]) -> io::Result<()> {
@@ -377,6 +391,33 @@ impl Run<'_> {
         if xml {
             self.out.write_all(expected::TAIL.as_bytes())?;
         }
+        Ok(())
+    }
+
+    fn print_expectation_event(
+        &mut self,
+        command: &Command,
+        event: &HappenedExpected,
+        shown: &Shown,
+    ) -> io::Result<()> {
+        let HappenedExpected { what, expected, at } = event;
+        let timed = command.show.timestamp;
+        let line = match command.form {
+            Form::Plain if timed => {
+                let micros = at / 1000;
+                let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
+                format!("[{seconds:<8}.{micros:<6}]\t{}", expected.event_line(*what))
+            }
+            Form::Plain | Form::Save => expected.event_line(*what),
+            Form::Xml => expected.event_xml(*what, timed.then_some(*at)),
+            Form::Json => expected.event_json(*what),
+        };
+        if shown.count.load(Ordering::Relaxed) == 0 && command.form == Form::Xml {
+            self.out.write_all(expected::HEAD.as_bytes())?;
+            shown.tail.store(true, Ordering::Relaxed);
+        }
+        writeln!(self.out, "{line}")?;
+        shown.count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -411,13 +452,15 @@ impl Run<'_> {
                 usize::try_from(bytes / EVENT_BYTES).unwrap_or(QUEUE).max(1)
             }
         };
-        let ask = Ask::Listen { filter: Box::new(command.filter.clone()), what, queue };
+        let expectations = command.table == Table::Expect;
+        let filter = Box::new(command.filter.clone());
+        let ask = Ask::Listen { filter, what, queue, expectations };
         match self.ask(ask)? {
             Tell::Done => {}
             Tell::Fault(_) => return Err(other("Can't open netlink socket")),
             _ => return Err(odd()),
         }
-        let shown = Arc::new(Shown::default());
+        let shown = Arc::new(Shown { expectations, ..Shown::default() });
         end_on_signal(shown.clone())?;
         loop {
             let tell = self.ask(Ask::Next).map_err(|end| match end {
@@ -426,7 +469,7 @@ impl Run<'_> {
                 }
                 end => end,
             })?;
-            let Tell::Happened { events, lost } = tell else { return Err(odd()) };
+            let Tell::Happened { events, expected, lost } = tell else { return Err(odd()) };
             if lost > 0 {
                 self.err.write_all(LOST.as_bytes())?;
             }
@@ -445,6 +488,9 @@ impl Run<'_> {
                 self.out.write_all(line.as_bytes())?;
                 shown.count.fetch_add(1, Ordering::Relaxed);
             }
+            for event in expected {
+                self.print_expectation_event(command, &event, &shown)?;
+            }
             self.out.flush()?;
         }
     }
@@ -453,6 +499,8 @@ impl Run<'_> {
 /// What a signal has to know to end a listing in order.
 #[derive(Default)]
 struct Shown {
+    /// Of expectations.
+    expectations: bool,
     count: AtomicU64,
     /// An XML document is open.
     tail: AtomicBool,
@@ -470,11 +518,15 @@ fn end_on_signal(shown: Arc<Shown>) -> io::Result<()> {
         if signals.forever().next().is_some() {
             let mut out = io::stdout().lock();
             if shown.tail.load(Ordering::Relaxed) {
-                let _ = out.write_all(xml::TAIL.as_bytes());
+                let tail = if shown.expectations { expected::TAIL } else { xml::TAIL };
+                let _ = out.write_all(tail.as_bytes());
             }
             let _ = out.flush();
             let count = shown.count.load(Ordering::Relaxed);
-            eprintln!("{NAME} v{VERSION} (conntrack-tools): {count} flow events have been shown.");
+            let what = if shown.expectations { "expectation" } else { "flow" };
+            eprintln!(
+                "{NAME} v{VERSION} (conntrack-tools): {count} {what} events have been shown."
+            );
             std::process::exit(0);
         }
     })?;

@@ -43,7 +43,7 @@ pub struct Side {
 }
 
 impl Side {
-    fn of(tuple: &Tuple, counters: Option<Counters>) -> Self {
+    pub(super) fn of(tuple: &Tuple, counters: Option<Counters>) -> Self {
         Self {
             src: tuple.src.to_ip(),
             dst: tuple.dst.to_ip(),

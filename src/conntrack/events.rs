@@ -5,13 +5,14 @@
 //! loses events and is told how many; nobody waits for it.
 
 use super::entry::{Entry, Moment};
+use super::expected::Expected;
 use super::filter::Filter;
 use super::wire::QUEUE_MAX;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tidegate_nat::{Changes, Event, EventKind};
+use tidegate_nat::{Changes, Event, EventKind, ExpectationEvent};
 
 /// Most listeners at a time.
 const LISTENERS_MAX: usize = 8;
@@ -80,6 +81,37 @@ impl Happened {
     }
 }
 
+/// Something that happened to an expectation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HappenedExpected {
+    /// [`What::New`] or [`What::Destroy`].
+    pub what: What,
+    /// The expectation.
+    pub expected: Expected,
+    /// When, nanoseconds since 1970.
+    pub at: u64,
+}
+
+impl HappenedExpected {
+    fn of(event: &ExpectationEvent, moment: Moment) -> Self {
+        let ExpectationEvent { kind, at, expectation, master } = event;
+        let time = Moment { now: *at, unix_nanos: moment.unix(*at) };
+        let what = if *kind == EventKind::New { What::New } else { What::Destroy };
+        let expected = Expected::with_master(expectation, master, time);
+        Self { what, expected, at: time.unix_nanos }
+    }
+}
+
+/// What a listener wants to hear of.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Connections.
+    Connections,
+    /// Expectations.
+    Expectations,
+}
+
 /// All listeners.
 #[derive(Debug, Default)]
 pub struct Hub {
@@ -88,6 +120,7 @@ pub struct Hub {
 
 #[derive(Debug)]
 struct Queue {
+    about: About,
     filter: Filter,
     what: Vec<What>,
     max: usize,
@@ -98,6 +131,7 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     events: VecDeque<Happened>,
+    expected: VecDeque<HappenedExpected>,
     lost: u64,
 }
 
@@ -116,6 +150,7 @@ impl Hub {
     /// One more listener, if there aren't too many. `max` events wait for it.
     pub fn subscribe(
         self: &Arc<Self>,
+        about: About,
         filter: Filter,
         what: Vec<What>,
         max: usize,
@@ -126,7 +161,7 @@ impl Hub {
         }
         let max = max.clamp(1, QUEUE_MAX);
         let (waiting, arrived) = (Mutex::default(), Condvar::new());
-        let queue = Arc::new(Queue { filter, what, max, waiting, arrived });
+        let queue = Arc::new(Queue { about, filter, what, max, waiting, arrived });
         queues.push(queue.clone());
         Some(Subscription { hub: self.clone(), queue })
     }
@@ -157,8 +192,36 @@ impl Hub {
     }
 }
 
+impl Hub {
+    /// The same for expectations.
+    pub fn publish_expected(&self, events: &[ExpectationEvent], moment: Moment) {
+        let queues = held(&self.queues).clone();
+        for queue in queues.iter().filter(|queue| queue.about == About::Expectations) {
+            for event in events {
+                queue.offer_expected(HappenedExpected::of(event, moment));
+            }
+            queue.arrived.notify_one();
+        }
+    }
+}
+
 impl Queue {
+    fn offer_expected(&self, happened: HappenedExpected) {
+        if !self.what.contains(&happened.what) {
+            return;
+        }
+        let mut waiting = held(&self.waiting);
+        if waiting.expected.len() < self.max {
+            waiting.expected.push_back(happened);
+        } else {
+            waiting.lost += 1;
+        }
+    }
+
     fn offer(&self, happened: &Happened) {
+        if self.about != About::Connections {
+            return;
+        }
         if !self.what.contains(&happened.what) || !self.filter.fits(&happened.entry) {
             return;
         }
@@ -173,16 +236,22 @@ impl Queue {
 
 impl Subscription {
     /// The next events and how many were lost; waits for some, but no longer than `patience`.
-    pub fn next(&self, patience: Duration) -> (Vec<Happened>, u64) {
+    pub fn next(&self, patience: Duration) -> (Vec<Happened>, Vec<HappenedExpected>, u64) {
         let waiting = held(&self.queue.waiting);
-        let nothing = |w: &mut Waiting| w.events.is_empty() && w.lost == 0;
+        let nothing = |w: &mut Waiting| w.events.is_empty() && w.expected.is_empty() && w.lost == 0;
         let (mut waiting, _) = self
             .queue
             .arrived
             .wait_timeout_while(waiting, patience, nothing)
             .unwrap_or_else(PoisonError::into_inner);
         let some = waiting.events.len().min(BATCH);
-        (waiting.events.drain(..some).collect(), std::mem::take(&mut waiting.lost))
+        let expected = waiting.expected.len().min(BATCH);
+        let waiting = &mut *waiting;
+        (
+            waiting.events.drain(..some).collect(),
+            waiting.expected.drain(..expected).collect(),
+            std::mem::take(&mut waiting.lost),
+        )
     }
 }
 
@@ -226,17 +295,19 @@ mod tests {
     #[test]
     fn who_is_slow_loses_events_and_hears_of_it() {
         let hub = Arc::new(Hub::default());
-        let slow = hub.subscribe(Filter::default(), What::ALL.to_vec(), 3).unwrap();
-        let quick = hub.subscribe(Filter::default(), What::ALL.to_vec(), 100).unwrap();
+        let slow =
+            hub.subscribe(About::Connections, Filter::default(), What::ALL.to_vec(), 3).unwrap();
+        let quick =
+            hub.subscribe(About::Connections, Filter::default(), What::ALL.to_vec(), 100).unwrap();
         hub.publish(&events(10), 2, MOMENT);
-        let (got, lost) = slow.next(Duration::ZERO);
+        let (got, _, lost) = slow.next(Duration::ZERO);
         assert_eq!((got.len(), lost), (3, 9));
-        let (got, lost) = quick.next(Duration::ZERO);
+        let (got, _, lost) = quick.next(Duration::ZERO);
         assert_eq!((got.len(), lost), (10, 2));
         assert_eq!(got[9].entry.original.sport, 9);
         // What is lost is told once.
         hub.publish(&events(1), 0, MOMENT);
-        assert_eq!(slow.next(Duration::ZERO).1, 0);
+        assert_eq!(slow.next(Duration::ZERO).2, 0);
     }
 
     #[test]
@@ -244,20 +315,22 @@ mod tests {
         let hub = Arc::new(Hub::default());
         let ends = super::super::filter::Ends { sport: Some(4), ..Default::default() };
         let filter = Filter { original: ends, ..Filter::default() };
-        let one = hub.subscribe(filter, What::ALL.to_vec(), 9).unwrap();
-        let none = hub.subscribe(Filter::default(), vec![What::Destroy], 9).unwrap();
+        let one = hub.subscribe(About::Connections, filter, What::ALL.to_vec(), 9).unwrap();
+        let none =
+            hub.subscribe(About::Connections, Filter::default(), vec![What::Destroy], 9).unwrap();
         hub.publish(&events(6), 0, MOMENT);
         assert_eq!(one.next(Duration::ZERO).0.len(), 1);
-        assert_eq!(none.next(Duration::ZERO), (Vec::new(), 0));
+        assert_eq!(none.next(Duration::ZERO), (Vec::new(), Vec::new(), 0));
     }
 
     #[test]
     fn listeners_are_counted_and_leave() {
         let hub = Arc::new(Hub::default());
-        let all: Vec<_> =
-            (0..LISTENERS_MAX).map(|_| hub.subscribe(Filter::default(), Vec::new(), 1)).collect();
+        let all: Vec<_> = (0..LISTENERS_MAX)
+            .map(|_| hub.subscribe(About::Connections, Filter::default(), Vec::new(), 1))
+            .collect();
         assert!(all.iter().all(Option::is_some));
-        assert!(hub.subscribe(Filter::default(), Vec::new(), 1).is_none());
+        assert!(hub.subscribe(About::Connections, Filter::default(), Vec::new(), 1).is_none());
         drop(all);
         assert!(hub.is_empty());
     }

@@ -1,11 +1,13 @@
 //! Expectations: connections that a helper has read about and that haven't begun yet.
 
-use super::entry::{Entry, Moment, Side, has_ports, protocol_name};
+use super::entry::{Moment, Side, has_ports, protocol_name};
+use super::events::What;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use tidegate_nat::{Conntrack, Expectation};
+use tidegate_nat::{Conntrack, Expectation, Tuple};
+use tidegate_packet::protocol;
 
 /// What stands before the first one in XML.
 pub const HEAD: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<expect>\n";
@@ -26,6 +28,14 @@ pub struct Expected {
     pub mask: Side,
     /// The original direction of the connection that announced it.
     pub master: Side,
+    /// That connection's protocol.
+    pub master_protocol: u8,
+    /// It stays when its connection comes.
+    #[serde(default)]
+    pub permanent: bool,
+    /// It doesn't count yet.
+    #[serde(default)]
+    pub inactive: bool,
     /// Its kind among the helper's.
     pub class: u8,
     /// Who read about it.
@@ -40,8 +50,12 @@ impl Expected {
 
     /// One of them.
     pub fn of(table: &Conntrack, expectation: &Expectation, moment: Moment) -> Option<Self> {
-        let master = table.get(expectation.master)?;
-        let master = Entry::of(expectation.master, master, moment).original;
+        Some(Self::with_master(expectation, &table.get(expectation.master)?.original(), moment))
+    }
+
+    /// The same by its master's original direction.
+    pub fn with_master(expectation: &Expectation, master: &Tuple, moment: Moment) -> Self {
+        let (master_protocol, master) = (master.protocol, Side::of(master, None));
         let tuple = &expectation.tuple;
         let side =
             |src, dst, sport, dport| Side { src, dst, sport, dport, counters: None, zone: None };
@@ -51,7 +65,7 @@ impl Expected {
             IpAddr::V6(_) => [Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::from_bits(u128::MAX).into()],
         };
         let any = |any: bool| if any { 0 } else { u16::MAX };
-        Some(Self {
+        Self {
             timeout: (expectation.deadline - moment.now).as_secs(),
             protocol: tuple.protocol,
             tuple: side(src, dst, tuple.sport, tuple.dport),
@@ -61,63 +75,113 @@ impl Expected {
                 any(expectation.any_sport),
                 u16::MAX,
             ),
-            master: Side { counters: None, zone: None, ..master },
+            master,
+            master_protocol,
+            permanent: expectation.permanent,
+            inactive: expectation.inactive,
             class: expectation.class,
             helper: expectation.helper.name().to_owned(),
-        })
+        }
+    }
+
+    /// The plain form of what happened to it, without a newline.
+    pub fn event_line(&self, what: What) -> String {
+        let head = if what == What::New { "    [NEW]" } else { "[DESTROY]" };
+        format!("{head} {}", self.line())
+    }
+
+    /// The same as XML. `at`: when, if that is to be shown, in nanoseconds since 1970.
+    pub fn event_xml(&self, what: What, at: Option<u64>) -> String {
+        let kind = if what == What::New { "new" } else { "destroy" };
+        let when = at.map(crate::ctime::when).unwrap_or_default();
+        let text = self.xml().replacen("<flow>", &format!("<flow type=\"{kind}\">"), 1);
+        text.replacen("</meta></flow>", &format!("{when}</meta></flow>"), 1)
+    }
+
+    /// Each of its three tuples with its protocol.
+    fn tuples(&self) -> [(&'static str, &Side, u8); 3] {
+        let Self { protocol, tuple, mask, master, master_protocol, .. } = self;
+        [
+            ("expected", tuple, *protocol),
+            ("mask", mask, *protocol),
+            ("master", master, *master_protocol),
+        ]
     }
 
     /// The plain form, without a newline.
     pub fn line(&self) -> String {
-        let Self { timeout, protocol, tuple, mask, master, class, helper } = self;
-        let ends = |side: &Side, before: &str| {
-            let Side { src, dst, sport, dport, .. } = side;
-            let mut text = format!("{before}src={src} {before}dst={dst} ");
-            if has_ports(*protocol) {
-                // Writing into a string can't fail.
+        let Self { timeout, protocol, class, helper, .. } = self;
+        let mut text = format!("{timeout} proto={protocol} ");
+        for (name, Side { src, dst, sport, dport, .. }, protocol) in self.tuples() {
+            let before = if name == "expected" { String::new() } else { format!("{name}-") };
+            // Writing into a string can't fail.
+            let _ = write!(text, "{before}src={src} {before}dst={dst} ");
+            if protocol == protocol::GRE {
+                let _ = write!(text, "srckey=0x{sport:x} dstkey=0x{dport:x} ");
+            } else if has_ports(protocol) {
                 let _ = write!(text, "sport={sport} dport={dport} ");
             }
-            text
-        };
-        format!(
-            "{timeout} proto={protocol} {}{}{}class={class} helper={helper}",
-            ends(tuple, ""),
-            ends(mask, "mask-"),
-            ends(master, "master-")
-        )
+        }
+        let flags = [(self.permanent, "PERMANENT"), (self.inactive, "INACTIVE")];
+        let flags: Vec<&str> = flags.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+        if !flags.is_empty() {
+            let _ = write!(text, "{} ", flags.join(","));
+        }
+        let _ = write!(text, "class={class} helper={helper}");
+        text
     }
 
     /// The form of `-o xml`, without a newline.
     pub fn xml(&self) -> String {
-        let Self { timeout, protocol, tuple, mask, master, class, helper } = self;
+        let Self { timeout, protocol, tuple, class, helper, .. } = self;
         let (number, family) = if tuple.src.is_ipv4() { (2, "ipv4") } else { (10, "ipv6") };
-        let all = [("expected", tuple), ("mask", mask), ("master", master)];
         let mut text = format!("<flow><layer3 protonum=\"{number}\" protoname=\"{family}\">");
-        for (name, Side { src, dst, .. }) in all {
+        for (name, Side { src, dst, .. }, _) in self.tuples() {
             let _ = write!(text, "<{name}><src>{src}</src><dst>{dst}</dst></{name}>");
         }
         let name = protocol_name(*protocol);
         let _ = write!(text, "</layer3><layer4 protonum=\"{protocol}\" protoname=\"{name}\">");
-        if has_ports(*protocol) {
-            for (name, Side { sport, dport, .. }) in all {
-                let _ =
-                    write!(text, "<{name}><sport>{sport}</sport><dport>{dport}</dport></{name}>");
-            }
+        for (name, Side { sport, dport, .. }, protocol) in self.tuples() {
+            let _ = if protocol == protocol::GRE {
+                write!(
+                    text,
+                    "<{name}><srckey>0x{sport:x}</srckey><dstkey>0x{dport:x}</dstkey></{name}>"
+                )
+            } else if has_ports(protocol) {
+                write!(text, "<{name}><sport>{sport}</sport><dport>{dport}</dport></{name}>")
+            } else {
+                Ok(())
+            };
         }
         let _ = write!(
             text,
             "</layer4><meta><helper-name>{helper}</helper-name><timeout>{timeout}</timeout>\
-             <class>{class}</class></meta></flow>"
+             <class>{class}</class>"
         );
+        for (is, name) in [(self.permanent, "permanent"), (self.inactive, "inactive")] {
+            if is {
+                let _ = write!(text, "<{name}/>");
+            }
+        }
+        text.push_str("</meta></flow>");
         text
     }
 
     /// The form of `-o json`, without a newline.
     pub fn json(&self) -> String {
-        let Self { timeout, protocol, tuple, mask, master, class, helper } = self;
+        self.object(None).to_string()
+    }
+
+    /// The same of what happened to it.
+    pub fn event_json(&self, what: What) -> String {
+        self.object(Some(what)).to_string()
+    }
+
+    fn object(&self, event: Option<What>) -> Value {
+        let Self { timeout, protocol, tuple, mask, master, class, helper, .. } = self;
         let side =
             |s: &Side| json!({"src": s.src, "dst": s.dst, "sport": s.sport, "dport": s.dport});
-        json!({
+        let mut object = json!({
             "timeout": timeout,
             "protocol": protocol_name(*protocol),
             "protonum": protocol,
@@ -126,8 +190,11 @@ impl Expected {
             "master": side(master),
             "class": class,
             "helper": helper,
-        })
-        .to_string()
+        });
+        if let Some(event) = event {
+            object["event"] = json!(event);
+        }
+        object
     }
 }
 
@@ -148,6 +215,9 @@ mod tests {
             tuple: side("127.0.0.1", 0, 2049),
             mask: side("255.255.255.255", 0, 65535),
             master: side("127.0.0.1", 51384, 21),
+            master_protocol: 6,
+            permanent: false,
+            inactive: false,
             class: 0,
             helper: "ftp".into(),
         };

@@ -1,16 +1,17 @@
 //! The gateway's side: the table walked in slices, connections changed, made and forgotten.
 
 use super::entry::{Entry, Moment, Side, bits};
-use super::events::{Hub, Subscription};
+use super::events::{About, Hub, Subscription};
 use super::expected::Expected;
 use super::filter::Filter;
 use super::wire::{Action, Ask, Change, Fault, Tell, Which};
 use crate::engine::Lent;
 use crate::gateway::Gateway;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_nat::{
-    ConnId, Connection, Create, Direction, Refused, Stats, TcpState, Tuple, Update,
+    ConnId, Connection, Create, Direction, Expectation, Refused, Stats, TcpState, Tuple, Update,
 };
 use tidegate_packet::Addr;
 
@@ -84,8 +85,15 @@ pub fn answer(
             let found = gateway.each(|engine| expected(engine, &which, delete, moment));
             Tell::Expected(found.into_iter().flatten().collect())
         }
-        Ask::Listen { filter, what, queue } => {
-            peer.listening = hub.subscribe(*filter, what, queue);
+        Ask::Expect { expected } => {
+            let master = tuple(expected.master_protocol, &expected.master);
+            gateway.with_owner(&master, [0; 2], |engine| {
+                authored(engine, peer.pid, moment, |engine| expect(engine, &expected, moment))
+            })
+        }
+        Ask::Listen { filter, what, queue, expectations } => {
+            let about = if expectations { About::Expectations } else { About::Connections };
+            peer.listening = hub.subscribe(about, *filter, what, queue);
             if peer.listening.is_none() {
                 return Tell::Fault(Fault::Busy);
             }
@@ -94,8 +102,8 @@ pub fn answer(
         }
         Ask::Next => match &peer.listening {
             Some(subscription) => {
-                let (events, lost) = subscription.next(PATIENCE);
-                Tell::Happened { events, lost }
+                let (events, expected, lost) = subscription.next(PATIENCE);
+                Tell::Happened { events, expected, lost }
             }
             None => Tell::Fault(Fault::Invalid),
         },
@@ -278,26 +286,49 @@ fn create(engine: &mut Lent<'_>, entry: &Entry, exclusive: bool, moment: Moment)
 }
 
 fn expected(engine: &mut Lent<'_>, which: &Which, delete: bool, moment: Moment) -> Vec<Expected> {
-    let same =
-        |a: &Side, b: &Side| (a.src, a.dst, a.sport, a.dport) == (b.src, b.dst, b.sport, b.dport);
-    let meant = |expected: &Expected| match which {
+    let meant = |expectation: &Expectation| match which {
         Which::All => true,
-        Which::Family(family) => expected.tuple.src.is_ipv4() == (*family == 4),
+        Which::Family(family) => expectation.tuple.src.is_v4() == (*family == 4),
+        // As the kernel looks for it: one that a connection like this would fulfil.
         Which::Tuple(protocol, side) => {
-            *protocol == expected.protocol && same(side, &expected.tuple)
-        }
-        Which::Master(protocol, side) => {
-            *protocol == expected.protocol && same(side, &expected.master)
+            expectation.covers(&tuple(*protocol, side), [side.zone.unwrap_or(0); 2])
         }
     };
-    let found: Vec<Expected> =
-        Expected::all(engine.conntrack(), moment).into_iter().filter(meant).collect();
+    let table = engine.conntrack_mut();
+    table.set_event_time(moment.now);
+    let found = table.expectations().filter(|e| meant(e));
+    let found: Vec<Expected> = found.filter_map(|e| Expected::of(table, e, moment)).collect();
     if delete {
-        engine.conntrack_mut().unexpect_where(|table, expectation| {
-            Expected::of(table, expectation, moment).is_some_and(|e| meant(&e))
-        });
+        // Those whose masters are in other tables are for those.
+        table.unexpect_where(|table, e| meant(e) && table.get(e.master).is_some());
     }
     found
+}
+
+/// Makes an expectation. The kernel knows masks of any bits; here a source counts or it doesn't.
+fn expect(engine: &mut Lent<'_>, expected: &Expected, moment: Moment) -> Tell {
+    let Expected { timeout, protocol, tuple: first, mask, master, master_protocol, .. } = expected;
+    let any_source = match (mask.src, mask.sport) {
+        (src, 0 | u16::MAX) if src.is_unspecified() => true,
+        (src, 0 | u16::MAX) if is_all_ones(src) => false,
+        _ => return Tell::Fault(Fault::Unsupported),
+    };
+    let table = engine.conntrack_mut();
+    let master = tuple(*master_protocol, master);
+    let found = table.find_exactly(&master, [0; 2], Direction::Original, moment.now);
+    let Some(master) = found else { return Tell::Fault(Fault::Absent) };
+    let (any, lasts) = ([any_source, mask.sport == 0], Duration::from_secs(*timeout));
+    match table.expect_by_hand(master, tuple(*protocol, first), any, lasts, moment.now) {
+        Ok(()) => Tell::Done,
+        Err(why) => Tell::Fault(why.into()),
+    }
+}
+
+fn is_all_ones(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.to_bits() == u32::MAX,
+        IpAddr::V6(addr) => addr.to_bits() == u128::MAX,
+    }
 }
 
 impl From<Refused> for Fault {
@@ -307,6 +338,8 @@ impl From<Refused> for Fault {
             Refused::Exists => Self::Exists,
             Refused::Full => Self::Full,
             Refused::Invalid => Self::Invalid,
+            Refused::Unsupported => Self::Unsupported,
+            Refused::Busy => Self::Busy,
         }
     }
 }

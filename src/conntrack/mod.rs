@@ -25,7 +25,7 @@ pub mod wire;
 pub mod xml;
 
 pub use entry::{Entry, Moment, Side};
-pub use events::{Happened, Hub, What};
+pub use events::{About, Happened, HappenedExpected, Hub, What};
 pub use expected::Expected;
 pub use filter::Filter;
 pub use wire::{Action, Ask, Fault, Tell};

@@ -5,7 +5,7 @@ use super::filter::{Filter, Nat};
 use super::protocols::{self, Part, Protocol};
 use super::text::Show;
 use super::wire::Change;
-use super::{Entry, Side, What};
+use super::{Entry, Expected, Side, What};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tidegate_nat::{Status, Tuple};
 use tidegate_packet::Addr;
@@ -129,6 +129,9 @@ pub struct Command {
     labels: Vec<String>,
     change_labels: Vec<String>,
     masks: [Option<IpAddr>; 2],
+    tuple: [Option<IpAddr>; 2],
+    /// Ports of the mask and of the tuple that `-I expect` has, source then destination.
+    ports: [[Option<u16>; 2]; 2],
 }
 
 /// The options' letters in the original's order, with the names that its complaints use.
@@ -296,6 +299,8 @@ impl Command {
             'q' => reply.dst = Some((address, mask)),
             '{' => self.masks[0] = Some(address),
             '}' => self.masks[1] = Some(address),
+            '[' => self.tuple[0] = Some(address),
+            ']' => self.tuple[1] = Some(address),
             _ => {}
         }
         Ok(())
@@ -343,6 +348,10 @@ impl Command {
             Part::OrigDst => original.dport = Some(value),
             Part::ReplySrc => reply.sport = Some(value),
             Part::ReplyDst => reply.dport = Some(value),
+            Part::MaskSrc => self.ports[0][0] = Some(value),
+            Part::MaskDst => self.ports[0][1] = Some(value),
+            Part::TupleSrc => self.ports[1][0] = Some(value),
+            Part::TupleDst => self.ports[1][1] = Some(value),
             _ => {}
         }
         Ok(())
@@ -454,6 +463,27 @@ impl Command {
             zone: ends.zone,
         };
         Some((number, side, !asked))
+    }
+
+    /// What `-I expect` is to have expected.
+    pub fn expected(&self) -> Option<Expected> {
+        let (protocol, master, _) = self.exact_side()?;
+        let side = |ends: [Option<IpAddr>; 2], ports: [Option<u16>; 2]| {
+            let [sport, dport] = ports.map(|port| port.unwrap_or(0));
+            Some(Side { src: ends[0]?, dst: ends[1]?, sport, dport, counters: None, zone: None })
+        };
+        Some(Expected {
+            timeout: self.timeout.unwrap_or(0),
+            protocol,
+            tuple: side(self.tuple, self.ports[1])?,
+            mask: side(self.masks, self.ports[0])?,
+            master,
+            master_protocol: protocol,
+            permanent: false,
+            inactive: false,
+            class: 0,
+            helper: String::new(),
+        })
     }
 
     /// The connection that `-I` and `-A` are to make. `None`: the ends can't be turned around.

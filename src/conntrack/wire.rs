@@ -1,7 +1,7 @@
 //! What a client asks about connections, and what the gateway tells.
 
 use super::entry::{Entry, Side};
-use super::events::{Happened, What};
+use super::events::{Happened, HappenedExpected, What};
 use super::expected::Expected;
 use super::filter::Filter;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,11 @@ pub enum Ask {
         /// They are to be given up.
         delete: bool,
     },
+    /// Have something expected.
+    Expect {
+        /// What.
+        expected: Box<Expected>,
+    },
     /// Be told what happens from now on, by [`Ask::Next`] on the same connection.
     Listen {
         /// To which connections.
@@ -63,6 +68,9 @@ pub enum Ask {
         what: Vec<What>,
         /// How many events may wait before they are lost; at most [`QUEUE_MAX`].
         queue: usize,
+        /// To expectations instead of connections; of these nothing is filtered.
+        #[serde(default)]
+        expectations: bool,
     },
     /// The events since the last time; waits a moment for some.
     Next,
@@ -76,10 +84,8 @@ pub enum Which {
     All,
     /// Of one family: 4 or 6.
     Family(u8),
-    /// The one whose first packet has these ends.
+    /// The one that a first packet with these ends would fulfil.
     Tuple(u8, Side),
-    /// Those of a connection with these ends.
-    Master(u8, Side),
 }
 
 /// Most events that wait for one listener.
@@ -142,6 +148,9 @@ pub enum Tell {
     Happened {
         /// Oldest first.
         events: Vec<Happened>,
+        /// The same of expectations.
+        #[serde(default)]
+        expected: Vec<HappenedExpected>,
         /// How many were lost since the last time.
         lost: u64,
     },

@@ -61,7 +61,7 @@ impl Handler for Control {
 
     fn rules(&self, family: Family) -> String {
         let stamp = crate::ctime::now();
-        let engine = self.gateway.engine();
+        let engine = self.gateway.settled();
         let rules = engine.rules_in_force();
         let style = SaveStyle { stamp: &stamp, rule_counters: true };
         rules.of(family).save(Some(rules.counters(family)), style)
@@ -78,7 +78,7 @@ impl Handler for Control {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             // The work is done on a snapshot: packets wait only while the result is put in force.
-            let (ruleset, counters) = self.gateway.engine().rules_in_force().snapshot(family);
+            let (ruleset, counters) = self.gateway.settled().rules_in_force().snapshot(family);
             let present = Present { ruleset: &ruleset, counters: &counters };
             let Answer { status, out, err, change } = live::run(call, present);
             let Some(change) = change else { return Ran { status, out, err } };

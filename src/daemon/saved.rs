@@ -58,7 +58,7 @@ impl Keeper {
     pub fn text(&self) -> String {
         let sets = self.sets.save(self.clock.now());
         let snapshot = {
-            let engine = self.gateway.engine();
+            let engine = self.gateway.settled();
             let fingerprints = *self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
             Snapshot::take(&engine, fingerprints, sets, self.moment())
         };
@@ -104,11 +104,13 @@ impl Keeper {
         loop {
             let mut changes = Vec::new();
             for (family, text, counted) in wanted.texts() {
-                let (base, counters) = self.gateway.engine().rules_in_force().snapshot(family);
+                let (base, counters) = self.gateway.settled().rules_in_force().snapshot(family);
                 let change = restored(&base, &counters, text, counted, options)?;
                 changes.extend(change.map(|change| (base, change, counters)));
             }
             let moment = self.moment();
+            // Old rules are taken apart when nobody waits any more.
+            let mut old = Vec::new();
             let done = self.gateway.change(|engine| {
                 // A reload may have come between.
                 if !changes.iter().all(|(base, ..)| engine.rules_in_force().has(base)) {
@@ -116,7 +118,8 @@ impl Keeper {
                 }
                 for (base, change, counters) in changes {
                     // It is in force: that was just looked at, and the engine is locked since.
-                    let _ = engine.change_rules(&base, change, &counters);
+                    old.extend(engine.change_rules(&base, change, &counters));
+                    old.push(base);
                 }
                 for state in &wanted.states {
                     state.restore_recent(engine, moment);

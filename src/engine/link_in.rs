@@ -3,6 +3,7 @@
 use super::counters::Drop;
 use super::interface::{InterfaceId, Kind, PortId};
 use super::packet::{OwnedFrame, Packet};
+use super::short::End;
 use super::{Engine, Fate};
 use crate::io::Frame;
 use std::collections::HashMap;
@@ -24,11 +25,18 @@ const MAX_DHCP_FRAME: usize = 1514;
 /// Where a bridge's stations are.
 #[derive(Debug, Default)]
 pub struct Stations {
+    /// To be told when a station has moved.
+    moved: End,
     ports: HashMap<(InterfaceId, MacAddr), (PortId, Instant), foldhash::fast::RandomState>,
     swept: Instant,
 }
 
 impl Stations {
+    /// None yet.
+    pub fn new(moved: End) -> Self {
+        Self { moved, ..Self::default() }
+    }
+
     fn learn(&mut self, bridge: InterfaceId, mac: MacAddr, port: PortId, now: Instant) {
         if self.ports.len() >= MAX_STATIONS && !self.ports.contains_key(&(bridge, mac)) {
             if now - self.swept >= SWEEP {
@@ -39,7 +47,16 @@ impl Stations {
                 return;
             }
         }
-        self.ports.insert((bridge, mac), (port, now));
+        let before = self.ports.insert((bridge, mac), (port, now));
+        if before.is_some_and(|(before, _)| before != port) {
+            self.moved.end();
+        }
+    }
+
+    /// Until when a station's port is remembered if nothing more is heard of it.
+    pub fn known_until(&self, bridge: InterfaceId, mac: MacAddr) -> Option<Instant> {
+        let (_, seen) = self.ports.get(&(bridge, mac))?;
+        Some(*seen + (AGEING - Duration::from_nanos(1)))
     }
 
     /// The port behind which a station was seen lately.

@@ -32,7 +32,10 @@ impl Engine {
         };
         write_link_header(&mut packet, dst, self.interfaces.get(hop.egress).mac);
         match self.egress_port(hop.egress, dst) {
-            Some(port) => Ok(Fate::Transmit(port)),
+            Some(port) => {
+                self.decide(&packet, hop, dst, port);
+                Ok(Fate::Transmit(port))
+            }
             None => {
                 self.flood(hop.egress, packet.frame.bytes(), packet.frame.meta.offload);
                 Ok(Fate::Consumed)

@@ -27,6 +27,7 @@ mod route_in;
 mod rules;
 mod sanity;
 mod segment;
+pub mod short;
 mod standing;
 mod synproxy;
 mod track;
@@ -39,6 +40,8 @@ pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
 pub(crate) use shard::lock;
 pub use shard::{Lent, Shard, Shards};
+pub(crate) use short::AtHand;
+pub use short::ShortWay;
 
 use crate::conntrack::Moment;
 use crate::io::Frame;
@@ -122,6 +125,12 @@ pub struct Engine {
     log: log::Waiting,
     /// The groups of NFLOG whose packets are kept for a listener.
     listened: log::Groups,
+    short_way: ShortWay,
+    /// Ends with everything that may lead packets another way.
+    generation: short::Generation,
+    /// That of the shard at work.
+    short: Box<short::Short>,
+    at_hand: AtHand,
     now: Instant,
     unix_nanos: u64,
 }
@@ -135,6 +144,9 @@ impl Engine {
         tracking.acct |= rules_v4.needs_accounting() || rules_v6.needs_accounting();
         let mut rng = StdRng::from_seed(seed);
         let key = [rng.next_u64(), rng.next_u64()];
+        let rules = RulesInForce::new(rules_v4, rules_v6);
+        let short_way = sysctls.short_way().into();
+        let generation = short::Generation::new(rules.set_changes());
         Self {
             routes: Routes::build(&interfaces, &routes),
             counters: Counters::new(interfaces.port_count()),
@@ -148,9 +160,9 @@ impl Engine {
             steering: (key[0] >> 16) as u32,
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
-            rules: RulesInForce::new(rules_v4, rules_v6),
-            neighbours: neighbour::Neighbours::default(),
-            stations: link_in::Stations::default(),
+            rules,
+            neighbours: neighbour::Neighbours::new(generation.end().clone()),
+            stations: link_in::Stations::new(generation.end().clone()),
             limiter: icmp::Limiter::default(),
             redirects: neighbour::redirect::Redirects::default(),
             rng,
@@ -163,6 +175,10 @@ impl Engine {
             outbox: Vec::new(),
             log: log::Waiting::default(),
             listened: log::Groups::default(),
+            short_way,
+            short: Box::new(short::Short::new(generation.clone(), host_port)),
+            at_hand: AtHand::default(),
+            generation,
             now: Instant::ZERO,
             unix_nanos: 0,
         }
@@ -184,13 +200,50 @@ impl Engine {
     /// Takes in a frame that a port has received. Frames besides it that have to be sent are in
     /// [`Engine::outbox`] afterwards.
     #[inline]
-    pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+    pub fn input(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
+        if self.lent.is_none() {
+            self.lend(0);
+        }
+        let mut at_hand = std::mem::take(&mut self.at_hand);
+        let Self { short, conntrack, now, .. } = self;
+        let taken = short.take(conntrack, port, &mut frame, *now, &mut at_hand);
+        self.at_hand = at_hand;
+        match taken {
+            Some(fate) => fate,
+            None => self.long_way(port, frame),
+        }
+    }
+
+    /// The same for a frame that a shard had no short way for.
+    #[inline]
+    pub(crate) fn go_on(&mut self, port: PortId, frame: Frame<'_>, at_hand: &mut AtHand) -> Fate {
+        self.at_hand.take_over(at_hand);
+        self.long_way(port, frame)
+    }
+
+    fn long_way(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
+        if self.host_port == Some(port) {
+            return self.go(|engine| engine.host_output(frame));
+        }
+        let expected = self.try_short_way(port, &mut frame);
+        self.begin_trail();
+        let fate = self.go(|engine| {
+            let frame = Frame { slot: &mut *frame.slot, meta: &mut *frame.meta };
+            let result = engine.link_in(port, frame);
+            engine.end_trail();
+            result
+        });
+        if let Some(expected) = expected {
+            self.check_short_way(&expected, fate, &frame);
+        }
+        fate
+    }
+
+    /// Takes a packet its long way, and after it what it has caused.
+    #[inline]
+    fn go(&mut self, way: impl FnOnce(&mut Self) -> Result<Fate, Drop>) -> Fate {
         let before = self.outbox.len();
-        let result = if self.host_port == Some(port) {
-            self.host_output(frame)
-        } else {
-            self.link_in(port, frame)
-        };
+        let result = way(self);
         if !self.own.is_empty() || !self.copies.is_empty() {
             // Errors about a packet leave before it, also where it leaves in pieces.
             let pieces = self.outbox.split_off(before);
@@ -309,16 +362,18 @@ impl Engine {
         self.standing.changed();
     }
 
-    /// The rules in force.
+    /// The rules in force. Shards settle what their packets have counted when they are lent.
     pub fn rules_in_force(&self) -> &RulesInForce {
         &self.rules
     }
 
-    /// Replaces the rules. Connections, neighbours and `recent` lists stay.
-    pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) {
-        self.rules.replace(v4, v6);
+    /// Replaces the rules. Connections, neighbours and `recent` lists stay. Gives the old rules back:
+    /// to take thousands of them apart takes longer than packets should wait.
+    pub fn replace_rules(&mut self, v4: Ruleset, v6: Ruleset) -> [Arc<Ruleset>; 2] {
+        let old = self.rules.replace(v4, v6);
         self.rules_changed();
         self.follow_rules();
+        old
     }
 
     /// Replaces rules by saved ones with their counters, and `recent` lists that no rule names any
@@ -347,6 +402,10 @@ impl Engine {
         let fragments = fragment_settings(&sysctls);
         for (reassembler, settings) in self.reassemblers.iter_mut().zip(fragments) {
             *reassembler.settings_mut() = settings;
+        }
+        // A comparison goes on.
+        if self.short_way != ShortWay::Compared {
+            self.short_way = sysctls.short_way().into();
         }
         self.sysctls = sysctls;
         self.rebuild();
@@ -384,6 +443,7 @@ impl Engine {
     pub fn replace_routes(&mut self, routes: Vec<StaticRoute>) {
         self.static_routes = routes;
         self.routes = Routes::build(&self.interfaces, &self.static_routes);
+        self.undecide();
     }
 
     /// The routes that were configured.
@@ -404,6 +464,7 @@ impl Engine {
     /// Diverts DHCP answers on an interface to [`Engine::take_dhcp`].
     pub fn divert_dhcp(&mut self, interface: InterfaceId) {
         self.dhcp_interfaces.insert(interface);
+        self.undecide();
     }
 
     /// DHCP answers that came in, as whole frames.
@@ -437,6 +498,7 @@ impl Engine {
             }
         }
         self.policy = policy;
+        self.generation.follow(self.rules.set_changes());
         // A rule that asks for it switches accounting on (connbytes_mt_check).
         let asked = [Family::V4, Family::V6].map(|f| self.rules.of(f).needs_accounting());
         let wanted = self.sysctls.conntrack("acct").is_some_and(|n| n != 0);

@@ -58,10 +58,12 @@ impl Engine {
             log,
             listened,
             copies,
+            at_hand,
             now,
             unix_nanos,
             ..
         } = self;
+        let mut trail = at_hand.is_deciding().then_some(&mut at_hand.trail);
         let RulesInForce { rulesets, counters, memory, .. } = rules;
         let family = packet.parsed.family as usize;
         let mut walk = rulesets[family].walk(table, hook);
@@ -87,7 +89,12 @@ impl Engine {
                 cpu: 0,
                 gateway: &view,
             };
-            match walk.resume(&query, &mut counters[family], memory, &mut reports) {
+            let counters = &mut counters[family];
+            let step = match &mut trail {
+                None => walk.resume(&query, counters, memory, &mut reports),
+                Some(trail) => walk.resume_on_trail(&query, counters, memory, &mut reports, trail),
+            };
+            match step {
                 Step::Done(verdict) => break verdict,
                 Step::Edit(edit) => {
                     let mtu = || smallest_mtu(interfaces, routes, packet, output);
@@ -96,6 +103,11 @@ impl Engine {
                 }
             }
         };
+        // The nat table isn't asked about the packets that follow.
+        if let Some(trail) = trail.filter(|_| verdict != Verdict::Accept || table == TableName::Nat)
+        {
+            trail.lose();
+        }
         let labels = reports.labels;
         if let Some(mark) = reports.mark {
             packet.mark = mark;
@@ -215,12 +227,14 @@ impl RulesInForce {
         this
     }
 
-    /// Replaces both rulesets and their counters; `recent` lists that are still named stay.
-    pub fn replace(&mut self, v4: Ruleset, v6: Ruleset) {
+    /// Replaces both rulesets and their counters; `recent` lists that are still named stay. Gives the
+    /// old rules back, to be dropped where nobody waits.
+    pub fn replace(&mut self, v4: Ruleset, v6: Ruleset) -> [Arc<Ruleset>; 2] {
         self.counters = [v4.zero_counters(), v6.zero_counters()];
-        self.rulesets = [Arc::new(v4), Arc::new(v6)];
+        let old = std::mem::replace(&mut self.rulesets, [Arc::new(v4), Arc::new(v6)]);
         self.memory.adopt(&[&self.rulesets[0], &self.rulesets[1]]);
         self.edited = false;
+        old
     }
 
     /// Puts a change in force that was made from `base` and from counters as in `seen`. Rules that
@@ -259,6 +273,16 @@ impl RulesInForce {
     /// Whether this very ruleset is in force.
     pub fn has(&self, ruleset: &Arc<Ruleset>) -> bool {
         Arc::ptr_eq(&self.rulesets[ruleset.family() as usize], ruleset)
+    }
+
+    /// The counters of both families.
+    pub(crate) fn counters_mut(&mut self) -> &mut [filter::Counters; 2] {
+        &mut self.counters
+    }
+
+    /// The numbers of the changes to the sets that rules name.
+    pub(crate) fn set_changes(&self) -> [filter::sets::Changes; 2] {
+        [0, 1].map(|n| self.rulesets[n].set_changes().clone())
     }
 
     /// A family's ruleset and counters as they are now.

@@ -15,16 +15,23 @@
 //! What all tables share (mappings, expectations, the registry of tuples) is with the engine and goes
 //! into the table that is lent.
 
-use super::{Counters, Engine};
+use super::short::{AtHand, Short};
+use super::{Counters, Engine, Fate, PortId};
+use crate::io::Frame;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use tidegate_nat::{Conntrack, Others, Tracked, Tuple};
+use tidegate_packet::Instant;
 
 /// One worker's connections and counters.
 #[derive(Debug)]
 pub struct Shard {
     conntrack: Box<Conntrack>,
+    /// What was decided about its flows.
+    short: Box<Short>,
+    /// What time it is.
+    now: Instant,
     /// What this shard counts: frames received, and what never reaches the engine.
     pub counters: Counters,
     /// Changes that the table knows of ([`Engine::instruct`]).
@@ -94,6 +101,8 @@ impl Engine {
         let shard = |number: usize| {
             Mutex::new(Shard {
                 conntrack: Box::new(self.new_table(number as u8)),
+                short: Box::new(self.new_short()),
+                now: self.now,
                 counters: Counters::new(self.interfaces.port_count()),
                 instructed: 0,
             })
@@ -113,7 +122,7 @@ impl Engine {
         self.give_back();
         let known = {
             let mut shard = self.shards.lock(number);
-            exchange(&mut shard, &mut self.conntrack);
+            exchange(&mut shard, &mut self.conntrack, &mut self.short);
             shard.instructed
         };
         self.lent = Some(number);
@@ -127,7 +136,8 @@ impl Engine {
     #[inline]
     pub fn give_back(&mut self) {
         if let Some(number) = self.lent.take() {
-            exchange(&mut self.shards.lock(number), &mut self.conntrack);
+            let mut shard = self.shards.lock(number);
+            exchange(&mut shard, &mut self.conntrack, &mut self.short);
         }
     }
 
@@ -153,10 +163,55 @@ impl Engine {
     }
 }
 
+impl Shard {
+    /// Takes in a frame that a port has received, as far as that goes without the engine. `None`: the
+    /// frame is as it was and counted, and [`Engine::go_on`] has to take it with what is at hand.
+    #[inline]
+    pub(crate) fn receive(
+        &mut self,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        at_hand: &mut AtHand,
+    ) -> Option<Fate> {
+        self.counters.received[usize::from(port.0)].count(frame.bytes().len());
+        self.short.take(&mut self.conntrack, port, frame, self.now, at_hand)
+    }
+
+    /// Says what time it is for what happens without the engine.
+    pub(crate) fn set_time(&mut self, now: Instant) {
+        self.now = now;
+        self.conntrack.set_event_time(now);
+    }
+
+    /// Whether something has happened to its connections that somebody wants to be told.
+    pub(crate) fn has_news(&self) -> bool {
+        self.conntrack.has_events()
+    }
+}
+
+impl Engine {
+    /// Counts in the rules what shards' packets have met on the short way. With `end`, no packet has a
+    /// short way any more until the engine has decided anew.
+    pub fn settle(&mut self, end: bool) {
+        let Self { short, rules, shards, .. } = self;
+        short.settle(rules.counters_mut(), end);
+        for number in 0..shards.count() {
+            shards.lock(number).short.settle(rules.counters_mut(), end);
+        }
+    }
+
+    /// How many packets have taken the short way.
+    pub fn taken_short_way(&self) -> u64 {
+        let shards = (0..self.shards.count()).map(|number| self.shards.lock(number).short.taken);
+        self.short.taken + shards.sum::<u64>()
+    }
+}
+
 /// The table that works, and what is shared, change places.
 #[inline]
-fn exchange(shard: &mut Shard, conntrack: &mut Box<Conntrack>) {
+fn exchange(shard: &mut Shard, conntrack: &mut Box<Conntrack>, short: &mut Box<Short>) {
     std::mem::swap(&mut shard.conntrack, conntrack);
+    std::mem::swap(&mut shard.short, short);
     conntrack.exchange_shared(&mut shard.conntrack);
 }
 

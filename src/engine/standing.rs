@@ -78,6 +78,7 @@ impl Engine {
 
     #[cold]
     fn instruct_anew(&mut self, known: u64) {
+        self.short.follow(self.short_way, &self.generation);
         let Self { conntrack, standing, now, .. } = self;
         *conntrack.settings_mut() = standing.settings;
         conntrack.set_rules(standing.rules);

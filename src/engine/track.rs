@@ -19,6 +19,8 @@ pub(crate) fn template(tracking: filter::Tracking, mark: u32) -> Template {
             filter::Helper::Tftp => nat::Helper::Tftp,
             filter::Helper::Irc => nat::Helper::Irc,
             filter::Helper::Amanda => nat::Helper::Amanda,
+            filter::Helper::Pptp => nat::Helper::Pptp,
+            filter::Helper::Sip => nat::Helper::Sip,
         }),
         events,
         expectation_events: expectation_events.then_some(1),
@@ -33,6 +35,8 @@ pub(crate) fn shown(helper: nat::Helper) -> filter::Helper {
         nat::Helper::Tftp => filter::Helper::Tftp,
         nat::Helper::Irc => filter::Helper::Irc,
         nat::Helper::Amanda => filter::Helper::Amanda,
+        nat::Helper::Pptp => filter::Helper::Pptp,
+        nat::Helper::Sip => filter::Helper::Sip,
     }
 }
 

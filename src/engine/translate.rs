@@ -20,6 +20,22 @@ impl Engine {
             return;
         }
         let verify = packet.frame.meta.offload.checksum == Checksum::Unverified;
+        let tracked = match self.at_hand.judged.take().filter(|_| !packet.has_template()) {
+            Some(judged) => judged,
+            None => self.track_anew(packet, verify),
+        };
+        // A wrong checksum would have made it INVALID. Devices join only what is known to be right.
+        let verified = verify
+            && self.conntrack.settings().checksum
+            && matches!(packet.parsed.protocol, protocol::TCP | protocol::UDP)
+            && !matches!(tracked.state(), State::Invalid(_) | State::Untracked);
+        if verified {
+            packet.frame.meta.offload.checksum = Checksum::Valid;
+        }
+        packet.tracked = Some(tracked);
+    }
+
+    fn track_anew(&mut self, packet: &Packet<'_>, verify: bool) -> Tracked {
         let template = match packet.tracking {
             Some(tracking) => track::template(tracking, packet.mark),
             None => Template { synproxy: packet.synproxy, ..Template::default() },
@@ -27,16 +43,7 @@ impl Engine {
         let (parsed, bytes) = (&packet.parsed, packet.bytes());
         let owner = self.conntrack.owner(self.steering, template.zones, parsed, bytes, self.now);
         self.lend(usize::from(owner));
-        let tracked = self.conntrack.track_as(&template, parsed, bytes, verify, self.now);
-        // A wrong checksum would have made it INVALID. Devices join only what is known to be right.
-        let verified = verify
-            && self.conntrack.settings().checksum
-            && matches!(parsed.protocol, protocol::TCP | protocol::UDP)
-            && !matches!(tracked.state(), State::Invalid(_) | State::Untracked);
-        if verified {
-            packet.frame.meta.offload.checksum = Checksum::Valid;
-        }
-        packet.tracked = Some(tracked);
+        self.conntrack.track_as(&template, parsed, bytes, verify, self.now)
     }
 
     /// The nat table's place at a hook: decides a new connection's translation and rewrites the
@@ -72,6 +79,7 @@ impl Engine {
             && has_table
             && let Some(present) = self.conntrack.second_look(&tracked)
         {
+            self.at_hand.trail.lose();
             packet.tracked = Some(tracked);
             self.take_over(hook, packet, output, present);
             let Some(taken) = packet.tracked.take() else { return Ok(()) };

@@ -19,7 +19,7 @@
 use super::ring::{Layout, Ring, SLOT_HEADER, Taken};
 use super::sys::{self, PacketStatistics};
 use super::transmit::PacketTransmit;
-use super::{BURST, Checksum, Frame, HEADROOM, Meta, Outgoing, Receive, vnet};
+use super::{BURST, BURST_BYTES, Checksum, Frame, HEADROOM, Meta, Outgoing, Receive, vnet};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use std::io;
@@ -224,8 +224,10 @@ impl PacketReceive {
 
     /// Takes frames until the burst is full or none wait.
     fn fill(&mut self) {
-        while self.burst.len() < BURST {
+        let mut bytes = 0;
+        while self.burst.len() < BURST && bytes < BURST_BYTES {
             let Some(taken) = self.ring.take() else { return };
+            bytes += taken.len;
             if taken.status & libc::TP_STATUS_COPY != 0 {
                 match self.read_long(&taken) {
                     Some(meta) => {

@@ -11,7 +11,7 @@
 
 use super::merge::{Group, Groups, Header, Kinds};
 use super::sys::{self, check};
-use super::{BURST, Frame, HEADROOM, Meta, Outgoing, Receive, Sent, Transmit, vnet};
+use super::{BURST, BURST_BYTES, Frame, HEADROOM, Meta, Outgoing, Receive, Sent, Transmit, vnet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -153,11 +153,18 @@ impl Receive for TapReceive {
         if self.gone {
             return Err(super::gone(&self.name));
         }
+        let mut bytes = 0;
         // A discarded frame uses up a turn, so that a flood of them ends too.
         for _ in self.burst.len()..BURST {
+            if bytes >= BURST_BYTES {
+                break;
+            }
             let slot = self.burst.len();
             match self.read(slot) {
-                Ok(Some(meta)) => self.burst.push((slot, meta)),
+                Ok(Some(meta)) => {
+                    bytes += meta.end - meta.start;
+                    self.burst.push((slot, meta));
+                }
                 Ok(None) => self.discards += 1,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

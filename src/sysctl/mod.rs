@@ -183,6 +183,11 @@ impl Sysctls {
         self.flag("tidegate/invalid_bypasses_nat")
     }
 
+    /// Whether packets of flows about which everything is decided are spared the rules.
+    pub fn short_way(&self) -> bool {
+        self.flag("tidegate/short_way")
+    }
+
     /// Whether the FTP helper expects connections to addresses that aren't the announcer's, as with
     /// `loose=1` of nf_conntrack_ftp.
     pub fn ftp_loose(&self) -> bool {

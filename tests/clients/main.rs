@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tidegate::lab::privilege;
 
 mod bulk;
+mod helpers;
 mod http;
 mod paths;
 mod scans;
@@ -34,6 +35,10 @@ const TESTS: &[Test] = &[
     Test { name: "a_narrow_path", program: "ping", run: paths::a_narrow_path },
     Test { name: "many_streams", program: "iperf3", run: bulk::many_streams },
     Test { name: "curl", program: "curl", run: http::curl },
+    Test { name: "ftp", program: "pyftpdlib", run: helpers::ftp },
+    Test { name: "tftp", program: "in.tftpd", run: helpers::tftp },
+    Test { name: "sip", program: "sipp", run: helpers::sip },
+    Test { name: "pptp", program: "/usr/bin/python3", run: helpers::pptp },
     Test { name: "stun", program: "stund", run: stun::behaviour },
 ];
 
@@ -73,7 +78,12 @@ fn main() -> ExitCode {
 
 /// Whether a program can be started.
 fn exists(program: &str) -> bool {
+    // That one is a module and has no program of its own.
+    let (program, arguments) = match program {
+        "pyftpdlib" => ("/usr/bin/python3", &["-c", "import pyftpdlib"][..]),
+        _ => (program, &["--help"][..]),
+    };
     let mut command = Command::new(program);
-    command.arg("--help").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok()
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success() || arguments == ["--help"])
 }

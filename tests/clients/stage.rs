@@ -52,6 +52,15 @@ impl Stage {
 
     /// Starts a program at a host, with pipes.
     pub fn start(&self, host: &str, command: &[&str]) -> Tried<Program> {
+        self.start_with(host, command, Stdio::piped)
+    }
+
+    /// The same for one that prints much that nobody reads.
+    pub fn start_quietly(&self, host: &str, command: &[&str]) -> Tried<Program> {
+        self.start_with(host, command, Stdio::null)
+    }
+
+    fn start_with(&self, host: &str, command: &[&str], to: fn() -> Stdio) -> Tried<Program> {
         let [program, arguments @ ..] = command else { return Err("no program".into()) };
         let child = self.scene.at(host, || {
             Command::new(program)
@@ -59,8 +68,8 @@ impl Stage {
                 // Outputs are read by words that other languages have others for.
                 .env("LC_ALL", "C")
                 .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
+                .stdout(to())
+                .stderr(to())
                 .spawn()
         })?;
         Ok(Program { child: Some(child), shown: command.join(" ") })
@@ -80,12 +89,17 @@ impl Stage {
 
     /// `iptables` with these arguments at the gateway, the kernel's or Tidegate's.
     pub fn iptables(&self, arguments: &str) -> Outcome {
+        self.tables("iptables", arguments)
+    }
+
+    /// The same for `iptables` or `ip6tables`.
+    pub fn tables(&self, program: &str, arguments: &str) -> Outcome {
         let arguments: Vec<&str> = arguments.split(' ').collect();
         if self.kernel {
-            let command = [&["iptables-legacy"], &arguments[..]].concat();
-            return self.run("gateway", &command).map(drop);
+            let program = format!("{program}-legacy");
+            return self.run("gateway", &[&[&program[..]], &arguments[..]].concat()).map(drop);
         }
-        self.gateway(&[&["iptables"], &arguments[..]].concat()).map(drop)
+        self.gateway(&[&[program], &arguments[..]].concat()).map(drop)
     }
 
     /// A command of Tidegate's own.
@@ -121,6 +135,13 @@ impl Program {
         }
         let child = self.child.take().ok_or("it has ended")?;
         Ok(child.wait_with_output()?)
+    }
+
+    /// Waits for its end, which has to be a good one.
+    pub fn finish_well(self) -> Outcome {
+        let shown = self.shown.clone();
+        let status = self.finish()?.status;
+        if status.success() { Ok(()) } else { Err(format!("{shown}: {status}").into()) }
     }
 }
 

@@ -21,7 +21,7 @@ COMMIT
 COMMIT
 ";
 
-const SHOWN: &str = "conntrack v1.4.7 (conntrack-tools): ";
+pub(super) const SHOWN: &str = "conntrack v1.4.7 (conntrack-tools): ";
 
 fn gateway(network: &tidegate::lab::topology::Network, sysctls: &str) -> Tried<Gateway> {
     let toml = format!("{TWO}\n[rules]\nipv4 = \"r\"\n\n[sysctl]\nfile = \"s\"\n");
@@ -130,14 +130,14 @@ fn changes(names: &Names) -> Outcome {
 }
 
 /// A `conntrack -E` and where it writes to.
-struct Listener {
+pub(super) struct Listener {
     child: Child,
     out: PathBuf,
     err: PathBuf,
 }
 
 impl Listener {
-    fn start(names: &Names, file: &str, arguments: &[&str]) -> Tried<Self> {
+    pub(super) fn start(names: &Names, file: &str, arguments: &[&str]) -> Tried<Self> {
         let at = |end: &str| names.folder.path().join(format!("{file}.{end}"));
         let (out, err) = (at("out"), at("err"));
         let child = Command::new(names.folder.path().join("conntrack"))
@@ -151,17 +151,17 @@ impl Listener {
         Ok(Self { child, out, err })
     }
 
-    fn said(&self) -> String {
+    pub(super) fn said(&self) -> String {
         fs::read_to_string(&self.out).unwrap_or_default()
     }
 
-    fn wait_for(&self, text: &str) -> Outcome {
+    pub(super) fn wait_for(&self, text: &str) -> Outcome {
         wait(&format!("{text:?} among the events"), || self.said().contains(text))
             .map_err(|e| format!("{e}\n{}", self.said()).into())
     }
 
     /// Ends it as Ctrl-C does. What it has printed and what it says at the end.
-    fn stop(mut self) -> Tried<(String, String)> {
+    pub(super) fn stop(mut self) -> Tried<(String, String)> {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT)?;
         let started = std::time::Instant::now();
         let status = loop {

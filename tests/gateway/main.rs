@@ -13,6 +13,7 @@ mod bridge;
 mod conntrack;
 mod dhcp;
 mod errors;
+mod expect;
 mod harness;
 mod helpers;
 mod host;
@@ -79,6 +80,7 @@ const TESTS: &[Test] = tests! {
         conntrack::connections_are_listed_changed_and_deleted,
         conntrack::events_are_told_as_they_happen,
         conntrack::sysctls_act_on_a_running_gateway,
+        expect::expectations_are_made_watched_and_deleted,
         names::sets_that_rules_name,
         bridge::ports_form_one_lan,
         bridge::frames_cross_intact,

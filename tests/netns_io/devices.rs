@@ -92,6 +92,27 @@ pub fn long_and_short_frames_keep_their_order() {
     assert_eq!((lan.overruns(), lan.discards()), (0, 0));
 }
 
+/// However many long frames wait, a burst holds few, and the next ones the others.
+pub fn a_burst_of_long_frames_is_short() {
+    let net = Topology::new();
+    for (namespace, name) in [(&net.client, "c0"), (&net.gateway, "lan0")] {
+        namespace.netlink().set_mtu(namespace.index(name), 65_000).expect("a longer MTU");
+    }
+    let (_, mut client) = packet(&net.client, "c0");
+    let (mut lan, _) = packet(&net.gateway, "lan0");
+    let frames: Vec<_> = (0..40).map(|n| frame(n, 65_000)).collect();
+    assert_eq!(send(&mut client, &frames), (40, 0));
+    let mut got = Vec::new();
+    wait_for("all frames", || {
+        let n = lan.receive().expect("receiving");
+        assert!(n <= 8, "{n} at once");
+        got.extend((0..n).map(|i| lan.sent(i).bytes.to_vec()).filter(|bytes| is_ours(bytes)));
+        lan.release();
+        (got.len() >= frames.len()).then_some(())
+    });
+    assert!(got == frames);
+}
+
 pub fn vlan_tags_survive() {
     let net = Topology::new();
     let (_, mut client) = packet(&net.client, "c0");

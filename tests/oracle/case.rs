@@ -7,6 +7,8 @@
 //! rules4 page-gateway                 tests/corpus/rules/page-gateway.rules (or `rules4 <<` … `end`)
 //! rules6 none
 //! sets <<                             lines of `ipset restore`, up to `end`
+//! message NAME <<                     payload for `message NAME`, up to `end`; its lines end in
+//!                                     CR LF, and $LENGTH is what follows the first empty one
 //! sysctl net.ipv4.conf.all.rp_filter=1
 //! mtu ppp0 1400
 //! route 172.16.0.0/12 via 10.3.0.9 dev eth1
@@ -57,6 +59,8 @@ pub struct Settings {
     pub rules4: String,
     /// The same for IPv6.
     pub rules6: String,
+    /// Payloads with their names.
+    pub messages: Vec<(String, String)>,
     /// `ipset save` text, empty for none.
     pub sets: String,
     /// Names and values, in order.
@@ -182,7 +186,9 @@ pub fn parse(file: &Path, text: &str, rules: &Path) -> Result<Vec<Case>, String>
         }
         let words: Vec<&str> = text.split_whitespace().collect();
         let settings = cases.last_mut().map_or(&mut shared, |c| &mut c.settings);
-        if words == ["sets", "<<"] {
+        if let ["message", name, "<<"] = words[..] {
+            settings.messages.push((name.to_owned(), message(&mut lines)));
+        } else if words == ["sets", "<<"] {
             settings.sets = inline(&mut lines);
         } else if matches!(words[0], "rules4" | "rules6") {
             let found = match words.get(1) {
@@ -218,6 +224,14 @@ fn strip_comment(line: &str) -> &str {
 /// Rules written into the case, up to a line `end`.
 fn inline<'a>(lines: &mut impl Iterator<Item = (usize, &'a str)>) -> String {
     lines.map(|(_, l)| l.trim()).take_while(|l| *l != "end").map(|l| format!("{l}\n")).collect()
+}
+
+/// A message written into the case, up to a line `end`.
+fn message<'a>(lines: &mut impl Iterator<Item = (usize, &'a str)>) -> String {
+    let lines = lines.map(|(_, l)| l).take_while(|l| *l != "end");
+    let text: String = lines.map(|l| format!("{l}\r\n")).collect();
+    let body = text.split_once("\r\n\r\n").map_or(0, |(_, body)| body.len());
+    text.replace("$LENGTH", &body.to_string())
 }
 
 /// Takes a setting; says whether the line was one.

@@ -29,6 +29,7 @@ pub fn masked(lines: &[String], known: &BTreeSet<u16>) -> (Vec<String>, Vec<[u64
 
 fn mask(line: &str, known: &BTreeSet<u16>) -> (String, [u64; 2]) {
     let plain = line.starts_with("ipv");
+    let expected = line.contains(" master-src=");
     let (mut text, mut times, mut before, mut index) = (String::new(), [0; 2], "", 0);
     let mut rest = line;
     while !rest.is_empty() {
@@ -41,7 +42,8 @@ fn mask(line: &str, known: &BTreeSet<u16>) -> (String, [u64; 2]) {
             continue;
         }
         rest = &rest[word.len()..];
-        let left = matches!(before, "timeout" | "-t") || plain && index == 4;
+        let left =
+            matches!(before, "timeout" | "-t") || plain && index == 4 || expected && index == 0;
         let free = |n: u16| CHOSEN.contains(&before) && !known.contains(&n);
         match word.parse::<u64>() {
             Ok(seconds) if left || matches!(before, "delta-time" | "deltatime") => {

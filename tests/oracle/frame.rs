@@ -17,7 +17,8 @@
 //! icmp KIND[/CODE] [id N] [seq N] [mtu N] [ptr N] [gw A] [rest HEX] [target A] [slla]
 //!              [cksum bad|N]           ICMPv6 inside IPv6; KIND a number, echo, pong
 //! proto N                              any protocol, its bytes follow
-//! data N · text WORD · hex HEX         payload
+//! data N · zeros N · text WORD · hex HEX    payload
+//! message NAME                         payload: a message of the case's
 //! quote [IFACE] [first N] [edit AT=HEX]  the last packet that left by IFACE (this one by default)
 //! raw HEX                              a whole frame
 //! slice A..B                           last: the fragment with these bytes of the IP payload
@@ -42,6 +43,8 @@ pub struct Context<'a> {
     pub topology: &'a Topology,
     /// The last IP packet that left by each interface.
     pub emitted: HashMap<String, Vec<u8>>,
+    /// Messages with their names.
+    pub messages: &'a [(String, String)],
     /// Variables.
     pub variables: HashMap<String, String>,
     /// Ports and ICMP identifiers that the case spells out: nobody may rename these.
@@ -208,6 +211,16 @@ impl Builder<'_, '_> {
                 let mut bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
                 bytes.extend(self.layer(inner, around)?);
                 Ok(bytes)
+            }
+            "zeros" => {
+                let len: u16 = self.number(layer.get(1).ok_or("zeros N")?)?;
+                Ok([vec![0; usize::from(len)], self.layer(inner, around)?].concat())
+            }
+            "message" => {
+                let name = layer.get(1).ok_or("message NAME")?;
+                let found = self.context.messages.iter().rev().find(|(n, _)| n == name);
+                let (_, text) = found.ok_or_else(|| format!("no message {name}"))?;
+                Ok([text.clone().into_bytes(), self.layer(inner, around)?].concat())
             }
             "text" | "hex" => {
                 let argument = layer.get(1).ok_or_else(|| format!("{} what?", layer[0]))?;

@@ -208,10 +208,15 @@ impl Side for Kernel {
         for form in ["extended", "xml", "save"] {
             lines.extend(self.lines_of("conntrack", &["-L", "-o", form])?);
         }
+        for family in ["ipv4", "ipv6"] {
+            let expected = ["-L", "expect", "-f", family, "-o"];
+            for form in ["save", "xml"] {
+                lines.extend(self.lines_of("conntrack", &[&expected[..], &[form]].concat())?);
+            }
+        }
         // What stands around the entries in XML.
-        lines.retain(|line| {
-            !line.starts_with("<?xml") && !matches!(line.as_str(), "<conntrack>" | "</conntrack>")
-        });
+        const AROUND: [&str; 4] = ["<conntrack>", "</conntrack>", "<expect>", "</expect>"];
+        lines.retain(|line| !line.starts_with("<?xml") && !AROUND.contains(&line.as_str()));
         for line in &mut lines {
             // A number that each side draws for itself.
             if let Some((head, rest)) = line.clone().split_once("<id>")

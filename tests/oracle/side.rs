@@ -60,6 +60,7 @@ pub fn play(case: &Case, topology: &Topology, side: &mut dyn Side) -> Result<Tra
     let mut context = Context {
         topology,
         emitted: HashMap::new(),
+        messages: &case.settings.messages,
         variables: HashMap::new(),
         known: BTreeSet::new(),
         next_id: 0x1001,

@@ -6,7 +6,7 @@ use crate::side::{Side, Transcript, counted, entries, play};
 use crate::topology::Topology;
 use std::time::Duration;
 use tidegate::conntrack::text::Show;
-use tidegate::conntrack::{Entry, gateway, save, text, xml};
+use tidegate::conntrack::{Entry, Expected, gateway, save, text, xml};
 use tidegate::engine::log::Line;
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
 use tidegate_filter::{SaveStyle, Sets};
@@ -115,6 +115,10 @@ impl Side for Tidegate {
             let entry = Entry { id: 0, ..entry };
             lines.push(xml::line(&entry, None, Show::default(), now, &label));
             lines.push(save::line(&entry, None));
+        }
+        let expected = self.0.each(|lent| Expected::all(lent.conntrack(), lent.moment()));
+        for expected in expected.into_iter().flatten() {
+            lines.extend([expected.line(), expected.xml()]);
         }
         lines.sort();
         Some(lines)

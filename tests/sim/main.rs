@@ -15,5 +15,6 @@ mod nat_world;
 mod offload;
 mod recent;
 mod reload;
+mod short;
 mod timeouts;
 mod world;

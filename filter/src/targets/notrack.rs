@@ -92,8 +92,9 @@ fn helper(given: &Given<'_>, word: &Word<'_>) -> Outcome<Helper> {
     let found = Helper::ALL.into_iter().find(|helper| {
         let fits = match helper {
             Helper::Ftp => tcp,
-            Helper::Irc => tcp && v4,
+            Helper::Irc | Helper::Pptp => tcp && v4,
             Helper::Tftp | Helper::Amanda => udp,
+            Helper::Sip => tcp || udp,
         };
         fits && helper.name() == word.text
     });
@@ -103,8 +104,6 @@ fn helper(given: &Given<'_>, word: &Word<'_>) -> Outcome<Helper> {
     let exists = match &*word.text {
         "Q.931" | "sane" => tcp,
         "RAS" => udp,
-        "sip" => tcp || udp,
-        "pptp" => tcp && v4,
         "netbios-ns" | "snmp" | "snmp_trap" => udp && v4,
         _ => false,
     };

@@ -224,7 +224,7 @@ fn act(reading: &mut Reading<'_>) -> Result<(), HelpDrop> {
     if !reading.is_translated() {
         return match reading.expect(expectation) {
             Ok(()) => Ok(()),
-            Err(Refused::Clash | Refused::Full) => Err(HelpDrop::Expect),
+            Err(Refused::Clash | Refused::Full | Refused::Already) => Err(HelpDrop::Expect),
         };
     }
     let expectation = crate::expect::Expectation {

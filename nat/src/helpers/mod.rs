@@ -9,13 +9,15 @@
 mod amanda;
 mod ftp;
 mod irc;
+mod pptp;
+mod sip;
 mod text;
 mod tftp;
 
 use std::time::Duration;
 
 use tidegate_packet::checksum::{self, Delta, Field};
-use tidegate_packet::{Addr, Instant, Parsed, protocol, tcp, udp};
+use tidegate_packet::{Addr, Instant, Parsed, Transport, protocol, tcp, udp};
 
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Status};
@@ -36,6 +38,10 @@ pub enum Helper {
     Irc,
     /// The Amanda backup protocol.
     Amanda,
+    /// RFC 2637.
+    Pptp,
+    /// RFC 3261.
+    Sip,
 }
 
 impl Helper {
@@ -46,14 +52,22 @@ impl Helper {
             Self::Tftp => "tftp",
             Self::Irc => "irc",
             Self::Amanda => "amanda",
+            Self::Pptp => "pptp",
+            Self::Sip => "sip",
         }
     }
 
     /// netfilter's bounds (`nf_conntrack_expect_policy`).
-    pub(crate) fn policy(self, _class: u8) -> Policy {
+    pub(crate) fn policy(self, class: u8) -> Policy {
         let (max, minutes) = match self {
             Self::Ftp | Self::Tftp => (1, 5),
             Self::Irc => (8, 5),
+            Self::Pptp => (2, 5),
+            Self::Sip => match class {
+                sip::CLASS_SIGNALLING => (1, 3),
+                sip::CLASS_IMAGE => (2, 3),
+                _ => (4, 3),
+            },
             Self::Amanda => (4, 3),
         };
         Policy { max, timeout: Duration::from_secs(60 * minutes) }
@@ -61,8 +75,9 @@ impl Helper {
 
     fn fits(self, protocol: u8) -> bool {
         match self {
-            Self::Ftp | Self::Irc => protocol == protocol::TCP,
+            Self::Ftp | Self::Irc | Self::Pptp => protocol == protocol::TCP,
             Self::Tftp | Self::Amanda => protocol == protocol::UDP,
+            Self::Sip => matches!(protocol, protocol::TCP | protocol::UDP),
         }
     }
 }
@@ -81,6 +96,8 @@ pub(crate) struct Help {
 pub(crate) enum Memory {
     Nothing,
     Ftp(ftp::Lines),
+    Pptp(pptp::Control),
+    Sip(sip::Dialog),
 }
 
 impl Help {
@@ -88,6 +105,8 @@ impl Help {
     pub(crate) fn new(kind: Helper, protocol: u8) -> Option<Box<Self>> {
         let memory = match kind {
             Helper::Ftp => Memory::Ftp(ftp::Lines::default()),
+            Helper::Pptp => Memory::Pptp(pptp::Control::default()),
+            Helper::Sip => Memory::Sip(sip::Dialog::default()),
             Helper::Tftp | Helper::Irc | Helper::Amanda => Memory::Nothing,
         };
         kind.fits(protocol).then(|| Box::new(Self { kind, expected: Vec::new(), memory }))
@@ -180,6 +199,8 @@ impl Reading<'_> {
             Helper::Tftp => tftp::read(self),
             Helper::Irc => irc::read(self),
             Helper::Amanda => amanda::read(self),
+            Helper::Pptp => pptp::read(self),
+            Helper::Sip => sip::read(self),
         }
     }
 
@@ -251,6 +272,7 @@ impl Reading<'_> {
             class: 0,
             deadline: self.now,
             permanent: false,
+            inactive: false,
             child_helper: None,
             zones,
             follow: Follow::Rules,
@@ -258,10 +280,20 @@ impl Reading<'_> {
     }
 
     /// Registers an expectation.
-    pub(crate) fn expect(&mut self, mut expectation: Expectation) -> Result<(), Refused> {
+    pub(crate) fn expect(&mut self, expectation: Expectation) -> Result<(), Refused> {
+        let expectation = self.in_time(expectation);
+        self.table.expect(expectation, false)
+    }
+
+    /// The same; [`Refused::Already`] if another connection expects just that.
+    pub(crate) fn expect_of_any_master(&mut self, expectation: Expectation) -> Result<(), Refused> {
+        let expectation = self.in_time(expectation);
+        self.table.expect(expectation, true)
+    }
+
+    fn in_time(&self, expectation: Expectation) -> Expectation {
         let timeout = expectation.helper.policy(expectation.class).timeout;
-        expectation.deadline = self.now + timeout;
-        self.table.expect(expectation)
+        Expectation { deadline: self.now + timeout, ..expectation }
     }
 
     /// Registers an expectation of a connection that will be translated as its master: at the port
@@ -271,14 +303,22 @@ impl Reading<'_> {
         mut expectation: Expectation,
         direction: Direction,
     ) -> Result<u16, HelpDrop> {
+        expectation.follow = Follow::Master { direction, port: expectation.tuple.dport };
+        self.expect_from_port(expectation)
+    }
+
+    /// The same of one whose translation is said already.
+    pub(crate) fn expect_from_port(
+        &mut self,
+        mut expectation: Expectation,
+    ) -> Result<u16, HelpDrop> {
         const MOST_ATTEMPTS: u32 = 128;
         let own = expectation.tuple.dport;
-        expectation.follow = Follow::Master { direction, port: own };
         let range = u32::from(u16::MAX - own);
         for _ in 0..=range.min(MOST_ATTEMPTS) {
             match self.expect(expectation.clone()) {
                 Ok(()) => return Ok(expectation.tuple.dport),
-                Err(Refused::Full) => return Err(HelpDrop::Expect),
+                Err(Refused::Full | Refused::Already) => return Err(HelpDrop::Expect),
                 Err(Refused::Clash) if range == 0 => return Err(HelpDrop::Expect),
                 Err(Refused::Clash) => {
                     expectation.tuple.dport = own + (self.table.random() % range) as u16;
@@ -356,6 +396,27 @@ impl Reading<'_> {
                 room[check_at..check_at + 2].copy_from_slice(&sum.to_be_bytes());
             }
         }
+    }
+
+    /// Lets the connection live for that long from now on.
+    pub(crate) fn refresh(&mut self, lasts: Duration) {
+        let now = self.now;
+        if let Some(conn) = conn_of(&mut self.table.slots, self.id) {
+            conn.refresh(lasts, now);
+        }
+    }
+
+    /// Sends a datagram to another port of its destination.
+    pub(crate) fn send_to_port(&mut self, port: u16) -> Result<(), HelpDrop> {
+        let l4 = usize::from(self.packet.l4);
+        let place = self.room.get_mut(l4 + 2..l4 + 4).ok_or(HelpDrop::Message)?;
+        place.copy_from_slice(&port.to_be_bytes());
+        if let Transport::Udp { dport, .. } = &mut self.packet.transport {
+            *dport = port;
+        }
+        let len = self.len();
+        self.set_len(len);
+        Ok(())
     }
 
     /// Whether the packet is one of an answered connection.

@@ -11,6 +11,7 @@ pub mod redirect;
 
 use super::interface::InterfaceId;
 use super::packet::OwnedFrame;
+use super::short::End;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use tidegate_nat::Tracked;
@@ -125,11 +126,19 @@ pub struct Neighbours {
     /// Bytes of all waiting packets.
     held: usize,
     swept: Instant,
+    /// To be told when what [`Neighbours::known_until`] said isn't so any more.
+    changed: End,
 }
 
 impl Neighbours {
+    /// None yet.
+    pub fn new(changed: End) -> Self {
+        Self { changed, ..Self::default() }
+    }
+
     /// Adds an entry that is never asked for and never forgotten.
     pub fn set_permanent(&mut self, key: Key, mac: MacAddr) {
+        self.changed.end();
         self.entries.insert(key, Entry { state: State::Permanent { mac }, next: Instant::ZERO });
     }
 
@@ -160,6 +169,19 @@ impl Neighbours {
         match self.entries.get(&key)?.state {
             State::Incomplete { .. } => None,
             State::Known { mac, .. } | State::Permanent { mac } => Some(mac),
+        }
+    }
+
+    /// Until when a known address is used without asking anybody again, unless something is heard of
+    /// it. For as long as packets keep coming: whoever relies on this has to come back every now and
+    /// then ([`Neighbours::resolve`]), or the address counts as unused.
+    pub fn known_until(&self, key: Key) -> Option<Instant> {
+        match self.entries.get(&key)?.state {
+            State::Incomplete { .. } => None,
+            State::Known { confirmed, probes: 0, .. } => Some(confirmed + REACHABLE),
+            // It is being asked already.
+            State::Known { used, .. } => Some(used + REACHABLE),
+            State::Permanent { .. } => Some(Instant::from_nanos(u64::MAX)),
         }
     }
 
@@ -222,6 +244,9 @@ impl Neighbours {
                 Some(waiting)
             }
             (State::Known { mac: old, confirmed: at, .. }, Some(mac)) if *old != mac => {
+                if overrides || *at != Instant::ZERO {
+                    self.changed.end();
+                }
                 if overrides {
                     entry.state = known(mac, confirmed);
                     Some(VecDeque::new())
@@ -278,6 +303,7 @@ impl Neighbours {
                 }
                 State::Known { .. } => {
                     self.entries.remove(key);
+                    self.changed.end();
                     false
                 }
             }
@@ -292,10 +318,14 @@ impl Neighbours {
             return;
         }
         self.swept = now;
+        let before = self.entries.len();
         self.entries.retain(|_, entry| match &entry.state {
             State::Known { used, .. } => now - *used < unused,
             State::Incomplete { .. } | State::Permanent { .. } => true,
         });
+        if self.entries.len() < before {
+            self.changed.end();
+        }
     }
 
     /// Whether a question is outstanding, so that [`Neighbours::tick`] must be called soon.
@@ -306,6 +336,7 @@ impl Neighbours {
     /// Forgets everything learnt on an interface and says how many packets waited there.
     pub fn flush(&mut self, interface: InterfaceId) -> u64 {
         let (mut lost, mut bytes) = (0, 0);
+        self.changed.end();
         self.entries.retain(|key, entry| {
             if key.0 != interface {
                 return true;

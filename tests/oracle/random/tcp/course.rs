@@ -414,10 +414,9 @@ impl Talk {
                 layers.extend(seg.edit.map(Layer::new));
                 let mut step = step(end.interface, layers);
                 step.times = seg.times;
-                if let Some((name, interface)) = self.learn.as_ref().filter(|_| seg.end == 0) {
-                    if at == 0 || seg.flags.contains('S') {
-                        step.then = Some(format!("${name} = {interface} sport"));
-                    }
+                let opens = seg.end == 0 && (at == 0 || seg.flags.contains('S'));
+                if let Some((name, interface)) = self.learn.as_ref().filter(|_| opens) {
+                    step.then = Some(format!("${name} = {interface} sport"));
                 }
                 step
             }

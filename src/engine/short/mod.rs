@@ -1,0 +1,201 @@
+//! The short way: packets of flows about which everything is decided.
+//!
+//! What the long way (`forward.rs`) does with a packet depends on much more than its connection, but
+//! for most packets of most flows it doesn't. Where all rules on the way have asked nothing but what
+//! is the same for the whole flow ([`tidegate_filter::Trail`]), the first such packet leaves a
+//! [`paths::Path`]: its input, its egress and link header, and the rules to be counted. Later
+//! packets are checked, tracked, translated and counted as ever, and sent without asking anybody.
+//!
+//! Nothing is decided here. What isn't plain takes the long way, and whatever might lead a packet
+//! elsewhere ends the generation of all paths ([`paths::Generation`]) or, where it concerns one
+//! connection, its paths (`nat/src/known.rs`).
+
+pub use paths::{End, Generation};
+
+pub(crate) mod compare;
+pub(crate) mod paths;
+mod plain;
+mod record;
+
+use super::interface::PortId;
+use super::{Engine, Fate};
+use crate::io::{Checksum, Frame};
+use paths::{Decision, Paths};
+use plain::Plain;
+use tidegate_filter::{self as filter, Trail};
+use tidegate_nat::{Conntrack, Judged, Known, Tracked};
+use tidegate_packet::{Family, Instant, ethernet, ipv4};
+
+/// Whether there is a short way.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum ShortWay {
+    /// Every packet takes the long way.
+    Off,
+    /// As described in `engine/short`.
+    #[default]
+    On,
+    /// For tests: packets that could take it take both, and a difference is a panic.
+    Compared,
+}
+
+/// What belongs to it: a part of every shard, lent to the engine with the shard's connections.
+#[derive(Debug)]
+pub(crate) struct Short {
+    pub mode: ShortWay,
+    pub generation: Generation,
+    /// Frames of the host's device have no link header.
+    host_port: Option<PortId>,
+    pub paths: Paths,
+    /// Packets that have taken it.
+    pub taken: u64,
+}
+
+/// What is known of the packet at hand when it begins its long way, and what it leaves behind there.
+#[derive(Debug, Default)]
+pub(crate) struct AtHand {
+    /// Its flow, if something may be decided about that.
+    deciding: Option<Known>,
+    /// It was tracked already.
+    pub judged: Option<Tracked>,
+    /// What its walks have asked so far.
+    pub trail: Trail,
+}
+
+impl AtHand {
+    /// Whether the packet leaves a trail.
+    #[inline]
+    pub fn is_deciding(&self) -> bool {
+        self.deciding.is_some()
+    }
+
+    /// Takes over what another place has found out.
+    #[inline]
+    pub fn take_over(&mut self, from: &mut Self) {
+        (self.deciding, self.judged) = (from.deciding.take(), from.judged.take());
+    }
+}
+
+impl From<bool> for ShortWay {
+    fn from(wanted: bool) -> Self {
+        if wanted { Self::On } else { Self::Off }
+    }
+}
+
+impl Short {
+    pub fn new(generation: Generation, host_port: Option<PortId>) -> Self {
+        Self { mode: ShortWay::On, generation, host_port, paths: Paths::default(), taken: 0 }
+    }
+
+    /// Takes a packet the short way if it has one. `None`: the frame is as it
+    /// was and takes the long way.
+    #[inline]
+    fn pass(
+        &mut self,
+        conntrack: &mut Conntrack,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        at_hand: &mut AtHand,
+    ) -> Option<Fate> {
+        let plain = Plain::read(frame)?;
+        let known = conntrack.known(&plain.tuple, now)?;
+        if self.paths.generation() != self.generation.number() {
+            at_hand.deciding = Some(known);
+            return None;
+        }
+        let (path, place) = match self.paths.get(known.path, now) {
+            Decision::Path(path, place) => (path, place),
+            Decision::Refused => return None,
+            Decision::None => {
+                at_hand.deciding = Some(known);
+                return None;
+            }
+        };
+        if !plain.comes_by(path, port, frame) {
+            at_hand.deciding = Some(known);
+            return None;
+        }
+        if plain.wire_len(frame) > path.mtu {
+            return None;
+        }
+        let (parsed, l3, end) = (&plain.parsed, plain.l3, plain.end());
+        let verify = plain.is_unverified(frame);
+        match conntrack.judge(&known, parsed, &frame.slot[l3..end], verify, now) {
+            Judged::Steady => {}
+            Judged::Gone => return None,
+            Judged::Changed(tracked) => {
+                at_hand.judged = Some(tracked);
+                at_hand.deciding = Some(known);
+                return None;
+            }
+        }
+        if verify && conntrack.settings().checksum {
+            frame.meta.offload.checksum = Checksum::Valid;
+        }
+        let bytes = &mut frame.slot[l3..end];
+        conntrack.rewrite(&known, parsed, bytes, plain.field);
+        match path.family {
+            Family::V4 => ipv4::decrement_ttl(bytes),
+            Family::V6 => bytes[7] -= 1,
+        }
+        frame.slot[l3 - ethernet::HEADER_LEN..l3].copy_from_slice(&path.header);
+        frame.meta.end = end;
+        let fate = Fate::Transmit(path.egress);
+        self.paths.count(place, parsed.len);
+        self.taken += 1;
+        Some(fate)
+    }
+}
+
+impl Short {
+    /// Takes a packet the short way, if it has one and the way is open. The frame is as it was if not.
+    #[inline]
+    pub fn take(
+        &mut self,
+        conntrack: &mut Conntrack,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        at_hand: &mut AtHand,
+    ) -> Option<Fate> {
+        (self.mode == ShortWay::On && self.host_port != Some(port))
+            .then(|| self.pass(conntrack, port, frame, now, at_hand))
+            .flatten()
+    }
+
+    /// Counts in the rules what was met since the last time. With `end`, the way is closed until the
+    /// long way opens it.
+    pub fn settle(&mut self, counters: &mut [filter::Counters; 2], end: bool) {
+        self.paths.settle(counters);
+        if end {
+            self.paths.close();
+        }
+    }
+
+    /// What the engine wants of all.
+    pub fn follow(&mut self, mode: ShortWay, generation: &Generation) {
+        self.mode = mode;
+        self.generation.clone_from(generation);
+    }
+}
+
+impl Engine {
+    /// For a new shard.
+    pub(super) fn new_short(&self) -> Short {
+        let mut short = Short::new(self.generation.clone(), self.host_port);
+        short.mode = self.short_way;
+        short
+    }
+
+    /// Switches the short way on or off.
+    pub fn set_short_way(&mut self, mode: ShortWay) {
+        self.short_way = mode;
+        self.standing.changed();
+        self.undecide();
+    }
+
+    /// Whatever was decided about flows may be wrong now.
+    pub(crate) fn undecide(&mut self) {
+        self.generation.end().end();
+    }
+}
