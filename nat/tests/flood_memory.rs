@@ -24,7 +24,7 @@ fn tiny(v4: bool, host: u32, id: u16, at: u16) -> Vec<u8> {
         let src = Addr::from_v4_bytes([77, b, c, d]);
         let header = Ip { id, ..Ip::new(src, addr("203.0.113.1"), protocol::UDP) };
         let mut bytes = builder::ip(header, &[7; 8]);
-        bytes[6..8].copy_from_slice(&(at / 8 | 0x2000).to_be_bytes());
+        bytes[6..8].copy_from_slice(&((at / 8) | 0x2000).to_be_bytes());
         ipv4::write_checksum(&mut bytes);
         return bytes;
     }

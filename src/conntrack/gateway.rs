@@ -169,7 +169,7 @@ fn walk(
             break;
         }
     }
-    let next = u32::try_from(shard << SHARD_AT | first / SLICE).ok();
+    let next = u32::try_from((shard << SHARD_AT) | (first / SLICE)).ok();
     Tell::Page { entries: found, next, now: moment.unix_nanos }
 }
 
