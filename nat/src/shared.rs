@@ -8,6 +8,7 @@
 //! Whoever works on a table holds the gateway's engine, and the table that works has what is shared
 //! ([`Conntrack::exchange_shared`]): so nothing here has a lock. With one shard nothing is kept.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     shards: u8,
     registry: Registry,
     sources: HashTable<Source>,
+    /// Flows with a translated source so far.
+    flows: u32,
     /// Connections in all tables.
     pub(crate) connections: usize,
     /// Random numbers drawn so far.
@@ -52,6 +55,7 @@ impl Default for Shared {
             shards: 1,
             registry: Registry::default(),
             sources: HashTable::new(),
+            flows: 0,
             connections: 0,
             draws: 0,
             calls: Calls::default(),
@@ -116,16 +120,12 @@ impl Registry {
     }
 }
 
-/// Outside ends that an inside end has in flows that differ in their destination, the newest last.
+/// Outside ends that an inside end has in its flows, by the number that each flow got when it began.
 #[derive(Debug)]
 struct Source {
     hash: u64,
-    /// With the number of connections that have it.
-    mapped: Vec<(Addr, u16, u32)>,
+    mapped: BTreeMap<u32, (Addr, u16)>,
 }
-
-/// Outside ends of one source that are remembered: more than one is rare.
-const MAPPED_MAX: usize = 16;
 
 impl Shared {
     /// Whether there are several tables.
@@ -134,26 +134,32 @@ impl Shared {
         self.shards > 1
     }
 
-    pub(crate) fn enter(&mut self, key: &HashKey, conn: &Connection, hashes: [u64; 2], shard: u8) {
+    pub(crate) fn enter(
+        &mut self,
+        key: &HashKey,
+        conn: &mut Connection,
+        hashes: [u64; 2],
+        shard: u8,
+    ) {
         self.connections += 1;
         if !self.is_divided() {
             return;
         }
         self.registry.enter(hashes, shard);
-        let Some((addr, port)) = mapped_source(conn) else { return };
+        let Some(end) = mapped_source(conn) else { return };
+        self.flows = self.flows.wrapping_add(1);
+        // With several tables nothing else is in its place.
+        conn.same_source[0] = self.flows;
         let hash = source_hash(key, &conn.original(), conn.zones()[0]);
-        let found = self.sources.find_mut(hash, |s| s.hash == hash);
-        let Some(source) = found else {
-            let source = Source { hash, mapped: vec![(addr, port, 1)] };
-            self.sources.insert_unique(hash, source, |s| s.hash);
-            return;
-        };
-        let same = source.mapped.iter().position(|m| (m.0, m.1) == (addr, port));
-        let count = same.map_or(0, |at| source.mapped.remove(at).2);
-        if source.mapped.len() >= MAPPED_MAX {
-            source.mapped.remove(0);
+        match self.sources.find_mut(hash, |s| s.hash == hash) {
+            Some(source) => {
+                source.mapped.insert(self.flows, end);
+            }
+            None => {
+                let source = Source { hash, mapped: BTreeMap::from([(self.flows, end)]) };
+                self.sources.insert_unique(hash, source, |s| s.hash);
+            }
         }
-        source.mapped.push((addr, port, count + 1));
     }
 
     pub(crate) fn leave(&mut self, key: &HashKey, conn: &Connection, hashes: [u64; 2], shard: u8) {
@@ -162,16 +168,13 @@ impl Shared {
             return;
         }
         self.registry.leave(hashes, shard);
-        let Some((addr, port)) = mapped_source(conn) else { return };
+        if mapped_source(conn).is_none() {
+            return;
+        }
         let hash = source_hash(key, &conn.original(), conn.zones()[0]);
         let Ok(mut found) = self.sources.find_entry(hash, |s| s.hash == hash) else { return };
         let mapped = &mut found.get_mut().mapped;
-        if let Some(at) = mapped.iter().position(|m| (m.0, m.1) == (addr, port)) {
-            mapped[at].2 -= 1;
-            if mapped[at].2 == 0 {
-                mapped.remove(at);
-            }
-        }
+        mapped.remove(&conn.same_source[0]);
         if mapped.is_empty() {
             found.remove();
         }
@@ -315,7 +318,7 @@ impl Conntrack {
         }
         let hash = source_hash(&self.key, tuple, zone);
         let source = self.shared.sources.find(hash, |s| s.hash == hash)?;
-        source.mapped.iter().rev().find_map(|(addr, port, _)| fits((*addr, *port)))
+        source.mapped.values().rev().find_map(|end| fits(*end))
     }
 
     /// The shard whose table has a packet's connection, or is to have it: the owner of its tuple, else

@@ -110,7 +110,7 @@ impl Conntrack {
         self.hold_mappings(&mut conn);
         let hashes = self.hashes(&conn);
         let (source, translated) = (conn.original(), conn.status.has(Status::SNAT));
-        self.shared.enter(&self.key, &conn, hashes, self.number);
+        self.shared.enter(&self.key, &mut conn, hashes, self.number);
         let deadline = conn.deadline;
         let id = self.slots.put(conn);
         let slot = id.slot;
@@ -120,7 +120,7 @@ impl Conntrack {
             let entry = slot * 2 + direction as u32;
             self.index.insert(hash, entry, |&e| entry_hash(key, slots, e));
         }
-        if translated {
+        if translated && !self.shared.is_divided() {
             self.link_source(slot, &source);
         }
         id
@@ -175,7 +175,7 @@ impl Conntrack {
             let entry = slot * 2 + direction as u32;
             self.index.remove(hash, |&e| e == entry, |&e| entry_hash(key, slots, e));
         }
-        if translated {
+        if translated && !self.shared.is_divided() {
             self.unlink_source(slot);
         }
         self.wheel.disarm(slot);

@@ -90,6 +90,7 @@ const TESTS: &[Test] = tests! {
         workers::one_worker,
         workers::two_workers,
         workers::four_workers,
+        workers::three_workers_forward_ports,
     }
     Tun {
         tap::bulk_through_taps,

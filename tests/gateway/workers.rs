@@ -7,6 +7,7 @@ use tidegate::lab::traffic::bulk::{Bulk, Direction};
 use tidegate::lab::traffic::service::Service;
 
 use super::harness::{Gateway, Outcome, TWO, ask_tcp, ask_udp, at, ping, two_hosts};
+use super::names::Names;
 
 pub fn one_worker() -> Outcome {
     with(1)
@@ -18,6 +19,44 @@ pub fn two_workers() -> Outcome {
 
 pub fn four_workers() -> Outcome {
     with(4)
+}
+
+/// Answers of forwarded flows have their home in other shards than their connections.
+const FORWARDS: &str = "*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A PREROUTING -i wan0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 192.168.0.2:7
+-A PREROUTING -i wan0 -p udp -m udp --dport 8080 -j DNAT --to-destination 192.168.0.2:7
+-A POSTROUTING -o wan0 -j MASQUERADE
+COMMIT
+";
+
+pub fn three_workers_forward_ports() -> Outcome {
+    let network = two_hosts().build()?;
+    let (client, server) = (network.host("client"), network.host("server"));
+    let _service = Service::start(client, "client", 7)?;
+    let toml = format!("workers = 3\n{TWO}\n[rules]\nipv4 = \"r\"\n");
+    let gateway = Gateway::start(network.host("gw"), &toml, &[("r", FORWARDS)])?;
+    let names = Names::install(&gateway, network.host("gw"))?;
+    for n in 0..60 {
+        assert_eq!(ask_udp(server, "203.0.113.1:8080")?, "client sees 203.0.113.2", "{n}");
+        assert_eq!(ask_tcp(server, "203.0.113.1:8080")?, "client sees 203.0.113.2", "{n}");
+    }
+    bulk(client, server, "203.0.113.2:5001")?;
+    // Every shard's connections are listed, counted and deleted.
+    let listed = names.done("conntrack -L -p udp --dport 8080", "")?;
+    assert_eq!(listed.lines().count(), 60, "{listed}");
+    let (all, counted) = (names.done("conntrack -L", "")?, names.done("conntrack -C", "")?);
+    assert!(all.lines().count() >= 120, "{all}");
+    assert!(counted.trim().parse::<usize>()? >= 120, "{counted}");
+    names.done("conntrack -D -p udp", "")?;
+    let left = names.call("conntrack -L -p udp", "")?;
+    assert_eq!(left.1, "", "{left:?}");
+    names.done("conntrack -F", "")?;
+    assert_eq!(gateway.status()?.connections, 0);
+    assert_eq!(ask_tcp(server, "203.0.113.1:8080")?, "client sees 203.0.113.2");
+    gateway.stop()?;
+    Ok(())
 }
 
 fn with(workers: usize) -> Outcome {
