@@ -105,7 +105,7 @@ impl Bytes<'_> {
 struct Nothing;
 
 impl Gateway for Nothing {
-    fn flow(&self, _: &Flow) -> FlowState {
+    fn flow(&self, _: &Flow, _: [u16; 2]) -> FlowState {
         FlowState::Unknown
     }
 
