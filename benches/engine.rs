@@ -1,91 +1,24 @@
 //! What packets cost in the engine, without devices: to see when a change makes them dearer.
 //! `scripts/bench` measures the whole gateway.
 
+mod common;
+
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use tidegate::engine::{Fate, OwnedFrame, PortId};
-use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
+use common::{RULES, datagram, established, gateway, request, rules_behind, send, shuffled};
+use criterion::measurement::WallTime;
+use criterion::{
+    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
+};
+use tidegate::engine::OwnedFrame;
+use tidegate::sim::Sim;
 use tidegate_filter::{self as filter, CtState, Hook, Query, TableName};
 use tidegate_nat::{Conntrack, Settings};
-use tidegate_packet::builder::{self, Ip};
-use tidegate_packet::{Addr, Family, Instant, MacAddr, Parsed, ethernet, protocol};
+use tidegate_packet::{Addr, Family, Instant, Parsed};
 
-const CLIENT: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
-const LAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
-const WAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
-const RULES: &str = include_str!("../src/lab/rules/iptables.rules");
-/// Flows that are warm, and packets in a burst.
-const FLOWS: u16 = 64;
-/// Connections made in one go.
-const NEW: u16 = 1000;
-
-fn addr(text: &str) -> Addr {
-    text.parse().expect("an address")
-}
-
-/// Datagram `flow` of the client's.
-fn datagram(flow: u16) -> Vec<u8> {
-    let ip = Ip::new(addr("192.168.0.2"), addr("198.51.100.10"), protocol::UDP);
-    builder::udp(ip, 1024 + flow, 5002, &[b't'; 18])
-}
-
-fn frame(packet: &[u8]) -> OwnedFrame {
-    let mut bytes = vec![0; ethernet::HEADER_LEN];
-    ethernet::write(&mut bytes, LAN, CLIENT, ethernet::IPV4);
-    bytes.extend_from_slice(packet);
-    OwnedFrame::new(&bytes)
-}
-
-/// The page's rules, with others before those of FORWARD that no packet here matches.
-fn rules_behind(others: usize) -> String {
-    let mut text = String::new();
-    let mut placed = false;
-    for line in RULES.lines() {
-        if line.starts_with("-A FORWARD") && !placed {
-            placed = true;
-            for n in 0..others {
-                let (a, b) = (n >> 8, n & 0xff);
-                text +=
-                    &format!("-A FORWARD -s 10.9.{a}.{b}/32 -p udp --dport {} -j DROP\n", n + 1);
-            }
-        }
-        text += line;
-        text.push('\n');
-    }
-    assert!(placed, "rules in FORWARD");
-    text
-}
-
-fn gateway() -> Sim {
-    gateway_with(RULES)
-}
-
-fn gateway_with(rules: &str) -> Sim {
-    let interface = |name: &str, mac, address: &str| {
-        SimInterface::new(name, mac, &[address.parse().expect("a prefix")])
-    };
-    let config = SimConfig {
-        interfaces: vec![
-            interface("eth0", LAN, "192.168.0.1/24"),
-            interface("ppp0", WAN, "203.0.113.1/24"),
-        ],
-        routes: vec![SimRoute {
-            to: "0.0.0.0/0".parse().expect("a prefix"),
-            via: Some(addr("203.0.113.2")),
-            dev: None,
-        }],
-        neighbours: vec![
-            ("eth0".into(), addr("192.168.0.2"), CLIENT),
-            ("ppp0".into(), addr("203.0.113.2"), ROUTER),
-        ],
-        rules_v4: rules.into(),
-        ..SimConfig::default()
-    };
-    Sim::new(&config).expect("a gateway")
-}
+/// Packets that are sent in one go.
+const PACKETS: u32 = 1000;
 
 fn decode(c: &mut Criterion) {
     let packet = datagram(0);
@@ -155,62 +88,64 @@ fn rules(c: &mut Criterion) {
     }
 }
 
-fn forward(c: &mut Criterion) {
-    let mut sim = gateway();
-    let port = PortId(0);
-    let frames: Vec<_> = (0..FLOWS).map(|flow| frame(&datagram(flow))).collect();
-    let mut group = c.benchmark_group("engine");
-    group.throughput(Throughput::Elements(FLOWS.into()));
-    group.bench_function("64 datagrams of known connections", |b| {
-        let mut burst = frames.clone();
+/// Packets of established flows, sent again and again.
+fn known(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    sim: &mut Sim,
+    fresh: &[OwnedFrame],
+) {
+    let mut frames = fresh.to_vec();
+    group.bench_function(name, |b| {
         b.iter(|| {
-            for (frame, fresh) in burst.iter_mut().zip(&frames) {
+            for (frame, fresh) in frames.iter_mut().zip(fresh) {
                 // Forwarding has changed it.
                 frame.slot.copy_from_slice(&fresh.slot);
                 frame.meta = fresh.meta;
-                assert_ne!(sim.input(port, frame.frame()), Fate::Consumed);
+                send(sim, frame);
             }
         });
     });
+}
+
+fn forward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("engine");
+    group.throughput(Throughput::Elements(PACKETS.into()));
+    let warm: Vec<OwnedFrame> = (0..PACKETS).map(request).collect();
+    let sim = &mut established(RULES, PACKETS);
+    known(&mut group, "1000 packets of as many flows", sim, &warm);
     for others in [10, 10_000] {
-        let mut sim = gateway_with(&rules_behind(others));
-        group.bench_function(format!("64 known, behind {others} rules"), |b| {
-            let mut burst = frames.clone();
-            b.iter(|| {
-                for (frame, fresh) in burst.iter_mut().zip(&frames) {
-                    frame.slot.copy_from_slice(&fresh.slot);
-                    frame.meta = fresh.meta;
-                    assert_ne!(sim.input(port, frame.frame()), Fate::Consumed);
-                }
-            });
-        });
+        let sim = &mut established(&rules_behind(others), PACKETS);
+        known(&mut group, &format!("1000 packets behind {others} rules"), sim, &warm);
     }
-    group.throughput(Throughput::Elements(NEW.into()));
-    for others in [10, 10_000] {
+    for others in [0, 10, 10_000] {
         let text = rules_behind(others);
-        group.bench_function(format!("1000 new, behind {others} rules"), |b| {
-            let setup = || {
-                (
-                    gateway_with(&text),
-                    (0..NEW).map(|flow| frame(&datagram(flow))).collect::<Vec<_>>(),
-                )
-            };
+        group.bench_function(format!("1000 new connections behind {others} rules"), |b| {
+            let setup = || (gateway(&text), warm.clone());
             let run = |(mut sim, mut frames): (Sim, Vec<OwnedFrame>)| {
                 for frame in &mut frames {
-                    assert_ne!(sim.input(port, frame.frame()), Fate::Consumed);
+                    send(&mut sim, frame);
                 }
                 (sim, frames)
             };
             b.iter_batched(setup, run, BatchSize::LargeInput);
         });
     }
-    group.bench_function("1000 new connections", |b| {
-        let setup = || (gateway(), (0..NEW).map(|flow| frame(&datagram(flow))).collect::<Vec<_>>());
-        let run = |(mut sim, mut frames): (Sim, Vec<OwnedFrame>)| {
-            for frame in &mut frames {
-                assert_ne!(sim.input(port, frame.frame()), Fate::Consumed);
-            }
-            (sim, frames)
+    group.finish();
+}
+
+/// A million flows, each as cold as it gets.
+fn cold(c: &mut Criterion) {
+    const MANY: u32 = 1_000_000;
+    let mut group = c.benchmark_group("engine");
+    group.throughput(Throughput::Elements(PACKETS.into()));
+    let sim = &mut established(RULES, MANY);
+    let mut order = std::iter::repeat_with(|| shuffled(MANY)).flatten();
+    group.bench_function("1000 packets of a million flows", |b| {
+        let setup = || order.by_ref().take(PACKETS as usize).map(request).collect();
+        let run = |mut frames: Vec<OwnedFrame>| {
+            frames.iter_mut().for_each(|frame| send(sim, frame));
+            frames
         };
         b.iter_batched(setup, run, BatchSize::LargeInput);
     });
@@ -223,6 +158,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .sample_size(20);
-    targets = decode, conntrack, rules, forward
+    targets = decode, conntrack, rules, forward, cold
 }
 criterion_main!(benches);

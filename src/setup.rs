@@ -151,6 +151,7 @@ struct Opening<'a> {
     workers: Vec<Vec<Device>>,
     held: Held,
     ports: u16,
+    steering: u32,
 }
 
 /// Builds a gateway from a configuration and its rules.
@@ -161,6 +162,7 @@ pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Built, SetupEr
         workers: (0..config.workers).map(|_| Vec::new()).collect(),
         held: Held::default(),
         ports: 0,
+        steering: rand::random(),
     };
     let mut interfaces = Interfaces::new();
     let mut resolved = config.clone();
@@ -184,6 +186,7 @@ pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Built, SetupEr
         rules_v6: v6,
         sysctls: config.sysctls.clone(),
         host_port,
+        steering: opening.steering,
         seed: rand::random(),
     });
     Ok(Built { config: resolved, engine, workers: opening.workers, held: opening.held })
@@ -200,12 +203,13 @@ pub struct Reopened {
 }
 
 /// Opens a port's device again, after its interface was deleted and made anew. `number` must be one
-/// that no device was opened with before.
+/// that no device was opened with before, `steering` that of the engine.
 pub fn reopen(
     config: &Config,
     port: &str,
     number: u16,
     workers: usize,
+    steering: u32,
     held: &mut Held,
 ) -> Result<Reopened, SetupError> {
     // It holds the record that the new one needs, and there is nothing to give back to.
@@ -216,6 +220,7 @@ pub fn reopen(
         workers: (0..workers).map(|_| Vec::new()).collect(),
         held: Held::default(),
         ports: number,
+        steering,
     };
     let found = match config.port(port) {
         Some((PortKind::AfPacket, bridged)) => opening.af_packet(port, bridged)?,
@@ -278,7 +283,8 @@ impl Opening<'_> {
         let port = self.next_port();
         // The group's number must be unique in the namespace: the process id makes it likely.
         let group = (std::process::id() as u16).wrapping_mul(31).wrapping_add(port);
-        let fanout = (self.workers.len() > 1).then_some(group);
+        let fanout = af_packet::Fanout { group, steering: self.steering };
+        let fanout = (self.workers.len() > 1).then_some(fanout);
         let device = |source| SetupError::Device { name: name.to_owned(), source };
         // A gateway with another link address than the device's must hear frames for it.
         let options = af_packet::Options {

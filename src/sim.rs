@@ -142,6 +142,7 @@ impl Sim {
             rules_v6: load(&config.rules_v6, Family::V6, sets)?,
             sysctls,
             host_port: None,
+            steering: 0x7131_9e37,
             seed: [7; 32],
             interfaces,
         });

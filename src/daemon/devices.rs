@@ -48,10 +48,11 @@ impl Manager {
 
     fn open_again(&mut self, port: PortId, name: &str) -> Result<(), SetupError> {
         let ports = self.gateway.engine().interfaces().port_count() as u16;
+        let steering = self.gateway.engine().steering();
         self.reopened = self.reopened.wrapping_add(1);
         let number = ports.wrapping_add(self.reopened);
         let workers = self.inboxes.len();
-        let again = setup::reopen(&self.config, name, number, workers, &mut self.held)?;
+        let again = setup::reopen(&self.config, name, number, workers, steering, &mut self.held)?;
         self.take_link(port, name, &again);
         for (device, (inbox, waker)) in again.devices.into_iter().zip(&self.inboxes) {
             // Workers end only when everything does.

@@ -82,6 +82,8 @@ pub struct Setup {
     pub sysctls: Sysctls,
     /// The TUN device of the namespace's own kernel; absent: the built-in host.
     pub host_port: Option<PortId>,
+    /// Secret by which flows are given to shards: that of the devices ([`crate::io::af_packet::Fanout`]).
+    pub steering: u32,
     /// Secret for hash keys, ports and identifiers.
     pub seed: [u8; 32],
 }
@@ -138,7 +140,8 @@ pub struct Engine {
 impl Engine {
     /// A gateway with nothing in its tables.
     pub fn new(setup: Setup) -> Self {
-        let Setup { interfaces, routes, rules_v4, rules_v6, sysctls, host_port, seed } = setup;
+        let Setup { interfaces, routes, rules_v4, rules_v6, sysctls, host_port, steering, seed } =
+            setup;
         let policy = Policy::new(&sysctls, &interfaces, [&rules_v4, &rules_v6]);
         let mut tracking = conntrack_settings(&sysctls);
         tracking.acct |= rules_v4.needs_accounting() || rules_v6.needs_accounting();
@@ -157,7 +160,7 @@ impl Engine {
             standing: Standing::new(tracking, key),
             shards: Shards::default(),
             lent: None,
-            steering: (key[0] >> 16) as u32,
+            steering,
             reassemblers: fragment_settings(&sysctls).map(Reassembler::new),
             sysctls,
             rules,
@@ -338,6 +341,11 @@ impl Engine {
     /// The counters, for what happens outside: refused and overrun frames.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
+    }
+
+    /// The secret by which flows are given to shards.
+    pub fn steering(&self) -> u32 {
+        self.steering
     }
 
     /// The interfaces.

@@ -16,6 +16,7 @@
 //! a user namespace), the ring gets long slots after all. Slots are an odd number of cache lines
 //! apart, so that the headers of all slots don't compete for the same few cache sets.
 
+use super::fanout;
 use super::ring::{Layout, Ring, SLOT_HEADER, Taken};
 use super::sys::{self, PacketStatistics};
 use super::transmit::PacketTransmit;
@@ -77,15 +78,23 @@ const NOT_OUTGOING: [libc::sock_filter; 4] = {
     ]
 };
 
+/// The group of rings that share an interface's frames (`PACKET_FANOUT_CBPF`). The ring that joined as
+/// number n gets those of the flows that are at home in shard n ([`tidegate_nat::home`]).
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Fanout {
+    /// The group's number. It must not be in use by other programs in the namespace.
+    pub group: u16,
+    /// The engine's secret for that.
+    pub steering: u32,
+}
+
 /// How a packet device is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Take frames to other link addresses too: needed by the ports of a bridge.
     pub promiscuous: bool,
-    /// Share the interface's frames with all rings of this group, by a hash over the flow that is
-    /// the same in both directions (`PACKET_FANOUT_HASH`). The number must not be in use by other
-    /// programs in the namespace.
-    pub fanout: Option<u16>,
+    /// Share the interface's frames with other rings.
+    pub fanout: Option<Fanout>,
     /// Slots of the ring, rounded up to whole blocks (and fewer where slots are long).
     pub slots: usize,
 }
@@ -191,8 +200,8 @@ impl PacketReceive {
             gone: false,
             down: false,
         };
-        if let Some(group) = options.fanout {
-            device.join_fanout(group)?;
+        if let Some(fanout) = options.fanout {
+            device.join_fanout(fanout)?;
         }
         Ok(device)
     }
@@ -209,10 +218,12 @@ impl PacketReceive {
 
     /// A socket can only join a group once it is bound, and until then it gets every frame. Those
     /// the group's other members have as well, so they are thrown away.
-    fn join_fanout(&mut self, group: u16) -> io::Result<()> {
-        let kind = libc::PACKET_FANOUT_HASH | FANOUT_FLAG_IGNORE_OUTGOING;
-        let value = libc::c_int::from(group) | (kind << 16) as libc::c_int;
-        sys::set_option(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
+    fn join_fanout(&mut self, fanout: Fanout) -> io::Result<()> {
+        let kind = libc::PACKET_FANOUT_CBPF | FANOUT_FLAG_IGNORE_OUTGOING;
+        let value = libc::c_int::from(fanout.group) | (kind << 16) as libc::c_int;
+        let fd = self.socket.as_fd();
+        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
+        sys::set_fanout_program(fd, &fanout::program(fanout.steering))?;
         loop {
             self.fill();
             if self.burst.is_empty() {

@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 pub mod af_packet;
 pub mod channel;
 pub mod ethtool;
+mod fanout;
 pub mod ingress;
 mod merge;
 pub mod pcap;

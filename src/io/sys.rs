@@ -75,10 +75,21 @@ pub(super) fn attach_filter(
     socket: BorrowedFd<'_>,
     program: &[libc::sock_filter],
 ) -> io::Result<()> {
-    // The kernel copies the program, and only reads it.
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &handed_over(program))
+}
+
+/// Gives a packet socket's fanout group the program that chooses the socket for a frame (packet(7)).
+pub(super) fn set_fanout_program(
+    socket: BorrowedFd<'_>,
+    program: &[libc::sock_filter],
+) -> io::Result<()> {
+    set_option(socket, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &handed_over(program))
+}
+
+/// The kernel copies the program, and only reads it.
+fn handed_over(program: &[libc::sock_filter]) -> libc::sock_fprog {
     let filter = program.as_ptr().cast_mut();
-    let program = libc::sock_fprog { len: program.len() as libc::c_ushort, filter };
-    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+    libc::sock_fprog { len: program.len() as libc::c_ushort, filter }
 }
 
 /// `getsockopt` into integers: `T` is `c_int` or `tpacket_stats`, in which any bits are a value.

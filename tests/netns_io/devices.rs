@@ -7,6 +7,8 @@ use std::net::UdpSocket;
 use tidegate::io::af_packet::{self, PacketReceive};
 use tidegate::io::transmit::PacketTransmit;
 use tidegate::io::{Checksum, Gso, GsoKind, Offload, Outgoing, Receive, Transmit, tap};
+use tidegate_nat::{Tuple, home};
+use tidegate_packet::protocol;
 
 /// IEEE 802's EtherType for local experiments: no kernel answers it.
 const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
@@ -257,7 +259,7 @@ pub fn a_full_ring_is_counted() {
 pub fn what_is_sent_does_not_come_back() {
     let net = Topology::new();
     let (_, mut client) = packet(&net.client, "c0");
-    for fanout in [None, Some(78)] {
+    for fanout in [None, Some(fanout(78))] {
         let options = af_packet::Options { fanout, ..promiscuous() };
         let open = || af_packet::open("lan0", &options).expect("a device");
         let (mut lan, mut lan_out) = net.gateway.run(open);
@@ -272,10 +274,14 @@ pub fn what_is_sent_does_not_come_back() {
     }
 }
 
+fn fanout(group: u16) -> af_packet::Fanout {
+    af_packet::Fanout { group, steering: 7 }
+}
+
 pub fn workers_share_by_flow() {
     let net = Topology::new();
     let (_, mut client) = packet(&net.client, "c0");
-    let options = af_packet::Options { fanout: Some(77), ..promiscuous() };
+    let options = af_packet::Options { fanout: Some(fanout(77)), ..promiscuous() };
     let open = || net.gateway.run(|| af_packet::open("lan0", &options).expect("a ring")).0;
     let mut workers = [open(), open()];
     let flow = |port: u16, n: u8| {
@@ -301,7 +307,15 @@ pub fn workers_share_by_flow() {
     });
     assert_eq!(seen[0].len() + seen[1].len(), 100);
     assert!(!seen[0].is_empty() && !seen[1].is_empty(), "one worker got all flows");
-    assert!(seen[0].iter().all(|port| !seen[1].contains(port)), "a flow was torn apart");
+    // Each has the flows that are at home in its shard.
+    let [src, dst] = ["10.0.0.1", "10.0.0.2"].map(|addr| addr.parse().expect("an address"));
+    for (worker, ports) in seen.iter().enumerate() {
+        for port in ports {
+            let (sport, dport) = (u16::from_be_bytes(*port), 9);
+            let tuple = Tuple { src, dst, sport, dport, protocol: protocol::UDP };
+            assert_eq!(home(fanout(77).steering, 2, &tuple), worker, "{sport}");
+        }
+    }
 }
 
 pub fn tap_queues_attach_by_name() {

@@ -1,0 +1,135 @@
+//! The gateway and the packets that the benchmarks are about.
+
+#![allow(dead_code)]
+
+use tidegate::engine::{Fate, OwnedFrame, PortId};
+use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
+use tidegate_packet::builder::{self, Ip};
+use tidegate_packet::{Addr, MacAddr, ethernet, protocol};
+
+const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+const LAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
+const WAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
+/// The page's rules, with MASQUERADE.
+pub const RULES: &str = include_str!("../../src/lab/rules/iptables.rules");
+/// Ports of a client.
+const PORTS: u32 = 50_000;
+/// Most flows.
+pub const FLOWS_MAX: u32 = 20 * PORTS;
+
+/// An address.
+pub fn addr(text: &str) -> Addr {
+    text.parse().expect("an address")
+}
+
+fn client(flow: u32) -> (Addr, MacAddr) {
+    let host = (flow / PORTS) as u8 + 2;
+    (Addr::from_v4_bytes([192, 168, 0, host]), MacAddr([2, 0, 0, 0, 0, host]))
+}
+
+fn server(flow: u32) -> Addr {
+    Addr::from_v4_bytes([198, 51, 100, (flow / PORTS) as u8 + 10])
+}
+
+fn port(flow: u32) -> u16 {
+    1024 + (flow % PORTS) as u16
+}
+
+/// Flow `flow`'s datagram to its server.
+pub fn datagram(flow: u32) -> Vec<u8> {
+    let ip = Ip::new(client(flow).0, server(flow), protocol::UDP);
+    builder::udp(ip, port(flow), 5002, &[b't'; 18])
+}
+
+fn frame(dst: MacAddr, src: MacAddr, packet: &[u8]) -> OwnedFrame {
+    let mut bytes = vec![0; ethernet::HEADER_LEN];
+    ethernet::write(&mut bytes, dst, src, ethernet::IPV4);
+    bytes.extend_from_slice(packet);
+    OwnedFrame::new(&bytes)
+}
+
+/// The same as the LAN's port receives it.
+pub fn request(flow: u32) -> OwnedFrame {
+    frame(LAN, client(flow).1, &datagram(flow))
+}
+
+/// Its answer as the uplink's port receives it.
+fn answer(flow: u32) -> OwnedFrame {
+    let ip = Ip::new(server(flow), addr("203.0.113.1"), protocol::UDP);
+    frame(WAN, ROUTER, &builder::udp(ip, 5002, port(flow), &[b'u'; 18]))
+}
+
+/// The page's rules, with others before those of FORWARD that no packet here matches.
+pub fn rules_behind(others: usize) -> String {
+    let mut text = String::new();
+    let mut placed = false;
+    for line in RULES.lines() {
+        if line.starts_with("-A FORWARD") && !placed {
+            placed = true;
+            for n in 0..others {
+                let (a, b) = (n >> 8, n & 0xff);
+                text +=
+                    &format!("-A FORWARD -s 10.9.{a}.{b}/32 -p udp --dport {} -j DROP\n", n + 1);
+            }
+        }
+        text += line;
+        text.push('\n');
+    }
+    assert!(placed, "rules in FORWARD");
+    text
+}
+
+/// A gateway with these rules and nothing in its tables.
+pub fn gateway(rules: &str) -> Sim {
+    let interface = |name: &str, mac, address: &str| {
+        SimInterface::new(name, mac, &[address.parse().expect("a prefix")])
+    };
+    let mut neighbours = vec![("ppp0".into(), addr("203.0.113.2"), ROUTER)];
+    neighbours.extend((0..FLOWS_MAX).step_by(PORTS as usize).map(|flow| {
+        let (addr, mac) = client(flow);
+        ("eth0".to_owned(), addr, mac)
+    }));
+    let config = SimConfig {
+        interfaces: vec![
+            interface("eth0", LAN, "192.168.0.1/24"),
+            interface("ppp0", WAN, "203.0.113.1/24"),
+        ],
+        routes: vec![SimRoute {
+            to: "0.0.0.0/0".parse().expect("a prefix"),
+            via: Some(addr("203.0.113.2")),
+            dev: None,
+        }],
+        neighbours,
+        rules_v4: rules.into(),
+        sysctls: "net.netfilter.nf_conntrack_max = 2000000\n".into(),
+        ..SimConfig::default()
+    };
+    Sim::new(&config).expect("a gateway")
+}
+
+/// Sends a packet of a flow; it has to leave.
+pub fn send(sim: &mut Sim, flow: &mut OwnedFrame) {
+    assert_ne!(sim.input(PortId(0), flow.frame()), Fate::Consumed);
+}
+
+/// A gateway with so many established flows, each of which has gone both ways twice.
+pub fn established(rules: &str, flows: u32) -> Sim {
+    let mut sim = gateway(rules);
+    for _ in 0..2 {
+        for flow in 0..flows {
+            send(&mut sim, &mut request(flow));
+            assert_ne!(sim.input(PortId(1), answer(flow).frame()), Fate::Consumed);
+        }
+    }
+    sim
+}
+
+/// Numbers below `flows`, each once, in no order.
+pub fn shuffled(flows: u32) -> impl Iterator<Item = u32> {
+    // A prime that divides no number of flows here.
+    let mut at = 0;
+    (0..flows).map(move |_| {
+        at = (u64::from(at) + 618_033_989) as u32 % flows;
+        at
+    })
+}

@@ -1,0 +1,59 @@
+//! Instructions that packets cost in the engine, counted by valgrind: figures that don't depend on the
+//! machine's mood and can be compared between machines. Needs valgrind and gungraun-runner;
+//! `scripts/bench --counts` looks for both.
+
+// Of what the macros make.
+#![allow(unused_qualifications, missing_docs)]
+
+mod common;
+
+use std::hint::black_box;
+
+use common::{RULES, established, gateway, request, rules_behind, send};
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use tidegate::engine::OwnedFrame;
+use tidegate::sim::Sim;
+
+/// Packets that are sent: divide by it.
+const PACKETS: u32 = 1000;
+
+fn requests() -> Vec<OwnedFrame> {
+    (0..PACKETS).map(request).collect()
+}
+
+fn warm(others: usize) -> (Sim, Vec<OwnedFrame>) {
+    let rules = if others == 0 { RULES.to_owned() } else { rules_behind(others) };
+    let mut sim = established(&rules, PACKETS);
+    requests().iter_mut().for_each(|frame| send(&mut sim, frame));
+    (sim, requests())
+}
+
+fn empty(others: usize) -> (Sim, Vec<OwnedFrame>) {
+    let rules = if others == 0 { RULES.to_owned() } else { rules_behind(others) };
+    (gateway(&rules), requests())
+}
+
+#[library_benchmark]
+#[bench::page(args = (0), setup = warm)]
+#[bench::behind_10(args = (10), setup = warm)]
+#[bench::behind_10000(args = (10_000), setup = warm)]
+fn known((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>) {
+    for frame in &mut frames {
+        send(black_box(&mut sim), frame);
+    }
+    (sim, frames)
+}
+
+#[library_benchmark]
+#[bench::page(args = (0), setup = empty)]
+#[bench::behind_10(args = (10), setup = empty)]
+#[bench::behind_10000(args = (10_000), setup = empty)]
+fn new((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>) {
+    for frame in &mut frames {
+        send(black_box(&mut sim), frame);
+    }
+    (sim, frames)
+}
+
+library_benchmark_group!(name = packets, benchmarks = [known, new]);
+main!(library_benchmark_groups = packets);
