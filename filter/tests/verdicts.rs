@@ -390,7 +390,9 @@ fn tracking_is_needed_only_by_rules_that_look_at_connections() {
     }
     assert!(!rules("*nat\nCOMMIT\n").uses_conntrack());
     assert!(rules("*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n").uses_conntrack());
-    assert!(rules("*raw\n-A PREROUTING -j NOTRACK\nCOMMIT\n").uses_conntrack());
+    assert!(rules("*raw\n-A PREROUTING -j CT --zone 1\nCOMMIT\n").uses_conntrack());
+    // xt_ct_tg_check asks for tracking only behind its look at --notrack.
+    assert!(!rules("*raw\n-A PREROUTING -j NOTRACK\nCOMMIT\n").uses_conntrack());
     assert!(!Ruleset::empty(V4, &Sets::new()).uses_conntrack());
     assert!(rules("*raw\nCOMMIT\n").has_rules(TableName::Raw, Hook::Prerouting));
     assert!(!rules("*raw\nCOMMIT\n").has_rules(TableName::Raw, Hook::Forward));

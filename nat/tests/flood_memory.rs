@@ -77,14 +77,14 @@ fn fragments_keep_to_their_bound() {
     }
 }
 
-/// A flood from a million sources takes no more than the table's bound, however long it lasts: the
-/// index grows once more, for the places of those that had to go, and then no more.
+/// A flood from a million sources takes no more than the table's bound, however long it lasts: pieces
+/// of the index that happen to become full are split, ever fewer of them.
 #[test]
 fn connections_keep_to_their_bound() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     const MAX: u32 = 65_536;
     /// With index, wheel and what growing leaves.
-    const EACH: usize = 384;
+    const EACH: usize = 192;
     let before = MEMORY.current_usage();
     let mut gateway = Gateway::with(Settings { max: MAX, ..Settings::default() });
     let flood = |gateway: &mut Gateway, from: u32, count: u32| {
@@ -101,7 +101,7 @@ fn connections_keep_to_their_bound() {
     };
     let peaks = [0, 1, 2, 3, 4].map(|n| flood(&mut gateway, n * 200_000, 200_000));
     assert!(peaks.iter().all(|peak| *peak <= MAX as usize * EACH), "{peaks:?}");
-    assert!(peaks[4] <= peaks[3] + (1 << 16), "{peaks:?}");
+    assert!(peaks[4] <= peaks[3] + peaks[3] / 50, "{peaks:?}");
     gateway.wait(200);
     gateway.table.expire(gateway.now);
     assert!(gateway.table.is_empty());
