@@ -89,7 +89,7 @@ pub struct Setup {
 }
 
 /// A gateway's state that all packets meet, and room for the connections of the shard that it works
-/// for ([`Shard::lend`]).
+/// for ([`Engine::lend`]).
 #[derive(Debug)]
 pub struct Engine {
     interfaces: Interfaces,

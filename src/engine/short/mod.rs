@@ -3,11 +3,11 @@
 //! What the long way (`forward.rs`) does with a packet depends on much more than its connection, but
 //! for most packets of most flows it doesn't. Where all rules on the way have asked nothing but what
 //! is the same for the whole flow ([`tidegate_filter::Trail`]), the first such packet leaves a
-//! [`paths::Path`]: its input, its egress and link header, and the rules to be counted. Later
+//! `paths::Path`: its input, its egress and link header, and the rules to be counted. Later
 //! packets are checked, tracked, translated and counted as ever, and sent without asking anybody.
 //!
 //! Nothing is decided here. What isn't plain takes the long way, and whatever might lead a packet
-//! elsewhere ends the generation of all paths ([`paths::Generation`]) or, where it concerns one
+//! elsewhere ends the generation of all paths ([`Generation`]) or, where it concerns one
 //! connection, its paths (`nat/src/known.rs`).
 
 pub use paths::{End, Generation};
