@@ -1,5 +1,8 @@
 //! `conntrack`, against the running gateway: conntrack-tools' command line, output and exit status.
 
+mod files;
+mod help;
+
 use super::names::CONTROL;
 use crate::config::DEFAULT_CONTROL;
 use crate::conntrack::options::{Command, Form, Table, Verb, Wrong};
@@ -8,6 +11,8 @@ use crate::conntrack::{Action, Ask, Entry, Fault, HappenedExpected, Tell, What};
 use crate::conntrack::{Expected, expected, json, save, text, xml};
 use crate::control::client::ClientError;
 use crate::control::{Client, Reply, Request};
+use files::{parse_labels, split};
+use help::HELP;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
@@ -590,97 +595,6 @@ fn failed(fault: Fault, verb: Option<Verb>) -> End {
     other(format!("Operation failed: {words}"))
 }
 
-/// Numbers and names of labels.
-fn parse_labels(text: &str) -> Vec<(u8, String)> {
-    let line = |line: &str| {
-        let mut words = line.split('#').next()?.split_whitespace();
-        let bit = words.next()?.parse().ok().filter(|bit: &u8| *bit < 128)?;
-        Some((bit, words.next()?.to_owned()))
-    };
-    text.lines().filter_map(line).collect()
-}
-
-/// Words of a line; quotes hold blanks.
-fn split(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let (mut word, mut quoted, mut begun) = (String::new(), false, false);
-    for c in line.chars() {
-        match c {
-            '"' => {
-                quoted = !quoted;
-                begun = true;
-            }
-            c if c.is_whitespace() && !quoted => {
-                if begun {
-                    words.push(std::mem::take(&mut word));
-                }
-                begun = false;
-            }
-            c => {
-                word.push(c);
-                begun = true;
-            }
-        }
-    }
-    if begun {
-        words.push(word);
-    }
-    words
-}
-
-const HELP: &str = "\
-Commands:
-  -L [table] [options]\t\tList conntrack or expectation table
-  -G [table] parameters\t\tGet conntrack or expectation
-  -D [table] parameters\t\tDelete conntrack or expectation
-  -I [table] parameters\t\tCreate a conntrack or expectation
-  -U [table] parameters\t\tUpdate a conntrack
-  -E [table] [options]\t\tShow events
-  -F [table]\t\t\tFlush table
-  -C [table]\t\t\tShow counter
-  -S\t\t\t\tShow statistics
-
-Tables: conntrack, expect, dying, unconfirmed
-
-Conntrack parameters and options:
-  -n, --src-nat ip\t\t\tsource NAT ip
-  -g, --dst-nat ip\t\t\tdestination NAT ip
-  -j, --any-nat ip\t\t\tsource or destination NAT ip
-  -m, --mark mark\t\t\tSet mark
-  -c, --secmark secmark\t\t\tSet selinux secmark
-  -e, --event-mask eventmask\t\tEvent mask, eg. NEW,DESTROY
-  -z, --zero \t\t\t\tZero counters while listing
-  -o, --output type[,...]\t\tOutput format, eg. xml
-  -l, --label label[,...]\t\tconntrack labels
-
-Expectation parameters and options:
-  --tuple-src ip\tSource address in expect tuple
-  --tuple-dst ip\tDestination address in expect tuple
-
-Updating parameters and options:
-  --label-add label\tAdd label
-  --label-del label\tDelete label
-
-Common parameters and options:
-  -s, --src, --orig-src ip\t\tSource address from original direction
-  -d, --dst, --orig-dst ip\t\tDestination address from original direction
-  -r, --reply-src ip\t\tSource address from reply direction
-  -q, --reply-dst ip\t\tDestination address from reply direction
-  -p, --protonum proto\t\tLayer 4 Protocol, eg. 'tcp'
-  -f, --family proto\t\tLayer 3 Protocol, eg. 'ipv6'
-  -t, --timeout timeout\t\tSet timeout
-  -u, --status status\t\tSet status, eg. ASSURED
-  -w, --zone value\t\tSet conntrack zone
-  --orig-zone value\t\tSet zone for original direction
-  --reply-zone value\t\tSet zone for reply direction
-  -b, --buffer-size\t\tNetlink socket buffer size
-  --mask-src ip\t\t\tSource mask address
-  --mask-dst ip\t\t\tDestination mask address
-
-Output formats: xml, extended, timestamp, id, ktimestamp, labels, userspace, save, and json, which
-is an object a line (this program's own addition).
-";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -719,12 +633,5 @@ mod tests {
             let args: Vec<OsString> = args.iter().map(OsString::from).collect();
             assert_eq!(called(&args).map(<[_]>::len), want, "{args:?}");
         }
-    }
-
-    #[test]
-    fn files_of_labels_and_commands() {
-        let labels = parse_labels("# bits\n1 one\n3\tthree # odd\n128 far\nx y\n4\n");
-        assert_eq!(labels, [(1, "one".to_owned()), (3, "three".to_owned())]);
-        assert_eq!(split("-A  -t 5 \"a b\" \"\" c"), ["-A", "-t", "5", "a b", "", "c"]);
     }
 }
