@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 pub mod af_packet;
+pub mod bypass;
 pub mod channel;
 pub mod ethtool;
 mod fanout;
