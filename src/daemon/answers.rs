@@ -111,6 +111,7 @@ impl Handler for Control {
 
     fn ipset(&self, args: &[String], input: &str) -> Ran {
         let answer = self.sets.call(args, input, self.clock.now());
+        self.gateway.sets_changed();
         Ran { status: answer.status, out: answer.out, err: answer.err }
     }
 

@@ -39,8 +39,8 @@ pub struct Way {
 pub struct Flow {
     /// Of both directions.
     pub family: Family,
-    /// The original direction and the reply.
-    pub ways: [Way; 2],
+    /// The original direction and the reply; one may be the gateway's alone.
+    pub ways: [Option<Way>; 2],
     /// TCP: the windows so far.
     pub windows: Option<Windows>,
     /// It is forwarded while [`Bypass::set_generation`] says this number.
@@ -100,4 +100,24 @@ impl Bypass {
         let _ = (number, end);
         Report::default()
     }
+}
+
+/// Who forwards flows by the gateway's order.
+pub trait Forwarder: std::fmt::Debug + Send + Sync {
+    /// From now on this flow is forwarded while its generation lasts. The answer is its number, a small
+    /// one; `None` if there is no room.
+    fn lease(&self, flow: &Flow) -> Option<u32>;
+
+    /// From now on flows of any other generation are the gateway's own again.
+    fn set_generation(&self, generation: u64);
+
+    /// What has happened since the last report. With `end` the flow is the gateway's own again when this
+    /// returns: no packet of it is forwarded any more, and the number is free.
+    fn report(&self, number: u32, end: bool) -> Report;
+
+    /// What has happened since the last report. Until [`Forwarder::resume`] no packet is forwarded.
+    fn pause(&self, number: u32) -> Report;
+
+    /// It goes on, with these windows.
+    fn resume(&self, number: u32, windows: Option<Windows>);
 }
