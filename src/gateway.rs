@@ -76,10 +76,7 @@ impl Gateway {
 
     /// A command has changed a set: what was decided about flows may be wrong now.
     pub fn sets_changed(&self) {
-        let engine = self.engine();
-        if let Some(leases) = engine.leases() {
-            leases.follow(engine.generation());
-        }
+        self.engine().sets_changed();
     }
 
     /// All counters, of the engine and of the shards.

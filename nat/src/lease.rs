@@ -14,6 +14,8 @@ use tidegate_packet::{Instant, Parsed};
 use crate::conn::{Connection, Counters, Direction, Proto, Status};
 use crate::slots::conn_of;
 use crate::table::Conntrack;
+use crate::tcp::{TcpState, TcpTrack};
+use crate::tcp_window::Segment;
 use crate::tracked::{ConnId, InvalidReason, Tracked};
 use crate::{NO_PATH, Tuple, udp};
 
@@ -62,11 +64,29 @@ pub struct Windows {
     pub retransmissions: u8,
 }
 
+impl Windows {
+    /// Judges a segment with ACK and without SYN, FIN and RST (its TCP header and what follows), as a
+    /// holder has to. False: it isn't inside the window, nothing has changed, and the segment is to be
+    /// handed on.
+    pub fn accept(&mut self, direction: Direction, segment: &[u8]) -> bool {
+        let mut track = TcpTrack::by_hand(TcpState::Established);
+        track.set_windows(self);
+        let Some(segment) = Segment::parse(segment) else { return false };
+        let fits = track.accept(direction, &segment);
+        if fits {
+            *self = Self { direction: direction.index() as u8, ..track.windows() };
+        }
+        fits
+    }
+}
+
 /// What has happened to a leased connection since the last report.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Packets and bytes (from the IP header on) of both directions.
     pub counted: [Counters; 2],
+    /// Bytes of the frames that they came in.
+    pub frames: [u64; 2],
     /// When the last packet came. Means something only if there was one.
     pub seen: Instant,
     /// TCP: what they are now.

@@ -303,6 +303,21 @@ impl TcpTrack {
         }
     }
 
+    /// For an acknowledgment of an established connection, data or none: learns from it if it fits
+    /// whatever the settings are.
+    pub(crate) fn accept(&mut self, direction: Direction, segment: &Segment<'_>) -> bool {
+        let (sender, receiver) =
+            (self.peers[direction.index()], self.peers[direction.other().index()]);
+        let Segment { seq, ack, end, .. } = *segment;
+        let sack = if receiver.has(Peer::SACK) { segment.sack() } else { ack };
+        let begun = sender.max_window != 0 && receiver.max_window != 0;
+        if !begun || judge(&sender, &receiver, seq, end, sack) != Fit::Accept {
+            return false;
+        }
+        self.learn(direction, true, segment, [seq, ack, end, sack]);
+        true
+    }
+
     /// Takes over what a segment inside the window says.
     fn learn(
         &mut self,

@@ -41,7 +41,8 @@ pub use rules::{RulesInForce, Superseded};
 pub(crate) use shard::lock;
 pub use shard::{Lent, Shard, Shards};
 pub(crate) use short::AtHand;
-pub use short::{Leases, ShortWay};
+pub(crate) use short::plain;
+pub use short::{Leases, OFTEN, ShortWay};
 
 use crate::conntrack::Moment;
 use crate::io::Frame;
@@ -417,6 +418,9 @@ impl Engine {
         // A comparison goes on.
         if self.short_way != ShortWay::Compared {
             self.short_way = sysctls.short_way().into();
+        }
+        if let Some(leases) = &self.leases {
+            leases.allow(sysctls.bypass());
         }
         self.sysctls = sysctls;
         self.rebuild();

@@ -1,7 +1,7 @@
 //! Flows of many packets that somebody else forwards: the kernel, by the gateway's order.
 //!
 //! What the short way does with a packet is so little that it can be said in advance ([`Flow`]). A flow
-//! that has gone the short way [`OFTEN`] times is leased to a [`Forwarder`], which is nearer to the
+//! that has gone the short way often ([`OFTEN`]) is leased to a [`Forwarder`], which is nearer to the
 //! devices. It takes the flow's plain packets as the short way would, and leaves all others to the
 //! gateway. What it has seen is asked for before anybody looks at the connection, the rules' counters
 //! or the clock (`nat/src/lease.rs`), and a lease ends with the generation that its paths are of.
@@ -11,16 +11,17 @@ use super::{Generation, Short};
 use crate::engine::interface::PortId;
 use crate::engine::{Counters, Engine};
 use crate::io::bypass::{Flow, Forwarder, Way};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tidegate_filter as filter;
 use tidegate_nat::lease::{Holder, Report, Windows};
 use tidegate_nat::{ConnId, Conntrack, Direction, NO_PATH};
-use tidegate_packet::{Family, Instant};
+use tidegate_packet::{Family, Instant, ethernet};
 
-/// So many packets a flow has to have sent the short way, with few others among them.
-const OFTEN: u16 = 32;
+/// So many packets a flow of a gateway with devices has to have sent the short way, with few others
+/// among them.
+pub const OFTEN: u16 = 32;
 /// Flows that are watched at the same time; of two at one place that with more packets stays.
 const WATCHED: usize = 256;
 /// A lease of which nothing was seen for so long ends: others may want its place.
@@ -42,6 +43,10 @@ pub struct Leases {
     forwarder: Arc<dyn Forwarder>,
     /// The kernel's number of each port's interface; zero where the forwarder can't do anything.
     links: Box<[AtomicU32]>,
+    /// How many packets make a flow worth a lease.
+    often: u16,
+    /// Whether there may be any.
+    allowed: AtomicBool,
     books: Mutex<Books>,
 }
 
@@ -73,6 +78,8 @@ struct Course {
     rules: Box<[u32]>,
     packets: u64,
     bytes: u64,
+    /// Bytes of the frames as they arrived.
+    frames: u64,
 }
 
 impl Heavy {
@@ -87,13 +94,22 @@ impl Heavy {
         match place {
             Some((same, count)) if *same == id => {
                 *count = count.wrapping_add(1);
-                if count.is_multiple_of(OFTEN) {
-                    self.wanted.push(id);
+                if !count.is_multiple_of(self.leases.often) {
+                    return;
                 }
             }
-            Some((_, count)) if *count > 0 => *count -= 1,
-            _ => *place = Some((id, 1)),
+            Some((_, count)) if *count > 0 => {
+                *count -= 1;
+                return;
+            }
+            _ => {
+                *place = Some((id, 1));
+                if self.leases.often > 1 {
+                    return;
+                }
+            }
         }
+        self.wanted.push(id);
     }
 
     /// Whether there are flows to be leased.
@@ -153,29 +169,36 @@ impl Short {
             ways[direction] = Some(way);
             let Path { input, egress, .. } = *path;
             let rules = path.counted.clone();
-            courses[direction] = Some(Course { input, egress, rules, packets: 0, bytes: 0 });
+            courses[direction] = Some(Course { input, egress, rules, packets: 0, bytes: 0, frames: 0 });
         }
         if until < now + 2 * TOO_SHORT {
             return None;
         }
         let (family, generation) = (family?, self.generation.sum());
-        let flow = Flow { family, ways, windows: terms.windows, generation, until };
+        let (windows, checksum) = (terms.windows, conntrack.settings().checksum);
+        let flow = Flow { family, ways, windows, checksum, generation, until };
         Some((flow, Lease { family, generation, until, used: now, ways: courses }))
     }
 }
 
 impl Leases {
-    /// For a gateway of this many ports.
-    pub fn new(forwarder: Arc<dyn Forwarder>, ports: usize) -> Self {
+    /// For a gateway of this many ports. A flow is worth a lease after `often` packets.
+    pub fn new(forwarder: Arc<dyn Forwarder>, ports: usize, often: u16) -> Self {
         let links = (0..ports).map(|_| AtomicU32::new(0)).collect();
-        Self { forwarder, links, books: Mutex::default() }
+        let (allowed, books) = (AtomicBool::new(true), Mutex::default());
+        Self { forwarder, links, often, allowed, books }
     }
 
-    /// The forwarder receives and sends by this port, whose interface has this number.
-    pub fn set_link(&self, PortId(port): PortId, index: u32) {
+    /// The forwarder receives and sends by this port, whose interface has this number; `None`: it can't.
+    pub fn set_link(&self, PortId(port): PortId, index: Option<u32>) {
         if let Some(link) = self.links.get(usize::from(port)) {
-            link.store(index, Ordering::Release);
+            link.store(index.unwrap_or(0), Ordering::Release);
         }
+    }
+
+    /// Whether there may be leases from now on; those that there are end with their generation.
+    pub fn allow(&self, allowed: bool) {
+        self.allowed.store(allowed, Ordering::Release);
     }
 
     /// Nothing is forwarded any more that has been leased so far.
@@ -205,6 +228,9 @@ impl Leases {
 
     /// Begins a lease, and gives its number.
     fn begin(&self, flow: &Flow, lease: Lease, generation: &Generation) -> Option<u32> {
+        if !self.allowed.load(Ordering::Acquire) {
+            return None;
+        }
         let mut books = self.books();
         let number = self.forwarder.lease(flow)?;
         let place = number as usize;
@@ -242,15 +268,13 @@ impl Leases {
         for lease in leases.iter_mut().flatten().chain(ended.iter_mut()) {
             for way in lease.ways.iter_mut().flatten().filter(|way| way.packets > 0) {
                 rules[lease.family as usize].count_trail(&way.rules, way.packets, way.bytes);
-                let frames = way.bytes + way.packets * tidegate_packet::ethernet::HEADER_LEN as u64;
-                for traffic in [
-                    &mut ports.received[usize::from(way.input.0)],
-                    &mut ports.sent[usize::from(way.egress.0)],
-                ] {
-                    traffic.packets += way.packets;
-                    traffic.bytes += frames;
-                }
-                (way.packets, way.bytes) = (0, 0);
+                let received = &mut ports.received[usize::from(way.input.0)];
+                received.packets += way.packets;
+                received.bytes += way.frames;
+                let sent = &mut ports.sent[usize::from(way.egress.0)];
+                sent.packets += way.packets;
+                sent.bytes += way.bytes + way.packets * ethernet::HEADER_LEN as u64;
+                (way.packets, way.bytes, way.frames) = (0, 0, 0);
             }
         }
         ended.clear();
@@ -274,8 +298,10 @@ impl Leases {
 impl Books {
     fn enter(&mut self, number: u32, report: &Report) {
         let Some(Some(lease)) = self.leases.get_mut(number as usize) else { return };
-        for (way, counted) in lease.ways.iter_mut().zip(&report.counted) {
+        let seen = report.counted.iter().zip(&report.frames);
+        for (way, (counted, frames)) in lease.ways.iter_mut().zip(seen) {
             let Some(way) = way else { continue };
+            way.frames += frames;
             way.packets += counted.packets;
             way.bytes += counted.bytes;
             self.taken += counted.packets;
@@ -314,6 +340,7 @@ impl Holder for Leases {
 impl Engine {
     /// From now on heavy flows are leased. To be called once the engine is divided.
     pub fn set_leases(&mut self, leases: &Arc<Leases>) {
+        leases.allow(self.sysctls.bypass());
         self.generation.end().stop_with(leases.clone());
         for number in 0..self.shards.count() {
             self.shards.lock(number).set_leases(leases);
@@ -321,14 +348,21 @@ impl Engine {
         self.leases = Some(leases.clone());
     }
 
-    /// What all that was decided about flows is of.
-    pub(crate) fn generation(&self) -> &Generation {
-        &self.generation
+    /// A command has changed a set: what was decided about flows may be wrong now.
+    pub fn sets_changed(&self) {
+        if let Some(leases) = &self.leases {
+            leases.follow(&self.generation);
+        }
     }
 
     /// The leases, if there are any.
     pub fn leases(&self) -> Option<&Arc<Leases>> {
         self.leases.as_ref()
+    }
+
+    /// Leases what the shard at work wants to ([`Short::lease_wanted`]).
+    pub(crate) fn lease_wanted(&mut self) {
+        self.short.lease_wanted(&mut self.conntrack, self.now);
     }
 
     /// Brings what is leased of the table at work up to date, and ends what is over.

@@ -10,13 +10,13 @@
 //! elsewhere ends the generation of all paths ([`Generation`]) or, where it concerns one
 //! connection, its paths (`nat/src/known.rs`).
 
-pub use lease::Leases;
+pub use lease::{Leases, OFTEN};
 pub use paths::{End, Generation};
 
 pub(crate) mod compare;
 pub(crate) mod lease;
 pub(crate) mod paths;
-mod plain;
+pub(crate) mod plain;
 mod record;
 
 use super::interface::PortId;

@@ -43,6 +43,9 @@ pub struct Flow {
     pub ways: [Option<Way>; 2],
     /// TCP: the windows so far.
     pub windows: Option<Windows>,
+    /// Whether transport checksums are verified (`nf_conntrack_checksum`), of packets about whose
+    /// checksum the device says nothing.
+    pub checksum: bool,
     /// It is forwarded while [`Bypass::set_generation`] says this number.
     pub generation: u64,
     /// And until then.
@@ -120,4 +123,20 @@ pub trait Forwarder: std::fmt::Debug + Send + Sync {
 
     /// It goes on, with these windows.
     fn resume(&self, number: u32, windows: Option<Windows>);
+}
+
+impl Forwarder for Bypass {
+    fn lease(&self, flow: &Flow) -> Option<u32> {
+        Self::lease(self, flow)
+    }
+    fn set_generation(&self, generation: u64) {
+        Self::set_generation(self, generation);
+    }
+    fn report(&self, number: u32, end: bool) -> Report {
+        Self::report(self, number, end)
+    }
+    fn pause(&self, number: u32) -> Report {
+        Self::report(self, number, false)
+    }
+    fn resume(&self, _: u32, _: Option<Windows>) {}
 }
