@@ -296,7 +296,7 @@ impl Opening<'_> {
             let (receive, transmit) = af_packet::open(name, &options).map_err(device)?;
             worker.push(Device { receive: Box::new(receive), transmit: Box::new(transmit) });
         }
-        match ingress::hold(link.index, ingress::Method::Best) {
+        match ingress::hold(link.index, ingress::Method::Best, None) {
             Ok(hold) => self.held.holds.push(hold),
             Err(refused) => {
                 self.held.refused = Some(refused);
