@@ -322,7 +322,8 @@ impl Opening<'_> {
             worker.push(Device { receive: Box::new(receive), transmit: Box::new(transmit) });
         }
         let bypass = self.bypass.clone().filter(|bypass| self.watch(bypass));
-        match ingress::hold(link.index, ingress::Method::Best) {
+        let forward = bypass.as_ref().map(|bypass| bypass.program());
+        match ingress::hold(link.index, ingress::Method::Best, forward) {
             Ok(hold) => {
                 self.held.holds.push(hold);
                 self.links.push(bypass.map(|_| link.index));
