@@ -163,12 +163,7 @@ struct Opening<'a> {
 }
 
 /// Builds a gateway from a configuration and its rules. `clock` is the gateway's.
-pub fn build(
-    config: &Config,
-    v4: Ruleset,
-    v6: Ruleset,
-    clock: Clock,
-) -> Result<Built, SetupError> {
+pub fn build(config: &Config, v4: Ruleset, v6: Ruleset, clock: Clock) -> Result<Built, SetupError> {
     let bypass = Bypass::open(clock.now()).inspect_err(|error| {
         tracing::info!("no flow bypasses the gateway: {error}");
     });

@@ -178,7 +178,14 @@ fn tuple(protocol: u8) -> Tuple {
 #[derive(Clone, Debug)]
 enum Step {
     /// Distance of the sequence number from what is next, of the acknowledgment from what was sent.
-    Segment { reply: bool, seq: i32, ack: i32, len: u16, window: u16, flags: u8 },
+    Segment {
+        reply: bool,
+        seq: i32,
+        ack: i32,
+        len: u16,
+        window: u16,
+        flags: u8,
+    },
     Wait(u64),
     Lease,
     Compare,

@@ -43,7 +43,8 @@ impl InMemory {
         let generation = self.generation.load(Ordering::SeqCst);
         let (leased, direction) = flows.values_mut().find_map(|leased| {
             let wanted = |way: &&Way| way.tuple == plain.tuple && way.input == link(port);
-            let direction = leased.flow.ways.iter().position(|w| w.as_ref().is_some_and(|w| wanted(&w)));
+            let direction =
+                leased.flow.ways.iter().position(|w| w.as_ref().is_some_and(|w| wanted(&w)));
             direction.map(|direction| (leased, direction))
         })?;
         let Flow { ways, windows, generation: own, until, checksum, .. } = &mut leased.flow;

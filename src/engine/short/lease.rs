@@ -169,7 +169,8 @@ impl Short {
             ways[direction] = Some(way);
             let Path { input, egress, .. } = *path;
             let rules = path.counted.clone();
-            courses[direction] = Some(Course { input, egress, rules, packets: 0, bytes: 0, frames: 0 });
+            courses[direction] =
+                Some(Course { input, egress, rules, packets: 0, bytes: 0, frames: 0 });
         }
         if until < now + 2 * TOO_SHORT {
             return None;
@@ -317,7 +318,8 @@ impl Holder for Leases {
         let mut books = self.books();
         let report = self.forwarder.report(number, end);
         books.enter(number, &report);
-        if end && let Some(lease) = books.leases.get_mut(number as usize).and_then(Option::take)
+        if end
+            && let Some(lease) = books.leases.get_mut(number as usize).and_then(Option::take)
             && lease.ways.iter().flatten().any(|way| way.packets > 0)
         {
             books.ended.push(lease);

@@ -88,7 +88,14 @@ impl From<bool> for ShortWay {
 
 impl Short {
     pub fn new(generation: Generation, host_port: Option<PortId>) -> Self {
-        Self { mode: ShortWay::On, generation, host_port, paths: Paths::default(), taken: 0, heavy: None }
+        Self {
+            mode: ShortWay::On,
+            generation,
+            host_port,
+            paths: Paths::default(),
+            taken: 0,
+            heavy: None,
+        }
     }
 
     /// Takes a packet the short way if it has one. `None`: the frame is as it

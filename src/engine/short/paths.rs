@@ -8,8 +8,8 @@
 use super::super::interface::PortId;
 use super::lease::Leases;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tidegate_filter as filter;
 use tidegate_filter::sets::Changes;
 use tidegate_nat::NO_PATH;

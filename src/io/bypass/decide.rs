@@ -35,11 +35,13 @@ pub(super) mod stack {
     /// Keys of arrays, and then the direction.
     pub const NUMBER: i16 = -48;
     pub const NOW: i16 = -56;
+    /// Whether the transport checksum was verified, if there was one to verify.
+    pub const VERIFIED: i16 = -60;
     /// [`super::at::Key`].
-    pub const KEY: i16 = -104;
+    pub const KEY: i16 = -112;
     /// The frame's beginning, so that the IP header is aligned.
-    pub const FRAME: i16 = -232 + 2;
-    pub const IP: i16 = -232 + 16;
+    pub const FRAME: i16 = -240 + 2;
+    pub const IP: i16 = -240 + 16;
     /// How much of it may be loaded: all headers that a packet can have.
     pub const ROOM: i16 = 128;
 }
@@ -85,7 +87,7 @@ pub(super) fn program(maps: &Maps) -> Vec<Instruction> {
     a.bind(found);
     wire_len(a, &exits);
     find_slot(a, maps, &exits);
-    verify(a, maps, &exits);
+    verify(a, &exits);
     a.call(Helper::CoarseTime);
     a.store(Double, FP, stack::NOW, R0);
     lock(a, &exits);
@@ -350,10 +352,10 @@ fn find_slot(a: &mut Asm, maps: &Maps, exits: &Exits) {
 }
 
 /// A transport checksum that is wrong is for the gateway to judge.
-fn verify(a: &mut Asm, maps: &Maps, exits: &Exits) {
+fn verify(a: &mut Asm, exits: &Exits) {
     let right = a.label();
-    a.map_value(R1, maps.header.as_fd());
-    a.load(Word, R0, R1, at::HEADER_VERIFY);
+    a.load(Word, R0, R7, at::SLOT_VERIFY);
+    a.store(Word, FP, stack::VERIFIED, R0);
     a.jump_if(R0, Eq, 0, right);
     // Whoever made a super-packet has verified it, or is to compute it.
     a.load(Word, R0, R6, context::GSO_SIZE);
@@ -456,6 +458,9 @@ fn find_way(a: &mut Asm, maps: &Maps, exits: &Exits) {
     a.alu(Add, R9, R1);
     a.alu(Add, R9, i32::from(at::SLOT_WAYS));
     // The slot may have become another flow's since the look-up.
+    a.load(Word, R0, FP, stack::VERIFIED);
+    a.load(Word, R1, R7, at::SLOT_VERIFY);
+    a.jump_if(R0, Ne, R1, exits.unlock);
     for offset in (0..at::KEY_LEN).step_by(8) {
         let size = if at::KEY_LEN - offset >= 8 { Double } else { Word };
         a.load(size, R0, FP, stack::KEY + offset);

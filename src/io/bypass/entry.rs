@@ -109,7 +109,13 @@ pub(super) fn state(flow: &Flow, until: u64) -> State {
         let (key, rewrite) = (key(flow, way), rewrite(flow, way));
         Way { key, mtu: way.mtu, to, packets: 0, bytes: 0, frames: 0, rewrite }
     });
-    let mut state = State { generation: flow.generation, until, ways, ..State::default() };
+    let mut state = State {
+        verify: flow.checksum.into(),
+        generation: flow.generation,
+        until,
+        ways,
+        ..State::default()
+    };
     set_windows(&mut state, &flow.windows.unwrap_or_default());
     state
 }

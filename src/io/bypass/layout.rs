@@ -64,8 +64,6 @@ impl Target {
 pub(super) struct Header {
     /// Flows of any other are not forwarded.
     pub generation: AtomicU64,
-    /// Whether transport checksums are verified.
-    pub verify: AtomicU32,
 }
 
 /// All that `forward` has to know.
@@ -140,7 +138,8 @@ pub(super) struct Last {
 pub(super) struct State {
     /// Packets may be forwarded.
     pub active: u32,
-    pub unused: u32,
+    /// Transport checksums are verified.
+    pub verify: u32,
     pub generation: u64,
     /// On the kernel's monotonic clock, in nanoseconds.
     pub until: u64,
@@ -245,9 +244,9 @@ offsets! {
     TARGET_SLOT = offset_of!(Target, slot);
     TARGET_DIRECTION = offset_of!(Target, direction);
     HEADER_GENERATION = offset_of!(Header, generation);
-    HEADER_VERIFY = offset_of!(Header, verify);
     SLOT_LOCK = offset_of!(Slot, lock);
     SLOT_ACTIVE = STATE, offset_of!(State, active);
+    SLOT_VERIFY = STATE, offset_of!(State, verify);
     SLOT_GENERATION = STATE, offset_of!(State, generation);
     SLOT_UNTIL = STATE, offset_of!(State, until);
     SLOT_SEEN = STATE, offset_of!(State, seen);
