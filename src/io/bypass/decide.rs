@@ -63,6 +63,8 @@ pub(super) struct Exits {
     pub up: Label,
     /// The same, but the slot's lock is held.
     pub unlock: Label,
+    /// The socket gets nothing.
+    pub none: Label,
 }
 
 /// The program. Registers: `R6` the context, `R7` the slot (before it is found: the protocol),
@@ -70,7 +72,7 @@ pub(super) struct Exits {
 pub(super) fn program(maps: &Maps) -> Vec<Instruction> {
     let mut asm = Asm::default();
     let a = &mut asm;
-    let exits = Exits { up: a.label(), unlock: a.label() };
+    let exits = Exits { up: a.label(), unlock: a.label(), none: a.label() };
     let (v4, v6, found) = (a.label(), a.label(), a.label());
     begin(a, maps, &exits);
     load_headers(a, &exits);
@@ -110,10 +112,10 @@ fn begin(a: &mut Asm, maps: &Maps, exits: &Exits) {
     look_up(a, maps.verdict.as_fd(), stack::NUMBER, exits.up);
     a.mov(R8, R0);
     a.store(Word, R8, at::VERDICT_PRESENT, 0);
-    // What the kernel sends itself.
-    const PACKET_OUTGOING: i32 = 4;
+    // What is sent is nobody's business: a fanout group gets it on kernels that don't know its flag
+    // for that (`af_packet.rs`, whose filter this one replaces).
     a.load(Word, R0, R6, context::PACKET_TYPE);
-    a.jump_if(R0, Eq, PACKET_OUTGOING, exits.up);
+    a.jump_if(R0, Eq, i32::from(libc::PACKET_OUTGOING), exits.none);
     a.load(Word, R0, R6, context::VLAN_PRESENT);
     a.jump_if(R0, Ne, 0, exits.up);
 }
@@ -505,7 +507,7 @@ fn give_order(a: &mut Asm) {
 fn end(a: &mut Asm, exits: &Exits) {
     a.mov(R0, 0);
     a.store_release(R7, at::SLOT_LOCK, R0);
-    // The socket gets nothing of it.
+    a.bind(exits.none);
     a.mov(R0, 0);
     a.exit();
     a.bind(exits.unlock);

@@ -365,7 +365,8 @@ fn checksums_that_nobody_has_to_verify() {
             let at = checksum_at(&flow, f);
             f[at..at + 2].fill(0);
         };
-        let rows: [(&dyn Fn(&mut Vec<u8>), bool, u32); 5] = [
+        type Changed<'a> = &'a dyn Fn(&mut Vec<u8>);
+        let rows: [(Changed<'_>, bool, u32); 5] = [
             (&wrong, true, UP),
             (&wrong, false, TAKEN),
             (&partial, true, TAKEN),

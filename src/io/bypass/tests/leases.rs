@@ -203,7 +203,7 @@ fn who_finds_the_lock_taken_goes_up() {
 
 #[test]
 fn nothing_is_counted_twice_or_lost() {
-    const RUNS: usize = 3000;
+    const TAKES: u64 = 1000;
     let Some(bypass) = bypass() else { return };
     let flow = udp();
     let number = bypass.lease(&flow).unwrap();
@@ -211,7 +211,10 @@ fn nothing_is_counted_twice_or_lost() {
         let (bypass, frame) = (bypass.clone(), hello(&flow, direction));
         thread::spawn(move || {
             leave_processor();
-            (0..RUNS).filter(|_| decide(&bypass, &frame) == TAKEN).count() as u64
+            let mut taken = 0;
+            while taken < TAKES {
+                taken += u64::from(decide(&bypass, &frame) == TAKEN);
+            }
         })
     });
     let mut counted = [0; 2];
@@ -223,9 +226,10 @@ fn nothing_is_counted_twice_or_lost() {
     };
     while senders.iter().any(|sender| !sender.is_finished()) {
         collect();
+        // The lock is to be free for most of the time.
+        thread::sleep(Duration::from_micros(20));
     }
     collect();
-    let taken = senders.map(|sender| sender.join().unwrap());
-    assert_eq!(counted, taken);
-    assert!(taken.iter().all(|&n| n > 0), "{taken:?}");
+    senders.map(|sender| sender.join().unwrap());
+    assert_eq!(counted, [TAKES; 2]);
 }
