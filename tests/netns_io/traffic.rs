@@ -70,7 +70,7 @@ fn tcp_both_families(client: (&Namespace, &str), server: (&Namespace, &str), a: 
 }
 
 /// Eight megabytes there, and the same back.
-fn transfer(client: &Namespace, server: &Namespace, address: &str) {
+pub fn transfer(client: &Namespace, server: &Namespace, address: &str) {
     const LEN: usize = 8 << 20;
     let mut seed = 1_u32;
     let data: Vec<u8> = std::iter::repeat_with(|| {
