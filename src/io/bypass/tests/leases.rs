@@ -230,6 +230,6 @@ fn nothing_is_counted_twice_or_lost() {
         thread::sleep(Duration::from_micros(20));
     }
     collect();
-    senders.map(|sender| sender.join().unwrap());
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
     assert_eq!(counted, [TAKES; 2]);
 }
