@@ -187,6 +187,7 @@ fn datagrams_both_ways() {
         assert_eq!(four.send(UPLINK, &inward(0, &vec![8; len])).len(), 1);
     }
     assert_eq!(four.taken(), before.map(|n| n + 8));
+    assert!(four.forwarded() >= 8);
     // Other flows decide for themselves, and have the same way.
     for n in 1..20 {
         warm(&mut four, n);
@@ -438,6 +439,7 @@ fn segments() {
         four.advance(20_000);
         send(&mut four, true, 1102, 652, tcp::ACK, b"too late");
     }
+    assert!(four.forwarded() > 10, "{}", four.forwarded());
 }
 
 /// On a bridge a station's port is learnt from what it sends, and followed where it moves.
