@@ -372,15 +372,21 @@ pub(super) mod test_run {
         flags: u32,
         cpu: u32,
         batch_size: u32,
+        /// The kernel refuses bits that it doesn't know.
+        pad: u32,
     }
 
-    /// The result, the packet afterwards, and nanoseconds for each run.
+    /// The kernel computes a sum over the packet as some devices do, and compares it afterwards
+    /// (`EBADMSG`). Linux 6.11.
+    pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
+
+    /// The result, and the packet afterwards.
     pub fn run(
         program: BorrowedFd<'_>,
         packet: &[u8],
         context: &[u8],
-        repeat: u32,
-    ) -> io::Result<(u32, Vec<u8>, u32)> {
+        flags: u32,
+    ) -> io::Result<(u32, Vec<u8>)> {
         let mut output = vec![0; packet.len() + 256];
         let mut attributes = Attributes {
             program: program.as_raw_fd() as u32,
@@ -389,20 +395,21 @@ pub(super) mod test_run {
             output_len: output.len() as u32,
             input: packet.as_ptr().expose_provenance() as u64,
             output: output.as_mut_ptr().expose_provenance() as u64,
-            repeat,
+            repeat: 1,
             duration: 0,
             context_in_len: context.len() as u32,
             context_out_len: 0,
             context_in: context.as_ptr().expose_provenance() as u64,
             context_out: 0,
-            flags: 0,
+            flags,
             cpu: 0,
             batch_size: 0,
+            pad: 0,
         };
         // SAFETY: laid out as linux/bpf.h has it; the kernel reads the packet and the context and
         // writes at most `output_len` bytes.
         unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) }?;
         output.truncate(attributes.output_len as usize);
-        Ok((attributes.result, output, attributes.duration))
+        Ok((attributes.result, output))
     }
 }

@@ -78,12 +78,9 @@ fn rewrite(flow: &Flow, way: &Direction) -> Rewrite {
     let address_diff = diff(&old.src, &src) + diff(&old.dst, &dst);
     // TTL and protocol are a word of the IPv4 header; next header and hop limit one of IPv6's.
     let (ttl, hop_limit) = (diff(&[1, 0], &[0, 0]), diff(&[0, 1], &[0, 0]));
-    let complete = match flow.family {
-        // The header's own checksum makes up for all that changes in it.
-        Family::V4 => diff(&[0; 16], &link),
-        // The kernel's helper takes that for granted where it mends a pseudo-header.
-        Family::V6 => diff(&[0; 16], &link) + hop_limit + address_diff,
-    };
+    // IPv4's header has a checksum of its own, which makes up for all that changes there, and the
+    // kernel's helper that mends a pseudo-header takes that for granted.
+    let complete = address_diff + hop_limit;
     Rewrite {
         egress: way.egress,
         complete,

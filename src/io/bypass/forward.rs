@@ -1,7 +1,7 @@
 //! `forward`, at tc ingress: does with a packet what `decide` has just said of it, and drops every
 //! other, which the sockets have or nobody wants.
 
-use super::asm::{Alu::*, Asm, Helper, If::*, Label, Reg, Reg::*, Size::*};
+use super::asm::{Alu::*, Asm, Helper, If::*, Label, Reg::*, Size::*};
 use super::layout::{self as at, context, fold, look_up};
 use super::maps::Maps;
 use crate::io::bpf::Instruction;
@@ -23,6 +23,7 @@ pub(super) fn program(maps: &Maps) -> Vec<Instruction> {
     reach_headers(a, ipv6::HEADER_LEN as i16, drop);
     write_v6(a);
     mend_transport(a, ipv6::HEADER_LEN as i16, drop);
+    mend_complete(a);
     leave(a);
     a.bind(v4);
     reach_headers(a, ipv4::MIN_HEADER_LEN as i16, drop);
@@ -168,14 +169,17 @@ fn mend(a: &mut Asm, field: i32, diff: i16, flags: i32, drop: Label) {
     a.bind(same);
 }
 
+/// Where the device has computed a sum over all of an IPv6 packet, that stays true. Else this does
+/// nothing.
+fn mend_complete(a: &mut Asm) {
+    a.mov(R1, R6);
+    a.load(Word, R2, R8, at::ORDER_COMPLETE);
+    a.call(Helper::ChecksumUpdate);
+}
+
 /// Sends it.
 fn leave(a: &mut Asm) {
-    let argument = |a: &mut Asm, reg: Reg, from: i16| a.load(Word, reg, R8, from);
-    // Where the device has computed a sum over all of it, that stays true. Else this does nothing.
-    a.mov(R1, R6);
-    argument(a, R2, at::ORDER_COMPLETE);
-    a.call(Helper::ChecksumUpdate);
-    argument(a, R1, at::ORDER_EGRESS);
+    a.load(Word, R1, R8, at::ORDER_EGRESS);
     a.mov(R2, 0);
     a.call(Helper::Redirect);
     a.exit();

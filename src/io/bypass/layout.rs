@@ -72,8 +72,8 @@ pub(super) struct Header {
 pub(super) struct Rewrite {
     /// The kernel's number of the interface that the packet leaves by.
     pub egress: u32,
-    /// What all of it changes in a sum over the whole packet that the device has computed
-    /// (`CHECKSUM_COMPLETE`), the new link header included.
+    /// IPv6: by how much a sum over the whole packet that the device has computed
+    /// (`CHECKSUM_COMPLETE`) would be wrong.
     pub complete: u32,
     /// The new link header, and two bytes of nothing.
     pub link: [u8; 16],

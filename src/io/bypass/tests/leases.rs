@@ -190,6 +190,27 @@ fn another_interface_is_another_flow() {
 }
 
 #[test]
+fn a_slot_is_asked_whose_it_is() {
+    let Some(bypass) = bypass() else { return };
+    let flow = udp();
+    let number = bypass.lease(&flow).unwrap();
+    // As if it had become another's between look-up and lock.
+    let all: [fn(&mut layout::Key); 5] = [
+        |key| key.interface ^= 1,
+        |key| key.kind ^= 1,
+        |key| key.src[3] ^= 1,
+        |key| key.dst[15] ^= 1,
+        |key| key.ports[3] ^= 1,
+    ];
+    for change in all {
+        change(&mut bypass.slot(number).lock().ways[0].key);
+        assert_eq!(decide(&bypass, &hello(&flow, 0)), UP);
+        change(&mut bypass.slot(number).lock().ways[0].key);
+        assert_eq!(decide(&bypass, &hello(&flow, 0)), TAKEN);
+    }
+}
+
+#[test]
 fn who_finds_the_lock_taken_goes_up() {
     let Some(bypass) = bypass() else { return };
     let flow = udp();
@@ -230,6 +251,8 @@ fn nothing_is_counted_twice_or_lost() {
         thread::sleep(Duration::from_micros(20));
     }
     collect();
-    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    for sender in senders {
+        sender.join().unwrap();
+    }
     assert_eq!(counted, [TAKES; 2]);
 }

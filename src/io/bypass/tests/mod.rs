@@ -159,7 +159,7 @@ fn decide_with(bypass: &Bypass, frame: &[u8], context: &SkBuff) -> u32 {
     // filter sees it.
     let packet = [&frame[..ethernet::HEADER_LEN], frame].concat();
     let context = context_bytes(context);
-    test_run::run(bypass.decide.as_fd(), &packet, &context, 1).unwrap().0
+    test_run::run(bypass.decide.as_fd(), &packet, &context, 0).unwrap().0
 }
 
 fn decide(bypass: &Bypass, frame: &[u8]) -> u32 {
@@ -168,7 +168,7 @@ fn decide(bypass: &Bypass, frame: &[u8]) -> u32 {
 
 /// What `forward` does with it.
 fn forward(bypass: &Bypass, frame: &[u8]) -> (u32, Vec<u8>) {
-    let (action, frame, _) =
-        test_run::run(bypass.program(), frame, &context_bytes(&context()), 1).unwrap();
+    let (action, frame) =
+        test_run::run(bypass.program(), frame, &context_bytes(&context()), 0).unwrap();
     (action, frame)
 }

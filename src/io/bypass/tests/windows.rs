@@ -138,11 +138,18 @@ impl Conversation {
             }
             option
         };
-        match rng.random_range(0..8) {
+        match rng.random_range(0..9) {
             0..3 => (Vec::new(), true),
             3 | 4 => (stamp.to_vec(), true),
             5 => (blocks(rng, 4), true),
             6 => ([stamp.to_vec(), blocks(rng, 3)].concat(), true),
+            7 => {
+                // Half a block more: such an option says nothing.
+                let mut option = blocks(rng, 2);
+                option[3] += 4;
+                option.extend(ack.to_be_bytes());
+                (option, false)
+            }
             _ => {
                 let mut odd = [stamp.to_vec(), blocks(rng, 3)].concat();
                 odd.truncate(rng.random_range(1..=odd.len()));
@@ -248,6 +255,58 @@ fn windows_are_judged_and_learned_as_conntrack_does() {
     // Enough of each kind.
     let Seen { taken, up, refused } = seen;
     assert!(taken > 6000 && up > 2000 && refused > 500, "{seen:?}");
+}
+
+/// Windows as no connection need ever have had them, around a conversation's numbers.
+fn arbitrary(talk: &mut Conversation) -> Windows {
+    let sides = talk.sides;
+    let rng = &mut talk.rng;
+    let near = |rng: &mut StdRng, base: u32| match rng.random_range(0..4) {
+        0 => base,
+        1 => base.wrapping_add(rng.random_range(0..3)).wrapping_sub(1),
+        2 => base.wrapping_add(rng.random_range(0..8000)).wrapping_sub(4000),
+        _ => base.wrapping_add(rng.random_range(0..300_000)).wrapping_sub(150_000),
+    };
+    let peers = [0, 1].map(|n| PeerWindow {
+        end: near(rng, sides[n].next),
+        max_end: near(rng, sides[n].next),
+        max_window: [0, 1, 65_999, 66_001, rng.random_range(1..100_000)][rng.random_range(0..5)],
+        max_ack: near(rng, sides[n].acked),
+        scale: rng.random_range(0..=14),
+        flags: rng.random_range(0..64),
+    });
+    let (seq, ack, end) =
+        (near(rng, sides[0].next), near(rng, sides[0].acked), near(rng, sides[0].next));
+    let (window, direction, retransmissions) = (0, rng.random_range(0..2), rng.random());
+    Windows { peers, seq, ack, end, window, direction, retransmissions }
+}
+
+#[test]
+fn any_windows_are_judged_as_conntrack_does() {
+    let Some(bypass) = bypass() else { return };
+    let (mut taken, mut up) = (0, 0);
+    for seed in 0..200 {
+        let mut talk = Conversation::new(seed);
+        talk.opening();
+        let flow = Flow { windows: Some(Windows::default()), ..talk.flow.clone() };
+        let number = bypass.lease(&flow).unwrap();
+        for step in 0..100 {
+            let windows = arbitrary(&mut talk);
+            bypass.resume(number, Some(windows));
+            let (direction, packet, readable) = talk.segment();
+            let mut accepted = windows;
+            let fits = accepted.accept(DIRECTIONS[direction], segment(&packet));
+            let is_taken = decide(&bypass, &frame(direction, &packet)) == TAKEN;
+            let context = format!("seed {seed}, step {step}: {packet:02x?} by {windows:?}");
+            assert!(if readable { fits == is_taken } else { fits || !is_taken }, "{context}");
+            let expected = if is_taken { accepted } else { windows };
+            assert_eq!(bypass.report(number, false).windows, Some(expected), "{context}");
+            taken += usize::from(is_taken);
+            up += usize::from(!is_taken);
+        }
+        bypass.report(number, true);
+    }
+    assert!(taken > 1000 && up > 1000, "{taken} {up}");
 }
 
 #[test]
