@@ -195,7 +195,7 @@ fn a_slot_is_asked_whose_it_is() {
     let flow = udp();
     let number = bypass.lease(&flow).unwrap();
     // As if it had become another's between look-up and lock.
-    let all: [fn(&mut layout::Key); 5] = [
+    let all: [fn(&mut Key); 5] = [
         |key| key.interface ^= 1,
         |key| key.kind ^= 1,
         |key| key.src[3] ^= 1,
