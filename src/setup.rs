@@ -338,8 +338,8 @@ impl Opening<'_> {
 
     /// Makes every worker's socket of the last port ask the bypass first.
     fn watch(&self, bypass: &Bypass) -> bool {
-        let sockets = self.workers.iter().filter_map(|devices| devices.last()?.receive.fd());
-        let watched: io::Result<()> = sockets.map(|socket| bypass.watch(socket)).collect();
+        let mut sockets = self.workers.iter().filter_map(|devices| devices.last()?.receive.fd());
+        let watched = sockets.try_for_each(|socket| bypass.watch(socket));
         watched.inspect_err(|error| tracing::info!("no flow bypasses the gateway: {error}")).is_ok()
     }
 

@@ -124,8 +124,15 @@ pub struct Terms {
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     holder: Option<Arc<dyn Holder>>,
-    /// The number of the lease by the connection's slot.
-    numbers: HashMap<u32, u32>,
+    /// By the connection's slot.
+    leased: HashMap<u32, Lease>,
+}
+
+#[derive(Copy, Clone, Debug)]
+struct Lease {
+    number: u32,
+    /// What it is about.
+    paths: [u32; 2],
 }
 
 impl Conntrack {
@@ -156,25 +163,36 @@ impl Conntrack {
         Some(Terms { tuples, paths, windows: conn.windows(), until })
     }
 
-    /// The holder has taken a connection and given the lease a number.
-    pub fn lease(&mut self, id: ConnId, number: u32) {
+    /// The holder has taken a connection and given the lease a number. `paths` are those of the
+    /// directions that it handles, and [`NO_PATH`].
+    pub fn lease(&mut self, id: ConnId, number: u32, paths: [u32; 2]) {
         if let Some(conn) = conn_of(&mut self.slots, id) {
             conn.status.set(Status::LEASED);
-            self.leases.numbers.insert(id.slot, number);
+            self.leases.leased.insert(id.slot, Lease { number, paths });
+        }
+    }
+
+    /// Ends a lease that isn't about this path of the direction.
+    #[inline]
+    pub(crate) fn lease_follows(&mut self, id: ConnId, direction: Direction, path: u32) {
+        if self.get(id).is_some_and(|conn| conn.status.has(Status::LEASED))
+            && self.leases.leased.get(&id.slot).is_some_and(|l| l.paths[direction.index()] != path)
+        {
+            self.settle_lease(id.slot, true);
         }
     }
 
     /// How many connections are leased.
     pub fn leased(&self) -> usize {
-        self.leases.numbers.len()
+        self.leases.leased.len()
     }
 
     /// Brings all leased connections up to date, and ends the leases with these numbers.
     pub fn settle_leases(&mut self, mut ends: impl FnMut(u32) -> bool) {
-        if self.leases.numbers.is_empty() {
+        if self.leases.leased.is_empty() {
             return;
         }
-        let all: Vec<(u32, u32)> = self.leases.numbers.iter().map(|(s, n)| (*s, *n)).collect();
+        let all: Vec<_> = self.leases.leased.iter().map(|(s, l)| (*s, l.number)).collect();
         for (slot, number) in all {
             self.settle_lease(slot, ends(number));
         }
@@ -182,10 +200,10 @@ impl Conntrack {
 
     /// Brings a connection up to date that may be leased.
     pub(crate) fn settle_lease(&mut self, slot: u32, end: bool) {
-        let Leases { holder: Some(holder), numbers } = &mut self.leases else { return };
-        let Some(&number) = numbers.get(&slot) else { return };
+        let Leases { holder: Some(holder), leased } = &mut self.leases else { return };
+        let Some(&Lease { number, .. }) = leased.get(&slot) else { return };
         if end {
-            numbers.remove(&slot);
+            leased.remove(&slot);
         }
         let report = holder.report(number, end);
         self.enter_report(slot, &report);
@@ -213,7 +231,7 @@ impl Conntrack {
         now: Instant,
     ) -> Result<Option<Tracked>, InvalidReason> {
         let slot = id.slot;
-        let number = self.leases.numbers.get(&slot).copied();
+        let number = self.leases.leased.get(&slot).map(|lease| lease.number);
         if let (Some(holder), Some(number)) = (&self.leases.holder, number) {
             let report = holder.pause(number);
             self.enter_report(slot, &report);
@@ -233,7 +251,7 @@ impl Conntrack {
                 // Nothing has happened since the pause.
                 _ => {
                     holder.report(number, true);
-                    self.leases.numbers.remove(&slot);
+                    self.leases.leased.remove(&slot);
                 }
             }
         }

@@ -94,7 +94,7 @@ impl Pair {
         self.next += 1;
         let report = Report { windows: terms.windows, ..Report::default() };
         self.book.0.lock().unwrap().insert(number, Held { paused: false, report });
-        self.leasing.table.lease(id, number);
+        self.leasing.table.lease(id, number, terms.paths);
     }
 
     /// A packet. The holder takes it if it is one of those that a holder may take.

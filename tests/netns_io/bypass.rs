@@ -324,7 +324,7 @@ impl Masquerade {
         let Some(terms) = self.table.terms(id) else { return };
         let flow = self.sides.flow(terms.tuples, terms.windows);
         if let Some(number) = self.sides.bypass.lease(&flow) {
-            self.table.lease(id, number);
+            self.table.lease(id, number, terms.paths);
             self.leases += 1;
         }
     }

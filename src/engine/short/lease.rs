@@ -135,10 +135,10 @@ impl Short {
         let generation = self.generation.sum();
         conntrack.settle_leases(|number| leases.is_ending(number, generation, now));
         for id in wanted {
-            if let Some((flow, lease)) = self.flow(conntrack, id, &leases, now)
+            if let Some((flow, lease, paths)) = self.flow(conntrack, id, &leases, now)
                 && let Some(number) = leases.begin(&flow, lease, &self.generation)
             {
-                conntrack.lease(id, number);
+                conntrack.lease(id, number, paths);
             }
         }
     }
@@ -150,10 +150,10 @@ impl Short {
         id: ConnId,
         leases: &Leases,
         now: Instant,
-    ) -> Option<(Flow, Lease)> {
+    ) -> Option<(Flow, Lease, [u32; 2])> {
         let terms = conntrack.terms(id)?;
         let mut until = terms.until.unwrap_or(Instant::from_nanos(u64::MAX));
-        let mut family = None;
+        let (mut family, mut paths) = (None, [NO_PATH; 2]);
         let (mut ways, mut courses) = ([None, None], [None, None]);
         for direction in [Direction::Original, Direction::Reply].map(|d| d as usize) {
             if terms.paths[direction] == NO_PATH {
@@ -165,7 +165,7 @@ impl Short {
             let rewritten = terms.tuples[1 - direction].inverse()?;
             let Some(way) = leases.way(path, terms.tuples[direction], rewritten) else { continue };
             until = until.min(self.paths.known_until(place));
-            family = Some(path.family);
+            (family, paths[direction]) = (Some(path.family), terms.paths[direction]);
             ways[direction] = Some(way);
             let Path { input, egress, .. } = *path;
             let rules = path.counted.clone();
@@ -178,7 +178,7 @@ impl Short {
         let (family, generation) = (family?, self.generation.sum());
         let (windows, checksum) = (terms.windows, conntrack.settings().checksum);
         let flow = Flow { family, ways, windows, checksum, generation, until };
-        Some((flow, Lease { family, generation, until, used: now, ways: courses }))
+        Some((flow, Lease { family, generation, until, used: now, ways: courses }, paths))
     }
 }
 
