@@ -21,6 +21,7 @@ mod entry;
 mod forward;
 mod layout;
 mod maps;
+mod parse;
 #[cfg(test)]
 mod tests;
 mod window;
