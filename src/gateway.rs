@@ -5,8 +5,12 @@ use crate::engine::{
 };
 use crate::io::Frame;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tidegate_nat::{Event, ExpectationEvent, Stats, Tuple};
 use tidegate_packet::Instant;
+
+/// What packets have at least to themselves between two steps of something long.
+const TURN: Duration = Duration::from_micros(200);
 
 /// All of a gateway's state, to be shared by threads.
 #[derive(Clone, Debug)]
@@ -90,7 +94,23 @@ impl Gateway {
         )
     }
 
-    /// How many connections there are.
+    /// Removes all connections whose time is over and carries out all orders, in steps between which
+    /// packets pass. For whoever wants to know exactly what is there.
+    pub fn finish_sweep(&self, now: Instant, unix_nanos: u64) {
+        let step = || {
+            let mut engine = self.engine();
+            engine.set_time(now, unix_nanos);
+            engine.sweep();
+            engine.give_back();
+            engine.is_behind()
+        };
+        while step() {
+            // Whoever waits for the lock gets it.
+            std::thread::sleep(TURN);
+        }
+    }
+
+    /// How many connections there are, those included whose time is over.
     pub fn connections(&self) -> usize {
         self.engine().connections()
     }

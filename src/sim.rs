@@ -251,6 +251,9 @@ impl Sim {
     }
 
     fn gather(&mut self) {
+        while self.engine.is_behind() {
+            self.engine.sweep();
+        }
         self.engine.settle(false);
         let out = std::mem::take(self.engine.outbox());
         self.sent.extend(out.into_iter().map(|(port, frame)| {

@@ -4,7 +4,7 @@
 //! The engine is shared by the workers and held for one burst at a time; receiving and sending,
 //! which is where the time goes, happen without it.
 
-use crate::engine::{Counters, Drop, Fate, OwnedFrame, PortId, TICK};
+use crate::engine::{Counters, Drop, Fate, OwnedFrame, PortId};
 use crate::gateway::Gateway;
 use crate::io::{BURST, Outgoing, Receive, Sent, Transmit};
 use mio::unix::SourceFd;
@@ -336,7 +336,7 @@ impl Worker {
                 self.news.announce();
             }
             let engine = held.engine();
-            let wait = if engine.is_waiting() { TICK } else { Duration::from_millis(500) };
+            let wait = engine.next_tick();
             (std::mem::take(engine.outbox()), wait)
         };
         if let Err(error) = self.transmit_own(own) {
