@@ -160,7 +160,7 @@ pub trait Receive: Send {
     /// Gives all frames of the burst back.
     fn release(&mut self);
 
-    /// Becomes readable when frames wait; absent for in-memory devices.
+    /// Becomes readable when frames wait; absent for a device that nobody can wait for.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Whether a frame waits, told without asking the kernel; `false` where that can't be told.
