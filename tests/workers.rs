@@ -117,7 +117,7 @@ fn rules_are_replaced_under_load() {
         lab.assure();
         lab.forget();
         let rules = ["", "-A FORWARD -p udp -m udp --dport 9 -j DROP\n"].map(filtering);
-        let mut last: HashMap<(&str, (u16, u16)), (usize, u32)> = HashMap::new();
+        let mut last = HashMap::new();
         for round in 1..=40u32 {
             // As many as there is room for in one queue: what is lost is lost to rules.
             for n in flows.clone() {
