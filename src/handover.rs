@@ -6,16 +6,22 @@
 //! nothing else. Frames from one worker to another stay in order, and what a worker sends itself is
 //! sent before it hands over what came later.
 //!
-//! Life of a wake-up. Who is about to sleep says so ([`Bell::doze`]) and then looks at its queue once
-//! more; who has put something into a queue looks afterwards whether its owner sleeps, and wakes it if
-//! so. One of the two sees the other, as both have a fence in between.
+//! A worker that sleeps is woken, once for all frames of a burst (`handover/doze.rs`).
 
 use crate::gateway::Handed;
 use mio::Waker;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+mod doze;
+/// Those of the tests are loom's.
+mod atomics {
+    pub use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
+
+use doze::Doze;
 
 /// Frames that wait for a worker at most.
 pub const QUEUE: usize = 512;
@@ -24,15 +30,14 @@ pub const QUEUE: usize = 512;
 #[derive(Debug)]
 pub struct Bell {
     waker: Waker,
-    asleep: AtomicBool,
+    doze: Doze,
     called: AtomicBool,
 }
 
 impl Bell {
     /// Around what ends the worker's wait for devices.
     pub fn new(waker: Waker) -> Arc<Self> {
-        let [asleep, called] = [false; 2].map(AtomicBool::new);
-        Arc::new(Self { waker, asleep, called })
+        Arc::new(Self { waker, doze: Doze::new(), called: AtomicBool::new(false) })
     }
 
     /// Has the worker look for whatever it may be needed for, besides frames.
@@ -46,21 +51,9 @@ impl Bell {
         self.called.swap(false, Ordering::AcqRel)
     }
 
-    /// The worker is about to sleep, unless there is something in its queue after this.
-    fn doze(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// The worker is awake.
-    fn rise(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
-    }
-
     /// There is something in the worker's queue.
     fn frames(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+        if self.doze.must_wake() {
             // It has ended, if this fails.
             let _ = self.waker.wake();
         }
@@ -142,9 +135,9 @@ impl HandOver {
     /// Sleeps by `sleep`, unless something waits; others wake it.
     pub fn sleep<R>(&mut self, sleep: impl FnOnce() -> R) -> Option<R> {
         let Some(own) = self.own.clone() else { return Some(sleep()) };
-        own.doze();
+        own.doze.begin();
         let result = (!self.ready()).then(sleep);
-        own.rise();
+        own.doze.end();
         result
     }
 

@@ -255,6 +255,11 @@ impl Conntrack {
         self.shared.connections
     }
 
+    /// Tuples that the registry knows: two of each connection, and none with one shard.
+    pub fn tuples(&self) -> usize {
+        self.shared.registry.parts.iter().map(HashTable::len).sum()
+    }
+
     /// Lets `work` have the table of a shard. `None` if there is no such shard.
     fn visit<R>(&mut self, shard: u8, work: impl FnOnce(&mut Self) -> R) -> Option<R> {
         if shard == self.number {

@@ -399,6 +399,12 @@ impl Lab {
         self.gateway.finish_sweep(later, unix_nanos());
     }
 
+    /// Connections, tuples in the registry, signs: nothing is left when nothing is there.
+    pub fn left(&self) -> [usize; 3] {
+        let tuples = self.gateway.with(0, |lent| lent.conntrack().tuples());
+        [self.gateway.connections(), tuples, self.gateway.engine().signs()]
+    }
+
     /// What a command is told.
     pub fn ask(&self, ask: Ask) -> Tell {
         self.ask_at(ask, Duration::ZERO)
