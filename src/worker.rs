@@ -107,6 +107,9 @@ const WAKE: Token = Token(usize::MAX);
 /// How long a worker looks at its rings before it sleeps: about what sleeping and being woken
 /// costs, most of which is the interrupt that wakes another core.
 const SPIN: Duration = Duration::from_micros(30);
+/// For how long of that it keeps the core to itself. Later others may have it in between: those who
+/// wait for it may be the ones who send or are sent the frames.
+const ALONE: Duration = Duration::from_micros(2);
 /// Looks at the rings between two looks at the clock.
 const LOOKS: usize = 16;
 
@@ -240,9 +243,13 @@ impl Worker {
                 }
                 std::hint::spin_loop();
             }
-            if began.elapsed() > SPIN || self.stop.load(Ordering::Relaxed) {
+            let looked = began.elapsed();
+            if looked > SPIN || self.stop.load(Ordering::Relaxed) {
                 patience.in_vain();
                 return false;
+            }
+            if looked > ALONE {
+                std::thread::yield_now();
             }
         }
     }

@@ -10,7 +10,7 @@ use tidegate::lab::traffic::bulk::{Bulk, Direction};
 use tidegate::lab::traffic::flood::Flood;
 use tidegate::lab::traffic::tcp;
 
-use crate::systems::{Contestant, ECHO, System};
+use crate::systems::{Contestant, ECHO, System, Without};
 
 /// Bytes of payload that make a frame of 60 bytes over IPv4.
 const SMALL: usize = 18;
@@ -29,6 +29,8 @@ pub enum Cell {
     Bulk(Direction, usize),
     /// The same in frames of the MTU, as from a wire.
     Wire(Direction, usize),
+    /// The same from ends that can only send such frames to a gateway whose devices take more.
+    Ends(Direction, usize),
     /// Datagrams in frames of 60 bytes that arrive while the sender sends as many as it can.
     Small,
     /// The same behind [`crate::systems::MANY`] rules.
@@ -62,7 +64,7 @@ pub struct Figure {
 
 impl Cell {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Small,
         Self::SmallManyRules,
         Self::Bulk(Direction::Forward, 1),
@@ -72,6 +74,8 @@ impl Cell {
         Self::Wire(Direction::Forward, 1),
         Self::Wire(Direction::Forward, 4),
         Self::Wire(Direction::Reverse, 1),
+        Self::Ends(Direction::Forward, 1),
+        Self::Ends(Direction::Forward, 4),
         Self::Connections,
         Self::Echo,
         Self::Idle,
@@ -86,6 +90,7 @@ impl Cell {
         match self {
             Self::Bulk(direction, n) => tcp("TCP bulk", direction, n),
             Self::Wire(direction, n) => tcp("TCP bulk in MTU-sized frames", direction, n),
+            Self::Ends(direction, n) => tcp("TCP bulk of ends without offloads", direction, n),
             Self::Small => "60-byte UDP delivered".into(),
             Self::SmallManyRules => "the same with 10,000 rules".into(),
             Self::Connections => "new TCP connections".into(),
@@ -98,7 +103,9 @@ impl Cell {
     pub fn figures(self) -> Vec<Figure> {
         let figure = |name: String, unit, more| Figure { name, unit, more };
         match self {
-            Self::Bulk(..) | Self::Wire(..) => vec![figure(self.name(), "Gbit/s", true)],
+            Self::Bulk(..) | Self::Wire(..) | Self::Ends(..) => {
+                vec![figure(self.name(), "Gbit/s", true)]
+            }
             Self::Small | Self::SmallManyRules => vec![figure(self.name(), "Mpps", true)],
             Self::Connections => vec![figure(self.name(), "k/s", true)],
             Self::Echo => vec![
@@ -129,7 +136,11 @@ impl Cell {
         let values = match self {
             Self::Bulk(direction, streams) => bulk(system, direction, streams, time),
             Self::Wire(direction, streams) => system
-                .frame_by_frame(|| bulk(system, direction, streams, time))
+                .frame_by_frame(Without::Any, || bulk(system, direction, streams, time))
+                .map_err(|e| e.to_string())
+                .flatten(),
+            Self::Ends(direction, streams) => system
+                .frame_by_frame(Without::Ends, || bulk(system, direction, streams, time))
                 .map_err(|e| e.to_string())
                 .flatten(),
             Self::Small | Self::SmallManyRules => small(system, time),

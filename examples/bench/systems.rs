@@ -85,6 +85,15 @@ impl<T> Doing<T> for std::io::Result<T> {
     }
 }
 
+/// Who has no offloads for a while.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Without {
+    /// Client and server.
+    Ends,
+    /// The gateway's devices neither.
+    Any,
+}
+
 /// A gateway with a client and a server around it.
 pub struct System {
     /// Who forwards.
@@ -132,22 +141,30 @@ impl System {
         Some(Duration::from_nanos(tasks.flatten().filter_map(of).sum()))
     }
 
-    /// Does something while all four ends of the links carry frame by frame.
-    pub fn frame_by_frame<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
-        self.super_packets(false)?;
+    /// Does something while these ends of the links carry frame by frame.
+    pub fn frame_by_frame<T>(&self, without: Without, work: impl FnOnce() -> T) -> Result<T> {
+        let ends =
+            [("client", "eth0"), ("server", "eth0"), ("gateway", "eth0"), ("gateway", "ppp0")];
+        let ends = &ends[..if without == Without::Ends { 2 } else { 4 }];
+        let mut were = Vec::new();
+        for end in ends {
+            were.push(self.offloads(end, ethtool::super_packets)?);
+            self.offloads(end, |name| ethtool::set_super_packets(name, false))?;
+        }
         let done = work();
-        self.super_packets(true)?;
+        for (end, was) in ends.iter().zip(were) {
+            self.offloads(end, |name| ethtool::restore(name, was))?;
+        }
         Ok(done)
     }
 
-    fn super_packets(&self, on: bool) -> Result<()> {
-        let ends =
-            [("client", "eth0"), ("gateway", "eth0"), ("gateway", "ppp0"), ("server", "eth0")];
-        for (host, name) in ends {
-            let set = || ethtool::set_super_packets(name, on);
-            self.network.host(host).run(set).doing(|| format!("offloads of {name} at {host}"))?;
-        }
-        Ok(())
+    fn offloads<T: Send>(
+        &self,
+        (host, name): &(&str, &str),
+        work: impl FnOnce(&str) -> std::io::Result<T> + Send,
+    ) -> Result<T> {
+        let done = self.network.host(host).run(|| work(name));
+        done.doing(|| format!("offloads of {name} at {host}"))
     }
 }
 
