@@ -57,6 +57,7 @@ impl InMemory {
         }
         let l4 = plain.l3 + usize::from(plain.parsed.l4);
         let segment = &frame.slot[l4..plain.end()];
+        let mut verified = false;
         if *checksum && frame.meta.offload.checksum == Checksum::Unverified {
             let (src, dst) = (plain.parsed.src, plain.parsed.dst);
             let absent = plain.tuple.protocol == protocol::UDP && segment[6..8] == [0, 0];
@@ -64,6 +65,7 @@ impl InMemory {
             if !absent && !checksum::verify_transport(src, dst, number, segment) {
                 return None;
             }
+            verified = true;
         }
         let side = if direction == 0 { Direction::Original } else { Direction::Reply };
         if let Some(windows) = windows
@@ -75,6 +77,9 @@ impl InMemory {
         leased.counted[direction].bytes += u64::from(plain.parsed.len);
         leased.frames[direction] += frame.bytes().len() as u64;
         leased.seen = now;
+        if verified {
+            frame.meta.offload.checksum = Checksum::Valid;
+        }
         rewrite(frame, &plain, way);
         Some(PortId(way.egress as u16 - 1))
     }
