@@ -7,13 +7,13 @@
 //! connection: status, mark, labels, whatever is in [`crate::extra`].
 
 use tidegate_packet::checksum::Field;
-use tidegate_packet::{Instant, Parsed, Transport, protocol};
+use tidegate_packet::{Family, Instant, Plain};
 
-use crate::conn::Connection;
-use crate::slots::conn_of;
+use crate::conn::{Connection, Status};
+use crate::slots::{conn_at, conn_of, way_of};
 use crate::table::Conntrack;
-use crate::tracked::{ConnId, Entry, Role, Tracked};
-use crate::{Direction, Tuple, translate};
+use crate::tracked::{ConnId, Entry, InvalidReason, Role, Tracked};
+use crate::{Direction, Tuple, tcp, translate, udp};
 
 /// Nothing was decided.
 pub const NO_PATH: u32 = 0;
@@ -32,9 +32,11 @@ pub struct Known {
 /// What has become of a packet of a known connection.
 #[derive(Debug)]
 pub enum Judged {
-    /// It is one of its packets, and nothing is different for rules.
+    /// It is one of its packets, and nothing is different for rules. It is translated and has made its
+    /// hop: it stands as it leaves.
     Steady,
-    /// Rules may see something else now. This is what [`Conntrack::track`] would have said.
+    /// Rules may see something else now. This is what [`Conntrack::track`] would have said; the packet
+    /// is as it was.
     Changed(Tracked),
     /// Its connection has come to its end, and it has still to be tracked.
     Gone,
@@ -43,10 +45,19 @@ pub enum Judged {
 impl Conntrack {
     /// The connection of a packet outside all zones, if there is one and its time isn't over.
     #[inline]
-    pub fn known(&self, tuple: &Tuple, now: Instant) -> Option<Known> {
-        let (id, direction) = self.find_in(tuple, [0; 2], now)?;
-        let path = self.get(id)?.paths[direction.index()];
-        Some(Known { id, direction, path })
+    pub fn known(&self, plain: &Plain, packet: &[u8], now: Instant) -> Option<Known> {
+        let hash = match plain.family {
+            Family::V4 => self.key.v4(plain.v4, [plain.sport, plain.dport], plain.protocol),
+            Family::V6 => self.key.tuple(&tuple(plain, packet)),
+        };
+        let mut found = None;
+        self.index.find(hash, |&entry| {
+            let conn = conn_at(&self.slots, entry);
+            found = conn.and_then(|conn| met(conn, entry, plain, packet));
+            found.is_some()
+        })?;
+        let (conn, known) = found?;
+        (!conn.is_expired(now)).then_some(known)
     }
 
     /// Remembers what was decided about a direction.
@@ -75,62 +86,85 @@ impl Conntrack {
         plain.then_some((id, tracked.direction))
     }
 
-    /// Tracks a packet whose connection has just been found.
+    /// Tracks a packet whose connection has just been found, and sends it on if nothing has changed
+    /// with it: rewrites both ends, takes one off its TTL or hop limit, and mends the checksums.
+    /// `verify` and `field` are about the transport checksum.
     #[inline]
-    pub fn judge(
+    pub fn pass_on(
         &mut self,
         known: &Known,
-        packet: &Parsed,
-        bytes: &[u8],
+        plain: &Plain,
+        packet: &mut [u8],
         verify: bool,
+        field: Field,
         now: Instant,
     ) -> Judged {
-        let verify = verify && self.settings.checksum;
-        match self.judge_member(known, packet, bytes, verify, now) {
-            Ok(Some(tracked)) => {
-                let steady = matches!(tracked.entry, Entry::Known(_))
-                    && self.get(known.id).is_some_and(|c| c.path(known.direction) == known.path);
-                if steady { Judged::Steady } else { Judged::Changed(tracked) }
-            }
-            Ok(None) => Judged::Gone,
-            Err(reason) => {
-                self.stats.count_invalid(reason, false);
-                Judged::Changed(Tracked::invalid(reason))
-            }
-        }
-    }
-
-    #[inline]
-    fn judge_member(
-        &mut self,
-        known: &Known,
-        packet: &Parsed,
-        bytes: &[u8],
-        verify: bool,
-        now: Instant,
-    ) -> Result<Option<Tracked>, crate::InvalidReason> {
         self.mappings.seen = now;
-        let segment = packet.segment(bytes);
-        match packet.protocol {
-            protocol::TCP => crate::tcp::check(packet, segment, verify)?,
-            _ => crate::udp::check(packet, segment, verify)?,
+        let verify = verify && self.settings.checksum;
+        if let Err(reason) = check(plain, packet, verify) {
+            return self.invalid(reason);
         }
-        self.packet_of(known.id, known.direction, packet, segment, now)
-    }
-
-    /// Rewrites both ends of a packet that [`Conntrack::judge`] has called steady, and tells of what
-    /// it has changed. Its header is known to be complete.
-    #[inline]
-    pub fn rewrite(&mut self, known: &Known, packet: &Parsed, bytes: &mut [u8], field: Field) {
-        debug_assert!(matches!(packet.transport, Transport::Tcp { .. } | Transport::Udp { .. }));
-        if let Some(conn) = self.get(known.id).filter(|conn| conn.is_translated()) {
-            translate::both_ends(conn, known.direction, packet, bytes, field);
+        if !self.is_steady(known, plain, packet, now) {
+            match self.judge(known, plain, packet, now) {
+                Judged::Steady => {}
+                other => return other,
+            }
         }
         if self.events.wanted() {
             let (state, direction) = (crate::State::Established, known.direction);
             let entry = Entry::Known(known.id);
             self.tell_changes(&Tracked { state, direction, entry, role: Role::Member });
         }
+        if let Some(conn) = self.get(known.id) {
+            translate::pass_on(conn, known.direction, plain, packet, field);
+        }
+        Judged::Steady
+    }
+
+    /// What [`Conntrack::track`] does for most packets: those that do no more than prolong their
+    /// connection. False: it is another one, and nothing is done.
+    #[inline]
+    fn is_steady(&mut self, known: &Known, plain: &Plain, packet: &[u8], now: Instant) -> bool {
+        let Some(conn) = conn_of(&mut self.slots, known.id) else { return false };
+        // Of one that has seen no answer yet, none of those who ask may be the answer.
+        let unanswered = !conn.status.has(Status::SEEN_REPLY);
+        if unanswered && known.direction == Direction::Reply {
+            return false;
+        }
+        let armed = conn.deadline;
+        let steady = match plain.is_tcp() {
+            true => tcp::steady(conn, known.direction, plain.segment(packet), &self.settings, now),
+            false => udp::steady(conn, &self.settings, now),
+        };
+        if steady {
+            conn.count(known.direction, plain.len);
+            let deadline = conn.deadline;
+            if deadline < armed {
+                self.wheel.arm(known.id.slot, deadline);
+            }
+        }
+        steady
+    }
+
+    /// The same for any packet that has passed [`check`].
+    #[cold]
+    fn judge(&mut self, known: &Known, plain: &Plain, packet: &[u8], now: Instant) -> Judged {
+        let (transport, segment) = (plain.as_transport(), plain.segment(packet));
+        match self.packet_of(known.id, known.direction, transport, plain.len, segment, now) {
+            Ok(Some(tracked)) => {
+                let steady = matches!(tracked.entry, Entry::Known(_))
+                    && self.get(known.id).is_some_and(|c| c.path(known.direction) == known.path);
+                if steady { Judged::Steady } else { Judged::Changed(tracked) }
+            }
+            Ok(None) => Judged::Gone,
+            Err(reason) => self.invalid(reason),
+        }
+    }
+
+    #[cold]
+    fn invalid(&mut self, reason: InvalidReason) -> Judged {
+        self.stats.count_invalid(reason, false);
+        Judged::Changed(Tracked::invalid(reason))
     }
 
     /// A copy of a connection, for [`Conntrack::put_back`].
@@ -151,6 +185,43 @@ impl Conntrack {
     pub fn waiting_events(&self) -> usize {
         self.events.len()
     }
+}
+
+/// The checks that come before any look-up.
+#[inline]
+fn check(plain: &Plain, packet: &[u8], verify: bool) -> Result<(), InvalidReason> {
+    match plain.is_tcp() {
+        true => tcp::check_plain(plain, packet, verify),
+        false => udp::check_plain(plain, packet, verify),
+    }
+}
+
+fn tuple(plain: &Plain, packet: &[u8]) -> Tuple {
+    let [src, dst] = plain.addrs(packet);
+    let Plain { sport, dport, protocol, .. } = *plain;
+    Tuple { src, dst, sport, dport, protocol }
+}
+
+/// A connection outside all zones that an entry of the index leads to, if it is the packet's.
+#[inline]
+fn met<'a>(
+    conn: &'a Connection,
+    entry: u32,
+    plain: &Plain,
+    packet: &[u8],
+) -> Option<(&'a Connection, Known)> {
+    let way = way_of(entry);
+    if !conn.has_plain(way, plain, packet) || conn.zones()[way.index()] != 0 {
+        return None;
+    }
+    let own_answer = plain.sport == plain.dport && {
+        let [src, dst] = plain.addrs(packet);
+        src == dst
+    };
+    // Of a flow that is its own answer, netfilter finds the reply first.
+    let direction = if own_answer { Direction::Reply } else { way };
+    let id = ConnId { slot: entry / 2, generation: conn.generation };
+    Some((conn, Known { id, direction, path: conn.path(direction) }))
 }
 
 impl Connection {

@@ -3,7 +3,7 @@
 //! Both have one protocol and one family. IPv4 addresses stand here; those of IPv6 in the
 //! connection's [`Rare`] box, which costs IPv6 an allocation and a further cache line.
 
-use tidegate_packet::Addr;
+use tidegate_packet::{Addr, Family, Plain};
 
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Rare, Status};
@@ -60,6 +60,28 @@ impl Connection {
             && self.protocol == tuple.protocol
             && self.has_addr(way, 0, tuple.src)
             && self.has_addr(way, 1, tuple.dst)
+    }
+
+    /// As [`Connection::has_tuple`] of the tuple of a packet.
+    #[inline]
+    pub(crate) fn has_plain(&self, direction: Direction, plain: &Plain, packet: &[u8]) -> bool {
+        let way = direction.index();
+        self.pair.ports[way] == [plain.sport, plain.dport]
+            && self.protocol == plain.protocol
+            && match plain.family {
+                Family::V4 => self.pair.v4[way] == plain.v4 && !self.status.has(Status::V6),
+                Family::V6 => {
+                    let addrs = plain.addrs(packet);
+                    self.v6().is_some_and(|rare| rare.addrs[way] == addrs)
+                }
+            }
+    }
+
+    /// Addresses and ports of a direction of an IPv4 connection.
+    #[inline]
+    pub(crate) fn v4_ends(&self, direction: Direction) -> ([u32; 2], [u16; 2]) {
+        let way = direction.index();
+        (self.pair.v4[way], self.pair.ports[way])
     }
 
     /// Whether its original source is that of `tuple`.

@@ -13,7 +13,7 @@
 //! not believed.
 
 use tidegate_packet::tcp::{
-    ACK, FIN, Header, OPT_SACK, OPT_SACK_PERMITTED, OPT_WINDOW_SCALE, RST, SYN,
+    ACK, FIN, Header, OPT_SACK, OPT_SACK_PERMITTED, OPT_TIMESTAMP, OPT_WINDOW_SCALE, RST, SYN,
 };
 
 use crate::conn::Direction;
@@ -51,6 +51,7 @@ pub(crate) struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
+    #[inline]
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let header = Header::new_checked(bytes)?;
         let flags = header.flags();
@@ -94,7 +95,18 @@ impl<'a> Segment<'a> {
     }
 
     /// The right edge of the highest SACK block, at least the ACK (RFC 2018).
+    #[inline]
     fn sack(&self) -> u32 {
+        // What most segments have: a timestamp and nothing else (RFC 7323 appendix A).
+        if let [] | [1, 1, OPT_TIMESTAMP, 10, ..] = self.header.option_bytes()
+            && self.header.header_len() <= 32
+        {
+            return self.ack;
+        }
+        self.highest_sack()
+    }
+
+    fn highest_sack(&self) -> u32 {
         let mut highest = self.ack;
         let blocks = self.header.options().find_map(|o| {
             let whole = !o.data.is_empty() && o.data.len().is_multiple_of(8);
@@ -292,7 +304,29 @@ impl TcpTrack {
         }
     }
 
+    /// As [`TcpTrack::fit`] for an ACK that it would accept, of sides that both were heard. False: it
+    /// is another one, and nothing has changed.
+    #[inline]
+    pub(crate) fn follow(&mut self, direction: Direction, segment: &Segment<'_>) -> bool {
+        let [original, reply] = &self.peers;
+        let (sender, receiver) = match direction {
+            Direction::Original => (original, reply),
+            Direction::Reply => (reply, original),
+        };
+        if sender.max_window == 0 {
+            return false;
+        }
+        let (seq, ack, end) = (segment.seq, segment.ack, segment.end);
+        let sack = if receiver.has(Peer::SACK) { segment.sack() } else { ack };
+        let fits = judge(sender, receiver, seq, end, sack) == Fit::Accept;
+        if fits {
+            self.learn(direction, true, segment, [seq, ack, end, sack]);
+        }
+        fits
+    }
+
     /// Takes over what a segment inside the window says.
+    #[inline]
     fn learn(
         &mut self,
         direction: Direction,
@@ -347,6 +381,7 @@ impl TcpTrack {
 }
 
 /// The four equations.
+#[inline]
 fn judge(sender: &Peer, receiver: &Peer, seq: u32, end: u32, sack: u32) -> Fit {
     let lowest = sender.end.wrapping_sub(receiver.max_window);
     let not_below = !before(end, lowest);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_packet::{Instant, Parsed, checksum, protocol, udp};
+use tidegate_packet::{Instant, Parsed, Plain, checksum, protocol, udp};
 
 use crate::conn::{Connection, Proto, Status};
 use crate::settings::Settings;
@@ -27,6 +27,26 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
         true => Ok(()),
         false => Err(InvalidReason::Checksum),
     }
+}
+
+/// The same for a packet whose headers have been read already.
+#[inline]
+pub(crate) fn check_plain(
+    plain: &Plain,
+    packet: &[u8],
+    verify: bool,
+) -> Result<(), InvalidReason> {
+    let Some(header) = udp::Header::new_checked(plain.segment(packet)) else {
+        return Err(InvalidReason::Malformed);
+    };
+    let len = usize::from(header.len_field());
+    if len < udp::HEADER_LEN || len + plain.l4() > plain.len as usize {
+        return Err(InvalidReason::UdpLength);
+    }
+    if !verify || header.checksum() == 0 || plain.verify(packet) {
+        return Ok(());
+    }
+    Err(InvalidReason::Checksum)
 }
 
 /// RFC 3828: the length field is the checksum's coverage, and there must be a checksum.
@@ -66,4 +86,17 @@ pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
         }
         _ => conn.refresh(settings.udp, now),
     }
+}
+
+/// As [`packet`] if that changes nothing but the time; else nothing.
+#[inline]
+pub(crate) fn steady(conn: &mut Connection, settings: &Settings, now: Instant) -> bool {
+    let late = matches!(conn.proto, Proto::Udp { start, .. } if now > start + STREAM_AFTER);
+    let timeout = match late && conn.status.has(Status::SEEN_REPLY) {
+        true if !conn.status.has(Status::ASSURED) => return false,
+        true => settings.udp_stream,
+        false => settings.udp,
+    };
+    conn.refresh(timeout, now);
+    true
 }

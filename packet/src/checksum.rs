@@ -16,25 +16,38 @@ pub enum Field {
 }
 
 /// Adds the big-endian words of `bytes` to `sum`; an odd last byte counts as the high half.
+#[inline]
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
-    let mut total = sum;
-    let mut chunks = bytes.chunks_exact(8);
-    for c in &mut chunks {
-        let v = u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]);
-        let (t, carry) = total.overflowing_add(v);
-        total = t + u64::from(carry);
+    // RFC 1071 section 2 (B): the sum of the words with their bytes swapped is the sum, swapped. So
+    // they are added as the processor reads them.
+    let mut halves = [0u64; 2];
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    for block in blocks {
+        for (half, word) in halves.iter_mut().zip(block.as_chunks::<8>().0) {
+            *half = add_carry(*half, u64::from_le_bytes(*word));
+        }
     }
-    let mut rest = chunks.remainder();
-    let mut tail = 0u64;
-    while let [a, b, more @ ..] = rest {
-        tail += u64::from(u16::from_be_bytes([*a, *b]));
-        rest = more;
+    let mut total = add_carry(halves[0], halves[1]);
+    let (words, rest) = rest.as_chunks::<8>();
+    for word in words {
+        total = add_carry(total, u64::from_le_bytes(*word));
     }
-    if let [last] = rest {
-        tail += u64::from(*last) << 8;
+    if !rest.is_empty() {
+        let last = match bytes.last_chunk::<8>() {
+            // What was added already goes out at the lower end.
+            Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
+            None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+        total = add_carry(total, last);
     }
-    let (t, carry) = total.overflowing_add(tail);
-    t + u64::from(carry)
+    add_carry(sum, u64::from(fold(total).swap_bytes()))
+}
+
+/// Ones-complement addition.
+#[inline]
+fn add_carry(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u64::from(carry)
 }
 
 /// Folds a sum to 16 bits.
@@ -89,6 +102,12 @@ impl Delta {
         self.0 += u64::from(!old) + u64::from(new);
     }
 
+    /// Records that the two words `old` became `new`.
+    #[inline]
+    pub fn replace32(&mut self, old: u32, new: u32) {
+        self.0 += u64::from(!old) + u64::from(new);
+    }
+
     /// Records that address `old` became `new` (of the same family).
     #[inline]
     pub fn replace_addr(&mut self, old: Addr, new: Addr) {
@@ -96,11 +115,13 @@ impl Delta {
     }
 
     /// Adds another delta to this one.
+    #[inline]
     pub fn add(&mut self, other: Self) {
         self.0 += u64::from(fold(other.0));
     }
 
     /// Whether nothing was recorded.
+    #[inline]
     pub fn is_zero(&self) -> bool {
         self.0 == 0
     }

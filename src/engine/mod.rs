@@ -207,11 +207,8 @@ impl Engine {
         if self.lent.is_none() {
             self.lend(0);
         }
-        let mut at_hand = std::mem::take(&mut self.at_hand);
-        let Self { short, conntrack, now, .. } = self;
-        let taken = short.take(conntrack, port, &mut frame, *now, &mut at_hand);
-        self.at_hand = at_hand;
-        match taken {
+        let Self { short, conntrack, now, at_hand, .. } = self;
+        match short.take(conntrack, port, &mut frame, *now, at_hand) {
             Some(fate) => fate,
             None => self.long_way(port, frame),
         }

@@ -32,7 +32,8 @@ impl Engine {
             return None;
         }
         let plain = Plain::read(frame)?;
-        let id = self.conntrack.known(&plain.tuple, self.now)?.id;
+        let packet = &frame.slot[plain.l3..plain.end()];
+        let id = self.conntrack.known(&plain.packet, packet, self.now)?.id;
         let before = self.conntrack.take_down(id)?;
         let events = self.conntrack.waiting_events();
         let mut copy = OwnedFrame { slot: frame.slot.to_vec(), meta: *frame.meta };
@@ -43,7 +44,7 @@ impl Engine {
         // Nothing else waits to be counted: it is the same with every packet.
         short.paths.settle(&mut counters);
         conntrack.put_back(id, before, events);
-        let family = plain.parsed.family;
+        let family = plain.packet.family;
         let [v4, v6] = counters;
         let counters = if family == Family::V4 { v4 } else { v6 };
         Some(Box::new(Expected { id, fate, frame: copy, connection, family, counters }))

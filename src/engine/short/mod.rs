@@ -24,7 +24,7 @@ use paths::{Decision, Paths};
 use plain::Plain;
 use tidegate_filter::{self as filter, Trail};
 use tidegate_nat::{Conntrack, Judged, Known, Tracked};
-use tidegate_packet::{Family, Instant, ethernet, ipv4};
+use tidegate_packet::{Instant, ethernet};
 
 /// Whether there is a short way.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +98,8 @@ impl Short {
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
         let plain = Plain::read(frame)?;
-        let known = conntrack.known(&plain.tuple, now)?;
+        let (l3, end) = (plain.l3, plain.end());
+        let known = conntrack.known(&plain.packet, &frame.slot[l3..end], now)?;
         if self.paths.generation() != self.generation.number() {
             at_hand.deciding = Some(known);
             return None;
@@ -118,9 +119,9 @@ impl Short {
         if plain.wire_len(frame) > path.mtu {
             return None;
         }
-        let (parsed, l3, end) = (&plain.parsed, plain.l3, plain.end());
         let verify = plain.is_unverified(frame);
-        match conntrack.judge(&known, parsed, &frame.slot[l3..end], verify, now) {
+        let packet = &mut frame.slot[l3..end];
+        match conntrack.pass_on(&known, &plain.packet, packet, verify, plain.field, now) {
             Judged::Steady => {}
             Judged::Gone => return None,
             Judged::Changed(tracked) => {
@@ -132,16 +133,10 @@ impl Short {
         if verify && conntrack.settings().checksum {
             frame.meta.offload.checksum = Checksum::Valid;
         }
-        let bytes = &mut frame.slot[l3..end];
-        conntrack.rewrite(&known, parsed, bytes, plain.field);
-        match path.family {
-            Family::V4 => ipv4::decrement_ttl(bytes),
-            Family::V6 => bytes[7] -= 1,
-        }
         frame.slot[l3 - ethernet::HEADER_LEN..l3].copy_from_slice(&path.header);
         frame.meta.end = end;
         let fate = Fate::Transmit(path.egress);
-        self.paths.count(place, parsed.len);
+        self.paths.count(place, plain.packet.len);
         self.taken += 1;
         Some(fate)
     }
