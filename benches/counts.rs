@@ -9,7 +9,7 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{RULES, established, gateway, request, rules_behind, send};
+use common::{RULES, connected, data, established, gateway, request, rules_behind, send};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use tidegate::engine::OwnedFrame;
 use tidegate::sim::Sim;
@@ -44,6 +44,19 @@ fn known((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>
     (sim, frames)
 }
 
+fn connections() -> (Sim, Vec<OwnedFrame>) {
+    (connected(RULES, PACKETS), (0..PACKETS).map(data).collect())
+}
+
+#[library_benchmark]
+#[bench::page(setup = connections)]
+fn tcp((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>) {
+    for frame in &mut frames {
+        send(black_box(&mut sim), frame);
+    }
+    (sim, frames)
+}
+
 #[library_benchmark]
 #[bench::page(args = (0), setup = empty)]
 #[bench::behind_10(args = (10), setup = empty)]
@@ -55,5 +68,5 @@ fn new((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>) 
     (sim, frames)
 }
 
-library_benchmark_group!(name = packets, benchmarks = [known, new]);
+library_benchmark_group!(name = packets, benchmarks = [known, tcp, new]);
 main!(library_benchmark_groups = packets);

@@ -4,8 +4,8 @@
 
 use tidegate::engine::{Fate, OwnedFrame, PortId};
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
-use tidegate_packet::builder::{self, Ip};
-use tidegate_packet::{Addr, MacAddr, ethernet, protocol};
+use tidegate_packet::builder::{self, Ip, Tcp};
+use tidegate_packet::{Addr, MacAddr, ethernet, protocol, tcp};
 
 const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const LAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
@@ -119,6 +119,51 @@ pub fn established(rules: &str, flows: u32) -> Sim {
         for flow in 0..flows {
             send(&mut sim, &mut request(flow));
             assert_ne!(sim.input(PortId(1), answer(flow).frame()), Fate::Consumed);
+        }
+    }
+    sim
+}
+
+fn segment(
+    src: Addr,
+    dst: Addr,
+    [sport, dport]: [u16; 2],
+    flags: u8,
+    [seq, ack]: [u32; 2],
+) -> Vec<u8> {
+    // A timestamp, as nearly all segments have.
+    let options = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1];
+    let tcp =
+        Tcp { sport, dport, seq, ack, flags, window: 512, options: &options, ..Tcp::default() };
+    builder::tcp(
+        Ip::new(src, dst, protocol::TCP),
+        tcp,
+        if flags & tcp::SYN == 0 { b"ab" } else { b"" },
+    )
+}
+
+/// A segment of TCP connection `flow` as the LAN's port receives it.
+pub fn segment_out(flow: u32, flags: u8, numbers: [u32; 2]) -> OwnedFrame {
+    let (addr, mac) = client(flow);
+    frame(LAN, mac, &segment(addr, server(flow), [port(flow), 80], flags, numbers))
+}
+
+/// A segment of data of an established TCP connection.
+pub fn data(flow: u32) -> OwnedFrame {
+    segment_out(flow, tcp::ACK, [1001, 5001])
+}
+
+/// A gateway with so many established TCP connections.
+pub fn connected(rules: &str, flows: u32) -> Sim {
+    let mut sim = gateway(rules);
+    for flow in 0..flows {
+        send(&mut sim, &mut segment_out(flow, tcp::SYN, [1000, 0]));
+        let ends = (server(flow), addr("203.0.113.1"));
+        let back = segment(ends.0, ends.1, [80, port(flow)], tcp::SYN | tcp::ACK, [5000, 1001]);
+        let mut back = frame(WAN, ROUTER, &back);
+        assert_ne!(sim.input(PortId(1), back.frame()), Fate::Consumed);
+        for _ in 0..2 {
+            send(&mut sim, &mut data(flow));
         }
     }
     sim

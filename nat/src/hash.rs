@@ -32,7 +32,7 @@ impl HashKey {
     }
 
     /// Of a whole tuple of IPv4.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn v4(&self, addrs: [u32; 2], [sport, dport]: [u16; 2], protocol: u8) -> u64 {
         let addrs = u64::from(addrs[0]) << 32 | u64::from(addrs[1]);
         self.message(&[addrs], 13, ports(sport, dport, protocol))
@@ -80,7 +80,7 @@ impl HashKey {
     }
 
     /// Of so many bytes: whole words, and what is left in the lower seven bytes of `rest`.
-    #[inline]
+    #[inline(always)]
     fn message(&self, words: &[u64], len: u64, rest: u64) -> u64 {
         let mut v = self.0;
         for &w in words {
@@ -112,7 +112,7 @@ fn halves(a: Addr) -> [u64; 2] {
     [(bits >> 64) as u64, bits as u64]
 }
 
-#[inline]
+#[inline(always)]
 fn round(v: &mut [u64; 4]) {
     v[0] = v[0].wrapping_add(v[1]);
     v[1] = v[1].rotate_left(13) ^ v[0];

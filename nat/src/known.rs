@@ -44,11 +44,11 @@ pub enum Judged {
 
 impl Conntrack {
     /// The connection of a packet outside all zones, if there is one and its time isn't over.
-    #[inline]
+    #[inline(always)]
     pub fn known(&self, plain: &Plain, packet: &[u8], now: Instant) -> Option<Known> {
         let hash = match plain.family {
             Family::V4 => self.key.v4(plain.v4, [plain.sport, plain.dport], plain.protocol),
-            Family::V6 => self.key.tuple(&tuple(plain, packet)),
+            Family::V6 => self.key.tuple(&tuple(*plain, packet)),
         };
         let mut found = None;
         self.index.find(hash, |&entry| {
@@ -88,8 +88,8 @@ impl Conntrack {
 
     /// Tracks a packet whose connection has just been found, and sends it on if nothing has changed
     /// with it: rewrites both ends, takes one off its TTL or hop limit, and mends the checksums.
-    /// `verify` and `field` are about the transport checksum.
-    #[inline]
+    /// `verify` and `field` are about the transport checksum. `packet` may be followed by padding.
+    #[inline(always)]
     pub fn pass_on(
         &mut self,
         known: &Known,
@@ -105,7 +105,7 @@ impl Conntrack {
             return self.invalid(reason);
         }
         if !self.is_steady(known, plain, packet, now) {
-            match self.judge(known, plain, packet, now) {
+            match self.judge(*known, *plain, packet, now) {
                 Judged::Steady => {}
                 other => return other,
             }
@@ -123,7 +123,7 @@ impl Conntrack {
 
     /// What [`Conntrack::track`] does for most packets: those that do no more than prolong their
     /// connection. False: it is another one, and nothing is done.
-    #[inline]
+    #[inline(always)]
     fn is_steady(&mut self, known: &Known, plain: &Plain, packet: &[u8], now: Instant) -> bool {
         let Some(conn) = conn_of(&mut self.slots, known.id) else { return false };
         // Of one that has seen no answer yet, none of those who ask may be the answer.
@@ -148,7 +148,7 @@ impl Conntrack {
 
     /// The same for any packet that has passed [`check`].
     #[cold]
-    fn judge(&mut self, known: &Known, plain: &Plain, packet: &[u8], now: Instant) -> Judged {
+    fn judge(&mut self, known: Known, plain: Plain, packet: &[u8], now: Instant) -> Judged {
         let (transport, segment) = (plain.as_transport(), plain.segment(packet));
         match self.packet_of(known.id, known.direction, transport, plain.len, segment, now) {
             Ok(Some(tracked)) => {
@@ -188,7 +188,7 @@ impl Conntrack {
 }
 
 /// The checks that come before any look-up.
-#[inline]
+#[inline(always)]
 fn check(plain: &Plain, packet: &[u8], verify: bool) -> Result<(), InvalidReason> {
     match plain.is_tcp() {
         true => tcp::check_plain(plain, packet, verify),
@@ -196,14 +196,14 @@ fn check(plain: &Plain, packet: &[u8], verify: bool) -> Result<(), InvalidReason
     }
 }
 
-fn tuple(plain: &Plain, packet: &[u8]) -> Tuple {
+fn tuple(plain: Plain, packet: &[u8]) -> Tuple {
     let [src, dst] = plain.addrs(packet);
-    let Plain { sport, dport, protocol, .. } = *plain;
+    let Plain { sport, dport, protocol, .. } = plain;
     Tuple { src, dst, sport, dport, protocol }
 }
 
 /// A connection outside all zones that an entry of the index leads to, if it is the packet's.
-#[inline]
+#[inline(always)]
 fn met<'a>(
     conn: &'a Connection,
     entry: u32,
@@ -225,7 +225,7 @@ fn met<'a>(
 }
 
 impl Connection {
-    #[inline]
+    #[inline(always)]
     fn path(&self, direction: Direction) -> u32 {
         self.paths[direction.index()]
     }

@@ -63,7 +63,7 @@ impl Connection {
     }
 
     /// As [`Connection::has_tuple`] of the tuple of a packet.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn has_plain(&self, direction: Direction, plain: &Plain, packet: &[u8]) -> bool {
         let way = direction.index();
         self.pair.ports[way] == [plain.sport, plain.dport]
@@ -78,7 +78,7 @@ impl Connection {
     }
 
     /// Addresses and ports of a direction of an IPv4 connection.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn v4_ends(&self, direction: Direction) -> ([u32; 2], [u16; 2]) {
         let way = direction.index();
         (self.pair.v4[way], self.pair.ports[way])

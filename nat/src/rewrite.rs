@@ -155,7 +155,7 @@ fn put_word(bytes: &mut [u8], at: usize, new: u16) -> Delta {
 }
 
 /// What of a packet's changes is in its checksum: a partial field covers the addresses alone.
-#[inline]
+#[inline(always)]
 pub(crate) fn covered(field: Field, mut addresses: Delta, header: Delta) -> Delta {
     if field == Field::Complete && !header.is_zero() {
         addresses.add(header);
@@ -172,7 +172,7 @@ fn update(bytes: &mut [u8], at: usize, field: Field, addresses: Delta, header: D
 }
 
 /// Mends the checksum of UDP or UDP-Lite; the segment may be `without` any.
-#[inline]
+#[inline(always)]
 pub(crate) fn update_udp(segment: &mut [u8], field: Field, changes: Delta, without: bool) {
     let Some(header) = segment.first_chunk_mut::<{ udp::HEADER_LEN }>() else { return };
     // RFC 768: zero is no checksum; a computed zero is sent as all ones.

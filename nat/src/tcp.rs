@@ -272,12 +272,8 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
 
 /// The same for a segment whose headers have been read already, and that carries ACK and at most such
 /// flags as go with anything.
-#[inline]
-pub(crate) fn check_plain(
-    plain: &Plain,
-    packet: &[u8],
-    verify: bool,
-) -> Result<(), InvalidReason> {
+#[inline(always)]
+pub(crate) fn check_plain(plain: &Plain, packet: &[u8], verify: bool) -> Result<(), InvalidReason> {
     debug_assert!(plain.flags & (FIN | SYN | RST | ACK | URG) == ACK);
     match !verify || plain.verify(packet) {
         true => Ok(()),

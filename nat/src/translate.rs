@@ -83,7 +83,7 @@ impl Conntrack {
 /// Sends a packet on: both ends are rewritten, the TTL or hop limit is one less, and each checksum is
 /// mended once for all of that. Sums of changes don't depend on the order of the changes, so it is the
 /// same as [`Conntrack::translate`] at both hooks and the hop between them.
-#[inline]
+#[inline(always)]
 pub(crate) fn pass_on(
     conn: &Connection,
     direction: Direction,
@@ -95,7 +95,7 @@ pub(crate) fn pass_on(
         false => (Delta::default(), Delta::default()),
         true => match plain.family {
             Family::V4 => rewrite_v4(conn, direction, plain, packet),
-            Family::V6 => rewrite_v6(conn, direction, plain, packet),
+            Family::V6 => rewrite_v6(conn, direction, *plain, packet),
         },
     };
     match plain.family {
@@ -114,7 +114,7 @@ pub(crate) fn pass_on(
 }
 
 /// Writes IPv4 addresses and ports as they leave, and says what that changes.
-#[inline]
+#[inline(always)]
 fn rewrite_v4(
     conn: &Connection,
     direction: Direction,
@@ -152,7 +152,7 @@ fn rewrite_v4(
 fn rewrite_v6(
     conn: &Connection,
     direction: Direction,
-    plain: &Plain,
+    plain: Plain,
     packet: &mut [u8],
 ) -> (Delta, Delta) {
     let (mut addresses, mut ports) = (Delta::default(), Delta::default());
@@ -179,7 +179,7 @@ fn rewrite_v6(
 }
 
 /// Whether this end of a packet of this direction is changed.
-#[inline]
+#[inline(always)]
 fn changes(conn: &Connection, direction: Direction, manip: Manip) -> bool {
     let source = (manip == Manip::Source) == (direction == Direction::Original);
     conn.status().has(if source { Status::SNAT } else { Status::DNAT })

@@ -30,12 +30,8 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
 }
 
 /// The same for a packet whose headers have been read already.
-#[inline]
-pub(crate) fn check_plain(
-    plain: &Plain,
-    packet: &[u8],
-    verify: bool,
-) -> Result<(), InvalidReason> {
+#[inline(always)]
+pub(crate) fn check_plain(plain: &Plain, packet: &[u8], verify: bool) -> Result<(), InvalidReason> {
     let Some(header) = udp::Header::new_checked(plain.segment(packet)) else {
         return Err(InvalidReason::Malformed);
     };
@@ -89,7 +85,7 @@ pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
 }
 
 /// As [`packet`] if that changes nothing but the time; else nothing.
-#[inline]
+#[inline(always)]
 pub(crate) fn steady(conn: &mut Connection, settings: &Settings, now: Instant) -> bool {
     let late = matches!(conn.proto, Proto::Udp { start, .. } if now > start + STREAM_AFTER);
     let timeout = match late && conn.status.has(Status::SEEN_REPLY) {

@@ -18,9 +18,15 @@ pub enum Field {
 /// Adds the big-endian words of `bytes` to `sum`; an odd last byte counts as the high half.
 #[inline]
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
-    // RFC 1071 section 2 (B): the sum of the words with their bytes swapped is the sum, swapped. So
-    // they are added as the processor reads them.
-    let mut halves = [0u64; 2];
+    add_carry(sum, u64::from(fold(add_swapped(0, bytes)).swap_bytes()))
+}
+
+/// The same with the bytes of all words swapped, `sum`'s too: as the processor reads them. The sum of
+/// such words is the sum, swapped (RFC 1071 section 2 B).
+#[inline]
+pub(crate) fn add_swapped(sum: u64, bytes: &[u8]) -> u64 {
+    // Two sums, since each addition waits for the one before.
+    let mut halves = [sum, 0];
     let (blocks, rest) = bytes.as_chunks::<16>();
     for block in blocks {
         for (half, word) in halves.iter_mut().zip(block.as_chunks::<8>().0) {
@@ -28,9 +34,10 @@ pub fn add(sum: u64, bytes: &[u8]) -> u64 {
         }
     }
     let mut total = add_carry(halves[0], halves[1]);
-    let (words, rest) = rest.as_chunks::<8>();
-    for word in words {
+    let mut rest = rest;
+    if let Some((word, more)) = rest.split_first_chunk::<8>() {
         total = add_carry(total, u64::from_le_bytes(*word));
+        rest = more;
     }
     if !rest.is_empty() {
         let last = match bytes.last_chunk::<8>() {
@@ -40,7 +47,7 @@ pub fn add(sum: u64, bytes: &[u8]) -> u64 {
         };
         total = add_carry(total, last);
     }
-    add_carry(sum, u64::from(fold(total).swap_bytes()))
+    total
 }
 
 /// Ones-complement addition.

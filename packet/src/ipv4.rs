@@ -83,7 +83,7 @@ pub fn decrement_ttl(packet: &mut [u8]) {
 }
 
 /// The same, and mends the header checksum for other changes that were made.
-#[inline]
+#[inline(always)]
 pub fn hop(packet: &mut [u8], mut changes: Delta) {
     let Some(header) = packet.first_chunk_mut::<MIN_HEADER_LEN>() else { return };
     let old = be16(header, 8);

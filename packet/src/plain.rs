@@ -33,26 +33,34 @@ impl Plain {
     /// Reads a packet's headers. `None`: it is damaged or something else.
     #[inline]
     pub fn read(packet: &[u8]) -> Option<Self> {
-        match packet.first()? {
-            0x45 => Self::read_v4(packet),
-            first if first >> 4 == 6 => Self::read_v6(packet),
+        match packet.first()? >> 4 {
+            4 => Self::read_v4(packet),
+            6 => Self::read_v6(packet),
             _ => None,
         }
     }
 
-    #[inline]
-    fn read_v4(packet: &[u8]) -> Option<Self> {
+    /// The same for what has to be IPv4.
+    ///
+    /// This and all that is asked of it afterwards is meant to become one piece of machine code for each
+    /// family, in which all places are constants.
+    #[inline(always)]
+    pub fn read_v4(packet: &[u8]) -> Option<Self> {
         // With UDP's header, the shorter one.
         let header: &[u8; ipv4::MIN_HEADER_LEN + udp::HEADER_LEN] = packet.first_chunk()?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-        let long = |at: usize| {
-            u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
-        let sum = [0, 4, 8, 12, 16].into_iter().map(|at| u64::from(long(at))).sum();
+        let long = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        // In the processor's order: swapped bytes have a swapped sum, and all ones are all ones.
+        let sum =
+            [0, 4, 8, 12, 16].into_iter().map(|at| u64::from(u32::from_le_bytes(long(at)))).sum();
         let len = u32::from(word(2));
         // All but the don't-fragment bit and the reserved one.
         let fragment = word(6) & 0x3fff != 0;
-        if checksum::fold(sum) != 0xffff || fragment || len as usize > packet.len() {
+        if header[0] != 0x45
+            || checksum::fold(sum) != 0xffff
+            || fragment
+            || len as usize > packet.len()
+        {
             return None;
         }
         let plain = Self {
@@ -63,17 +71,18 @@ impl Plain {
             sport: word(20),
             dport: word(22),
             len,
-            v4: [long(12), long(16)],
+            v4: [12, 16].map(|at| u32::from_be_bytes(long(at))),
         };
         plain.transport(packet, ipv4::MIN_HEADER_LEN)
     }
 
-    #[inline]
-    fn read_v6(packet: &[u8]) -> Option<Self> {
+    /// The same for what has to be IPv6.
+    #[inline(always)]
+    pub fn read_v6(packet: &[u8]) -> Option<Self> {
         let header: &[u8; ipv6::HEADER_LEN + udp::HEADER_LEN] = packet.first_chunk()?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let len = ipv6::HEADER_LEN as u32 + u32::from(word(4));
-        if len as usize > packet.len() {
+        if header[0] >> 4 != 6 || len as usize > packet.len() {
             return None;
         }
         let plain = Self {
@@ -90,7 +99,7 @@ impl Plain {
     }
 
     /// Looks at the transport header.
-    #[inline]
+    #[inline(always)]
     fn transport(mut self, packet: &[u8], l4: usize) -> Option<Self> {
         let room = (self.len as usize).checked_sub(l4)?;
         match self.protocol {
@@ -106,13 +115,13 @@ impl Plain {
     }
 
     /// Whether it is TCP.
-    #[inline]
+    #[inline(always)]
     pub fn is_tcp(&self) -> bool {
         self.protocol == protocol::TCP
     }
 
     /// Where its transport header stands.
-    #[inline]
+    #[inline(always)]
     pub fn l4(&self) -> usize {
         match self.family {
             Family::V4 => ipv4::MIN_HEADER_LEN,
@@ -121,7 +130,7 @@ impl Plain {
     }
 
     /// Source and destination; `packet` is what it was read from.
-    #[inline]
+    #[inline(always)]
     pub fn addrs(&self, packet: &[u8]) -> [Addr; 2] {
         match self.family {
             Family::V4 => self.v4.map(|bits| Addr::from_v4_bytes(bits.to_be_bytes())),
@@ -134,7 +143,7 @@ impl Plain {
     }
 
     /// As [`Parsed`](crate::Parsed) has it.
-    #[inline]
+    #[inline(always)]
     pub fn as_transport(&self) -> Transport {
         let Self { sport, dport, flags, .. } = *self;
         match self.is_tcp() {
@@ -144,23 +153,25 @@ impl Plain {
     }
 
     /// Transport header and payload.
-    #[inline]
+    #[inline(always)]
     pub fn segment<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
         &packet[self.l4()..self.len as usize]
     }
 
     /// Whether the transport checksum is right: as [`checksum::verify_transport`]. The addresses of the
     /// pseudo-header stand right before the transport header.
-    #[inline]
+    #[inline(always)]
     pub fn verify(&self, packet: &[u8]) -> bool {
         let l4 = self.l4();
         let addrs = match self.family {
             Family::V4 => 12,
             Family::V6 => 8,
         };
-        // Neither is longer than 65,575 bytes.
-        let rest = u64::from(self.protocol) + u64::from(self.len - l4 as u32);
-        checksum::fold(checksum::add(rest, &packet[addrs..self.len as usize])) == 0xffff
+        let rest = [0, self.protocol];
+        let len = (self.len - l4 as u32) as u16;
+        let rest = u64::from(u16::from_le_bytes(rest)) + u64::from(len.swap_bytes());
+        let sum = checksum::add_swapped(rest, &packet[addrs..self.len as usize]);
+        checksum::fold(sum) == 0xffff
     }
 }
 

@@ -8,7 +8,7 @@ use super::ShortWay;
 use super::plain::Plain;
 use crate::io::Frame;
 use tidegate_filter as filter;
-use tidegate_packet::Family;
+use tidegate_packet::{Family, ethernet};
 
 /// What the short way has done.
 #[derive(Debug)]
@@ -32,13 +32,13 @@ impl Engine {
             return None;
         }
         let plain = Plain::read(frame)?;
-        let packet = &frame.slot[plain.l3..plain.end()];
+        let packet = &frame.bytes()[ethernet::HEADER_LEN..];
         let id = self.conntrack.known(&plain.packet, packet, self.now)?.id;
         let before = self.conntrack.take_down(id)?;
         let events = self.conntrack.waiting_events();
         let mut copy = OwnedFrame { slot: frame.slot.to_vec(), meta: *frame.meta };
         let Self { short, conntrack, now, rules, at_hand, .. } = self;
-        let fate = short.pass(conntrack, port, &mut copy.frame(), *now, at_hand)?;
+        let fate = short.try_pass(conntrack, port, &mut copy.frame(), *now, at_hand)?;
         let connection = format!("{:?}", conntrack.take_down(id));
         let mut counters = rules.counters_mut().clone();
         // Nothing else waits to be counted: it is the same with every packet.

@@ -24,7 +24,7 @@ use paths::{Decision, Paths};
 use plain::Plain;
 use tidegate_filter::{self as filter, Trail};
 use tidegate_nat::{Conntrack, Judged, Known, Tracked};
-use tidegate_packet::{Instant, ethernet};
+use tidegate_packet::{Family, Instant, ethernet};
 
 /// Whether there is a short way.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -88,18 +88,19 @@ impl Short {
 
     /// Takes a packet the short way if it has one. `None`: the frame is as it
     /// was and takes the long way.
-    #[inline]
+    #[inline(always)]
     fn pass(
         &mut self,
         conntrack: &mut Conntrack,
         port: PortId,
+        plain: Plain,
         frame: &mut Frame<'_>,
         now: Instant,
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
-        let plain = Plain::read(frame)?;
-        let (l3, end) = (plain.l3, plain.end());
-        let known = conntrack.known(&plain.packet, &frame.slot[l3..end], now)?;
+        let (wire_len, verify) = (plain.wire_len(frame), plain.is_unverified(frame));
+        let (link, packet) = frame.bytes_mut().split_first_chunk_mut()?;
+        let known = conntrack.known(&plain.packet, packet, now)?;
         if self.paths.generation() != self.generation.number() {
             at_hand.deciding = Some(known);
             return None;
@@ -112,15 +113,13 @@ impl Short {
                 return None;
             }
         };
-        if !plain.comes_by(path, port, frame) {
+        if !plain.comes_by(path, port, link) {
             at_hand.deciding = Some(known);
             return None;
         }
-        if plain.wire_len(frame) > path.mtu {
+        if wire_len > path.mtu {
             return None;
         }
-        let verify = plain.is_unverified(frame);
-        let packet = &mut frame.slot[l3..end];
         match conntrack.pass_on(&known, &plain.packet, packet, verify, plain.field, now) {
             Judged::Steady => {}
             Judged::Gone => return None,
@@ -130,15 +129,33 @@ impl Short {
                 return None;
             }
         }
+        *link = path.header;
         if verify && conntrack.settings().checksum {
             frame.meta.offload.checksum = Checksum::Valid;
         }
-        frame.slot[l3 - ethernet::HEADER_LEN..l3].copy_from_slice(&path.header);
-        frame.meta.end = end;
+        frame.meta.end = frame.meta.start + ethernet::HEADER_LEN + plain.packet.len as usize;
         let fate = Fate::Transmit(path.egress);
         self.paths.count(place, plain.packet.len);
         self.taken += 1;
         Some(fate)
+    }
+
+    /// The same for any frame. Each family has machine code of its own, in which all places in the
+    /// headers are constants.
+    #[inline]
+    fn try_pass(
+        &mut self,
+        conntrack: &mut Conntrack,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        at_hand: &mut AtHand,
+    ) -> Option<Fate> {
+        if let Some(plain) = Plain::read_as(Family::V4, frame) {
+            return self.pass(conntrack, port, plain, frame, now, at_hand);
+        }
+        let plain = Plain::read_as(Family::V6, frame)?;
+        self.pass(conntrack, port, plain, frame, now, at_hand)
     }
 }
 
@@ -154,7 +171,7 @@ impl Short {
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
         (self.mode == ShortWay::On && self.host_port != Some(port))
-            .then(|| self.pass(conntrack, port, frame, now, at_hand))
+            .then(|| self.try_pass(conntrack, port, frame, now, at_hand))
             .flatten()
     }
 

@@ -9,11 +9,10 @@ use tidegate_packet::{self as packet, Family, ethernet, tcp, udp};
 
 /// A packet without anything uncommon: TCP in the middle of a connection or UDP, whole, without
 /// options and extension headers, in a frame without tags.
+#[derive(Copy, Clone)]
 pub(super) struct Plain {
     /// Its headers.
     pub packet: packet::Plain,
-    /// Where the IP header stands in the slot.
-    pub l3: usize,
     /// What the transport checksum field holds.
     pub field: Field,
 }
@@ -22,27 +21,35 @@ impl Plain {
     /// `None` for every other packet, damaged ones included.
     #[inline]
     pub fn read(frame: &Frame<'_>) -> Option<Self> {
+        Self::read_as(Family::V4, frame).or_else(|| Self::read_as(Family::V6, frame))
+    }
+
+    /// The same for a frame with a packet of this family.
+    #[inline(always)]
+    pub fn read_as(family: Family, frame: &Frame<'_>) -> Option<Self> {
         let (link, packet) = frame.bytes().split_first_chunk::<{ ethernet::HEADER_LEN }>()?;
-        let packet = packet::Plain::read(packet)?;
-        let ethertype = match packet.family {
+        let ethertype = match family {
             Family::V4 => ethernet::IPV4,
             Family::V6 => ethernet::IPV6,
         };
-        if link[12..] != ethertype.to_be_bytes() || frame.meta.vlan.is_some() {
+        if [link[12], link[13]] != ethertype.to_be_bytes() || frame.meta.vlan.is_some() {
             return None;
         }
+        let packet = match family {
+            Family::V4 => packet::Plain::read_v4(packet)?,
+            Family::V6 => packet::Plain::read_v6(packet)?,
+        };
         // What opens, ends or breaks a connection is for the long way.
         const DATA: u8 = !(tcp::PSH | tcp::ECE | tcp::CWR);
         if packet.is_tcp() && packet.flags & DATA != tcp::ACK || packet.hop_limit <= 1 {
             return None;
         }
-        let l3 = frame.meta.start + ethernet::HEADER_LEN;
-        Self { packet, l3, field: Field::Complete }.offload(frame)
+        Self { packet, field: Field::Complete }.offload(frame)
     }
 
     /// As the device says: a partial checksum is that of the transport header, and a super-packet is
     /// what its headers say and more than one segment.
-    #[inline]
+    #[inline(always)]
     fn offload(mut self, frame: &Frame<'_>) -> Option<Self> {
         let offload = &frame.meta.offload;
         let packet = &self.packet;
@@ -66,37 +73,31 @@ impl Plain {
         Some(self)
     }
 
-    /// One past its last byte in the slot; link padding may follow.
-    #[inline]
-    pub fn end(&self) -> usize {
-        self.l3 + self.packet.len as usize
-    }
-
     /// The longest IP packet that it puts on the wire.
-    #[inline]
+    #[inline(always)]
     pub fn wire_len(&self, frame: &Frame<'_>) -> u32 {
         let Some(gso) = frame.meta.offload.gso else { return self.packet.len };
         let l4 = self.packet.l4();
         let header = match self.packet.is_tcp() {
-            true => usize::from(frame.slot[self.l3 + l4 + 12] >> 4) * 4,
+            true => usize::from(frame.bytes()[ethernet::HEADER_LEN + l4 + 12] >> 4) * 4,
             false => udp::HEADER_LEN,
         };
         (l4 + header) as u32 + u32::from(gso.size)
     }
 
     /// Whether nobody has looked at its transport checksum.
-    #[inline]
+    #[inline(always)]
     pub fn is_unverified(&self, frame: &Frame<'_>) -> bool {
         frame.meta.offload.checksum == Checksum::Unverified
     }
 
     /// Whether it came in where a path begins.
-    #[inline]
-    pub fn comes_by(&self, path: &Path, port: PortId, frame: &Frame<'_>) -> bool {
-        let link = &frame.bytes()[..12];
+    #[inline(always)]
+    pub fn comes_by(&self, path: &Path, port: PortId, link: &[u8; ethernet::HEADER_LEN]) -> bool {
+        let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, ..] = *link;
         path.input == port
             && path.family == self.packet.family
-            && link[..6] == path.to.0
-            && path.from.is_none_or(|from| link[6..] == from.0)
+            && [t0, t1, t2, t3, t4, t5] == path.to.0
+            && path.from.is_none_or(|from| [f0, f1, f2, f3, f4, f5] == from.0)
     }
 }
