@@ -1,11 +1,11 @@
 //! The engine and its shards, to be shared by threads.
 
 use crate::engine::{
-    AtHand, Counters, Engine, Fate, Lent, OwnedFrame, PortId, Shard, Shards, lock,
+    AtHand, Counters, Engine, Fate, Lent, OwnedFrame, PortId, Read, Shard, Shards, TOGETHER, lock,
 };
-use crate::io::Frame;
+use crate::io::{Frame, Receive};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tidegate_nat::{Event, ExpectationEvent, Stats, Tuple};
+use tidegate_nat::{Event, ExpectationEvent, Sought, Stats, Tuple};
 use tidegate_packet::Instant;
 
 /// All of a gateway's state, to be shared by threads.
@@ -19,6 +19,11 @@ impl Gateway {
     /// The engine with this many empty shards.
     pub fn new(mut engine: Engine, shards: usize) -> Self {
         let shards = engine.divide(shards);
+        Self { engine: Arc::new(Mutex::new(engine)), shards }
+    }
+
+    /// An engine that has its shards already.
+    pub fn of(engine: Engine, shards: Shards) -> Self {
         Self { engine: Arc::new(Mutex::new(engine)), shards }
     }
 
@@ -146,11 +151,35 @@ enum Held<'a> {
 }
 
 impl Burst<'_> {
+    /// Takes in the first frames of a burst that a port has received.
+    pub fn inputs(&mut self, port: PortId, receive: &mut dyn Receive, fates: &mut [Fate]) {
+        for (group, fates) in fates.chunks_mut(TOGETHER).enumerate() {
+            let first = group * TOGETHER;
+            let ahead = match &self.held {
+                Held::Shard(shard) => shard.look_ahead(receive, first..first + fates.len()),
+                Held::Engine(_) | Held::Nothing => None,
+            };
+            for (index, fate) in (first..).zip(fates) {
+                let found = ahead.as_ref().and_then(|ahead| ahead.get(index));
+                *fate = self.take_in(port, receive.frame(index), found);
+            }
+        }
+    }
+
     /// Takes in a frame that a port has received.
+    pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+        self.take_in(port, frame, None)
+    }
+
     #[inline]
-    pub fn input(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
+    fn take_in(
+        &mut self,
+        port: PortId,
+        mut frame: Frame<'_>,
+        ahead: Option<(Read, Sought)>,
+    ) -> Fate {
         if let Held::Shard(shard) = &mut self.held {
-            if let Some(fate) = shard.receive(port, &mut frame, &mut self.at_hand) {
+            if let Some(fate) = shard.receive(port, &mut frame, ahead, &mut self.at_hand) {
                 return fate;
             }
             let mut at_hand = std::mem::take(&mut self.at_hand);

@@ -8,6 +8,7 @@ use crate::engine::{
     Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Lent, OwnedFrame, PortId, Setup,
     Shards, ShortWay, StaticRoute, TICK, Target,
 };
+use crate::gateway::Gateway;
 use crate::io::Frame;
 use crate::io::channel::Flying;
 use crate::sysctl::{Assignments, Sysctls};
@@ -243,6 +244,12 @@ impl Sim {
     pub fn engine_mut(&mut self) -> &mut Engine {
         self.engine.settle(true);
         &mut self.engine
+    }
+
+    /// The same gateway as threads share it.
+    pub fn into_gateway(mut self) -> Gateway {
+        self.engine.give_back();
+        Gateway::of(self.engine, self.shards)
     }
 
     /// How many packets have taken the short way.

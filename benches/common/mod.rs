@@ -2,16 +2,23 @@
 
 #![allow(dead_code)]
 
+use std::io;
+use std::os::fd::BorrowedFd;
+
 use tidegate::engine::{Fate, OwnedFrame, PortId};
+use tidegate::gateway::Gateway;
+use tidegate::io::{BURST, Frame, Outgoing, Receive};
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::{Addr, MacAddr, ethernet, protocol, tcp};
+use tidegate_packet::{Addr, Instant, MacAddr, ethernet, protocol, tcp};
 
 const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const LAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
 const WAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 /// The page's rules, with MASQUERADE.
 pub const RULES: &str = include_str!("../../src/lab/rules/iptables.rules");
+/// What a gateway's clock shows at the beginning.
+const NOW: Instant = Instant::from_secs(3600);
 /// Ports of a client.
 const PORTS: u32 = 50_000;
 /// Most flows.
@@ -167,6 +174,52 @@ pub fn connected(rules: &str, flows: u32) -> Sim {
         }
     }
     sim
+}
+
+/// Frames that the LAN's port has received, to be taken in burst by burst as a worker does.
+pub struct Received {
+    /// All of them.
+    pub frames: Vec<OwnedFrame>,
+    first: usize,
+}
+
+impl Received {
+    /// Around frames.
+    pub fn new(frames: Vec<OwnedFrame>) -> Self {
+        Self { frames, first: 0 }
+    }
+
+    /// Sends them all; they have to leave.
+    pub fn send(&mut self, gateway: &Gateway) {
+        for first in (0..self.frames.len()).step_by(BURST) {
+            self.first = first;
+            let fates = &mut [Fate::Consumed; BURST];
+            let fates = &mut fates[..BURST.min(self.frames.len() - first)];
+            gateway.burst(0, NOW, 0).inputs(PortId(0), self, fates);
+            assert!(!fates.contains(&Fate::Consumed));
+        }
+    }
+}
+
+impl Receive for Received {
+    fn receive(&mut self) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn frame(&mut self, index: usize) -> Frame<'_> {
+        self.frames[self.first + index].frame()
+    }
+
+    fn sent(&self, index: usize) -> Outgoing<'_> {
+        let frame = &self.frames[self.first + index];
+        Outgoing { bytes: frame.bytes(), offload: frame.meta.offload }
+    }
+
+    fn release(&mut self) {}
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Numbers below `flows`, each once, in no order.

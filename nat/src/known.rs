@@ -7,12 +7,15 @@
 //! connection: status, mark, labels, whatever is in [`crate::extra`].
 
 use tidegate_packet::checksum::Field;
-use tidegate_packet::{Family, Instant, Plain};
+use tidegate_packet::{Instant, Plain};
 
+use crate::ahead::Sought;
 use crate::conn::{Connection, Status};
+use crate::settings::Settings;
 use crate::slots::{conn_at, conn_of, way_of};
+use crate::store::NONE;
 use crate::table::Conntrack;
-use crate::tracked::{ConnId, Entry, InvalidReason, Role, Tracked};
+use crate::tracked::{ConnId, Entry, InvalidReason, Role, State, Tracked};
 use crate::{Direction, Tuple, tcp, translate, udp};
 
 /// Nothing was decided.
@@ -44,20 +47,66 @@ pub enum Judged {
 
 impl Conntrack {
     /// The connection of a packet outside all zones, if there is one and its time isn't over.
+    /// [`Conntrack::seek`] tells what it is sought by.
     #[inline(always)]
-    pub fn known(&self, plain: &Plain, packet: &[u8], now: Instant) -> Option<Known> {
-        let hash = match plain.family {
-            Family::V4 => self.key.v4(plain.v4, [plain.sport, plain.dport], plain.protocol),
-            Family::V6 => self.key.tuple(&tuple(*plain, packet)),
+    pub fn known<const V6: bool>(
+        &self,
+        sought: &Sought,
+        plain: &Plain<V6>,
+        packet: &[u8],
+        now: Instant,
+    ) -> Option<Known> {
+        let entry = match sought.entries[0] {
+            // What looks like it is it nearly always.
+            NONE => *self.index.find(sought.hash, |_| true)?,
+            guess => guess,
         };
-        let mut found = None;
+        match self.met(entry, plain, packet, now) {
+            None => self.known_for_certain(sought.hash, *plain, packet, now),
+            known => known,
+        }
+    }
+
+    #[cold]
+    fn known_for_certain<const V6: bool>(
+        &self,
+        hash: u64,
+        plain: Plain<V6>,
+        packet: &[u8],
+        now: Instant,
+    ) -> Option<Known> {
+        let mut known = None;
         self.index.find(hash, |&entry| {
-            let conn = conn_at(&self.slots, entry);
-            found = conn.and_then(|conn| met(conn, entry, plain, packet));
-            found.is_some()
+            known = self.met(entry, &plain, packet, now);
+            known.is_some()
         })?;
-        let (conn, known) = found?;
-        (!conn.is_expired(now)).then_some(known)
+        known
+    }
+
+    /// What an entry of the index leads to, if it is the packet's connection and outside all zones.
+    #[inline(always)]
+    fn met<const V6: bool>(
+        &self,
+        entry: u32,
+        plain: &Plain<V6>,
+        packet: &[u8],
+        now: Instant,
+    ) -> Option<Known> {
+        let (conn, way) = (conn_at(&self.slots, entry)?, way_of(entry));
+        if !conn.has_plain(way, plain, packet)
+            || conn.zones()[way.index()] != 0
+            || conn.is_expired(now)
+        {
+            return None;
+        }
+        // Of a flow that is its own answer, netfilter finds the reply first.
+        let own_answer = plain.sport == plain.dport && {
+            let [src, dst] = plain.addrs(packet);
+            src == dst
+        };
+        let direction = if own_answer { Direction::Reply } else { way };
+        let id = ConnId { slot: entry / 2, generation: conn.generation };
+        Some(Known { id, direction, path: conn.path(direction) })
     }
 
     /// Remembers what was decided about a direction.
@@ -88,76 +137,72 @@ impl Conntrack {
 
     /// Tracks a packet whose connection has just been found, and sends it on if nothing has changed
     /// with it: rewrites both ends, takes one off its TTL or hop limit, and mends the checksums.
-    /// `verify` and `field` are about the transport checksum. `packet` may be followed by padding.
+    /// `verify` and `field` are about the transport checksum. Padding may follow the packet.
     #[inline(always)]
-    pub fn pass_on(
+    pub fn pass_on<const V6: bool>(
         &mut self,
-        known: &Known,
-        plain: &Plain,
+        known: Known,
+        plain: &Plain<V6>,
         packet: &mut [u8],
-        verify: bool,
-        field: Field,
+        (verify, field): (bool, Field),
         now: Instant,
     ) -> Judged {
         self.mappings.seen = now;
         let verify = verify && self.settings.checksum;
-        if let Err(reason) = check(plain, packet, verify) {
+        let checked = match plain.is_tcp() {
+            true => tcp::check_plain(plain, packet, verify),
+            false => udp::check_plain(plain, packet, verify),
+        };
+        if let Err(reason) = checked {
             return self.invalid(reason);
         }
-        if !self.is_steady(known, plain, packet, now) {
-            match self.judge(*known, *plain, packet, now) {
+        let mut steady = false;
+        if let Some(conn) = conn_of(&mut self.slots, known.id) {
+            let armed = conn.deadline;
+            steady = is_steady(conn, known.direction, plain, packet, &self.settings, now);
+            if steady {
+                translate::pass_on(conn, known.direction, plain, packet, field);
+                let deadline = conn.deadline;
+                if deadline < armed {
+                    self.wheel.arm(known.id.slot, deadline);
+                }
+            }
+        }
+        if !steady {
+            match self.judge(known, *plain, packet, field, now) {
                 Judged::Steady => {}
                 other => return other,
             }
         }
         if self.events.wanted() {
-            let (state, direction) = (crate::State::Established, known.direction);
-            let entry = Entry::Known(known.id);
-            self.tell_changes(&Tracked { state, direction, entry, role: Role::Member });
-        }
-        if let Some(conn) = self.get(known.id) {
-            translate::pass_on(conn, known.direction, plain, packet, field);
+            self.tell_known(known);
         }
         Judged::Steady
     }
 
-    /// What [`Conntrack::track`] does for most packets: those that do no more than prolong their
-    /// connection. False: it is another one, and nothing is done.
-    #[inline(always)]
-    fn is_steady(&mut self, known: &Known, plain: &Plain, packet: &[u8], now: Instant) -> bool {
-        let Some(conn) = conn_of(&mut self.slots, known.id) else { return false };
-        // Of one that has seen no answer yet, none of those who ask may be the answer.
-        let unanswered = !conn.status.has(Status::SEEN_REPLY);
-        if unanswered && known.direction == Direction::Reply {
-            return false;
-        }
-        let armed = conn.deadline;
-        let steady = match plain.is_tcp() {
-            true => tcp::steady(conn, known.direction, plain.segment(packet), &self.settings, now),
-            false => udp::steady(conn, &self.settings, now),
-        };
-        if steady {
-            conn.count(known.direction, plain.len);
-            let deadline = conn.deadline;
-            if deadline < armed {
-                self.wheel.arm(known.id.slot, deadline);
-            }
-        }
-        steady
-    }
-
-    /// The same for any packet that has passed [`check`].
+    /// What [`Conntrack::pass_on`] does with other packets.
     #[cold]
-    fn judge(&mut self, known: Known, plain: Plain, packet: &[u8], now: Instant) -> Judged {
+    fn judge<const V6: bool>(
+        &mut self,
+        known: Known,
+        plain: Plain<V6>,
+        packet: &mut [u8],
+        field: Field,
+        now: Instant,
+    ) -> Judged {
+        let Known { id, direction, path } = known;
         let (transport, segment) = (plain.as_transport(), plain.segment(packet));
-        match self.packet_of(known.id, known.direction, transport, plain.len, segment, now) {
-            Ok(Some(tracked)) => {
-                let steady = matches!(tracked.entry, Entry::Known(_))
-                    && self.get(known.id).is_some_and(|c| c.path(known.direction) == known.path);
-                if steady { Judged::Steady } else { Judged::Changed(tracked) }
+        let tracked = match self.packet_of(id, direction, transport, plain.len, segment, now) {
+            Ok(Some(tracked)) => tracked,
+            Ok(None) => return Judged::Gone,
+            Err(reason) => return self.invalid(reason),
+        };
+        match self.get(id).filter(|conn| conn.path(direction) == path) {
+            Some(conn) if tracked.id().is_some() => {
+                translate::pass_on(conn, direction, &plain, packet, field);
+                Judged::Steady
             }
-            Ok(None) => Judged::Gone,
-            Err(reason) => self.invalid(reason),
+            _ => Judged::Changed(tracked),
         }
     }
 
@@ -165,6 +210,17 @@ impl Conntrack {
     fn invalid(&mut self, reason: InvalidReason) -> Judged {
         self.stats.count_invalid(reason, false);
         Judged::Changed(Tracked::invalid(reason))
+    }
+
+    #[cold]
+    fn tell_known(&mut self, Known { id, direction, .. }: Known) {
+        let state = State::Established;
+        self.tell_changes(&Tracked {
+            state,
+            direction,
+            entry: Entry::Known(id),
+            role: Role::Member,
+        });
     }
 
     /// A copy of a connection, for [`Conntrack::put_back`].
@@ -187,41 +243,35 @@ impl Conntrack {
     }
 }
 
-/// The checks that come before any look-up.
+/// What [`Conntrack::track`] does for most packets: those that do no more than prolong their
+/// connection. False: it is another one, and nothing is done.
 #[inline(always)]
-fn check(plain: &Plain, packet: &[u8], verify: bool) -> Result<(), InvalidReason> {
-    match plain.is_tcp() {
-        true => tcp::check_plain(plain, packet, verify),
-        false => udp::check_plain(plain, packet, verify),
+fn is_steady<const V6: bool>(
+    conn: &mut Connection,
+    direction: Direction,
+    plain: &Plain<V6>,
+    packet: &[u8],
+    settings: &Settings,
+    now: Instant,
+) -> bool {
+    // The first answer changes the status.
+    if direction == Direction::Reply && !conn.status.has(Status::SEEN_REPLY) {
+        return false;
     }
+    let steady = match plain.is_tcp() {
+        true => tcp::steady(conn, direction, plain.segment(packet), settings, now),
+        false => udp::steady(conn, settings, now),
+    };
+    if steady {
+        conn.count(direction, plain.len);
+    }
+    steady
 }
 
-fn tuple(plain: Plain, packet: &[u8]) -> Tuple {
+pub(crate) fn tuple<const V6: bool>(plain: Plain<V6>, packet: &[u8]) -> Tuple {
     let [src, dst] = plain.addrs(packet);
     let Plain { sport, dport, protocol, .. } = plain;
     Tuple { src, dst, sport, dport, protocol }
-}
-
-/// A connection outside all zones that an entry of the index leads to, if it is the packet's.
-#[inline(always)]
-fn met<'a>(
-    conn: &'a Connection,
-    entry: u32,
-    plain: &Plain,
-    packet: &[u8],
-) -> Option<(&'a Connection, Known)> {
-    let way = way_of(entry);
-    if !conn.has_plain(way, plain, packet) || conn.zones()[way.index()] != 0 {
-        return None;
-    }
-    let own_answer = plain.sport == plain.dport && {
-        let [src, dst] = plain.addrs(packet);
-        src == dst
-    };
-    // Of a flow that is its own answer, netfilter finds the reply first.
-    let direction = if own_answer { Direction::Reply } else { way };
-    let id = ConnId { slot: entry / 2, generation: conn.generation };
-    Some((conn, Known { id, direction, path: conn.path(direction) }))
 }
 
 impl Connection {

@@ -3,7 +3,7 @@
 //! Both have one protocol and one family. IPv4 addresses stand here; those of IPv6 in the
 //! connection's [`Rare`] box, which costs IPv6 an allocation and a further cache line.
 
-use tidegate_packet::{Addr, Family, Plain};
+use tidegate_packet::{Addr, Plain};
 
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Rare, Status};
@@ -64,17 +64,20 @@ impl Connection {
 
     /// As [`Connection::has_tuple`] of the tuple of a packet.
     #[inline(always)]
-    pub(crate) fn has_plain(&self, direction: Direction, plain: &Plain, packet: &[u8]) -> bool {
+    pub(crate) fn has_plain<const V6: bool>(
+        &self,
+        direction: Direction,
+        plain: &Plain<V6>,
+        packet: &[u8],
+    ) -> bool {
         let way = direction.index();
-        self.pair.ports[way] == [plain.sport, plain.dport]
-            && self.protocol == plain.protocol
-            && match plain.family {
-                Family::V4 => self.pair.v4[way] == plain.v4 && !self.status.has(Status::V6),
-                Family::V6 => {
-                    let addrs = plain.addrs(packet);
-                    self.v6().is_some_and(|rare| rare.addrs[way] == addrs)
-                }
-            }
+        if self.pair.ports[way] != [plain.sport, plain.dport] || self.protocol != plain.protocol {
+            return false;
+        }
+        if V6 {
+            return self.v6().is_some_and(|rare| rare.addrs[way] == plain.addrs(packet));
+        }
+        self.pair.v4[way] == plain.v4 && !self.status.has(Status::V6)
     }
 
     /// Addresses and ports of a direction of an IPv4 connection.

@@ -273,7 +273,11 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
 /// The same for a segment whose headers have been read already, and that carries ACK and at most such
 /// flags as go with anything.
 #[inline(always)]
-pub(crate) fn check_plain(plain: &Plain, packet: &[u8], verify: bool) -> Result<(), InvalidReason> {
+pub(crate) fn check_plain<const V6: bool>(
+    plain: &Plain<V6>,
+    packet: &[u8],
+    verify: bool,
+) -> Result<(), InvalidReason> {
     debug_assert!(plain.flags & (FIN | SYN | RST | ACK | URG) == ACK);
     match !verify || plain.verify(packet) {
         true => Ok(()),

@@ -5,7 +5,7 @@
 //! packets at POSTROUTING is undone at the destination of the replies at PREROUTING.
 
 use tidegate_packet::checksum::{self, Delta, Field};
-use tidegate_packet::{Family, Parsed, Plain, Transport, icmp, icmpv6, ipv4, protocol, tcp};
+use tidegate_packet::{Parsed, Plain, Transport, icmp, icmpv6, ipv4, protocol, tcp};
 
 use crate::conn::{Connection, Direction, Status};
 use crate::icmp_error;
@@ -84,29 +84,28 @@ impl Conntrack {
 /// mended once for all of that. Sums of changes don't depend on the order of the changes, so it is the
 /// same as [`Conntrack::translate`] at both hooks and the hop between them.
 #[inline(always)]
-pub(crate) fn pass_on(
+pub(crate) fn pass_on<const V6: bool>(
     conn: &Connection,
     direction: Direction,
-    plain: &Plain,
+    plain: &Plain<V6>,
     packet: &mut [u8],
     field: Field,
 ) {
     let (addresses, ports) = match conn.is_translated() {
         false => (Delta::default(), Delta::default()),
-        true => match plain.family {
-            Family::V4 => rewrite_v4(conn, direction, plain, packet),
-            Family::V6 => rewrite_v6(conn, direction, *plain, packet),
-        },
+        true if V6 => rewrite_v6(conn, direction, *plain, packet),
+        true => rewrite_v4(conn, direction, plain, packet),
     };
-    match plain.family {
-        Family::V4 => ipv4::hop(packet, addresses),
-        Family::V6 => packet[7] -= 1,
+    if V6 {
+        packet[7] -= 1;
+    } else {
+        ipv4::hop(packet, addresses);
     }
     let changes = rewrite::covered(field, addresses, ports);
-    let segment = &mut packet[plain.l4()..];
     if changes.is_zero() {
         return;
     }
+    let segment = &mut packet[Plain::<V6>::L4..];
     match plain.is_tcp() {
         true => changes.update(segment, tcp::CHECKSUM_AT, field),
         false => rewrite::update_udp(segment, field, changes, true),
@@ -115,10 +114,10 @@ pub(crate) fn pass_on(
 
 /// Writes IPv4 addresses and ports as they leave, and says what that changes.
 #[inline(always)]
-fn rewrite_v4(
+fn rewrite_v4<const V6: bool>(
     conn: &Connection,
     direction: Direction,
-    plain: &Plain,
+    plain: &Plain<V6>,
     packet: &mut [u8],
 ) -> (Delta, Delta) {
     let (mut addresses, mut ports) = (Delta::default(), Delta::default());
@@ -126,20 +125,23 @@ fn rewrite_v4(
         return (addresses, ports);
     };
     // It leaves as the inverse of the other direction's.
-    let ([mut dst, mut src], [mut dport, mut sport]) = conn.v4_ends(direction.other());
-    if !changes(conn, direction, Manip::Source) {
-        (src, sport) = (plain.v4[0], plain.sport);
-    }
-    if !changes(conn, direction, Manip::Destination) {
-        (dst, dport) = (plain.v4[1], plain.dport);
-    }
-    if [src, dst] != plain.v4 {
-        addresses.replace32(plain.v4[0], src);
-        addresses.replace32(plain.v4[1], dst);
+    let ([other_src, other_dst], [other_sport, other_dport]) = conn.v4_ends(direction.other());
+    let [old_src, old_dst] = plain.v4;
+    let (src, sport) = match changes(conn, direction, Manip::Source) {
+        true => (other_dst, other_dport),
+        false => (old_src, plain.sport),
+    };
+    let (dst, dport) = match changes(conn, direction, Manip::Destination) {
+        true => (other_src, other_sport),
+        false => (old_dst, plain.dport),
+    };
+    if src != old_src || dst != old_dst {
+        addresses.replace32(old_src, src);
+        addresses.replace32(old_dst, dst);
         header[12..16].copy_from_slice(&src.to_be_bytes());
         header[16..20].copy_from_slice(&dst.to_be_bytes());
     }
-    if [sport, dport] != [plain.sport, plain.dport] {
+    if sport != plain.sport || dport != plain.dport {
         ports.replace16(plain.sport, sport);
         ports.replace16(plain.dport, dport);
         header[20..22].copy_from_slice(&sport.to_be_bytes());
@@ -149,18 +151,18 @@ fn rewrite_v4(
 }
 
 /// The same for IPv6.
-fn rewrite_v6(
+fn rewrite_v6<const V6: bool>(
     conn: &Connection,
     direction: Direction,
-    plain: Plain,
+    plain: Plain<V6>,
     packet: &mut [u8],
 ) -> (Delta, Delta) {
     let (mut addresses, mut ports) = (Delta::default(), Delta::default());
     let other = conn.tuple(direction.other());
-    let old = plain.addrs(packet);
+    let [old_src, old_dst] = plain.addrs(packet);
     let ends = [
-        (Manip::Source, 8, old[0], other.dst, 40, plain.sport, other.dport),
-        (Manip::Destination, 24, old[1], other.src, 42, plain.dport, other.sport),
+        (Manip::Source, 8, old_src, other.dst, 40, plain.sport, other.dport),
+        (Manip::Destination, 24, old_dst, other.src, 42, plain.dport, other.sport),
     ];
     for (manip, at, old, new, port_at, old_port, new_port) in ends {
         if !changes(conn, direction, manip) {

@@ -31,15 +31,20 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
 
 /// The same for a packet whose headers have been read already.
 #[inline(always)]
-pub(crate) fn check_plain(plain: &Plain, packet: &[u8], verify: bool) -> Result<(), InvalidReason> {
-    let Some(header) = udp::Header::new_checked(plain.segment(packet)) else {
+pub(crate) fn check_plain<const V6: bool>(
+    plain: &Plain<V6>,
+    packet: &[u8],
+    verify: bool,
+) -> Result<(), InvalidReason> {
+    let header = packet.get(Plain::<V6>::L4..).and_then(<[u8]>::first_chunk);
+    let Some([_, _, _, _, len @ .., c0, c1]): Option<&[u8; udp::HEADER_LEN]> = header else {
         return Err(InvalidReason::Malformed);
     };
-    let len = usize::from(header.len_field());
-    if len < udp::HEADER_LEN || len + plain.l4() > plain.len as usize {
+    let len = usize::from(u16::from_be_bytes(*len));
+    if len < udp::HEADER_LEN || len + Plain::<V6>::L4 > plain.len as usize {
         return Err(InvalidReason::UdpLength);
     }
-    if !verify || header.checksum() == 0 || plain.verify(packet) {
+    if !verify || [*c0, *c1] == [0; 2] || plain.verify(packet) {
         return Ok(());
     }
     Err(InvalidReason::Checksum)

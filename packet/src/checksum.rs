@@ -60,11 +60,11 @@ fn add_carry(a: u64, b: u64) -> u64 {
 /// Folds a sum to 16 bits.
 #[inline]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    // End-around carries (RFC 1071): nothing but zero becomes zero.
+    let (half, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let half = half + u32::from(carry);
+    let (word, carry) = (half as u16).overflowing_add((half >> 16) as u16);
+    word + u16::from(carry)
 }
 
 /// The checksum of `bytes`, as it goes into a header whose own field was zero.
@@ -146,7 +146,7 @@ impl Delta {
     }
 
     /// Updates the field at `at`.
-    #[inline]
+    #[inline(always)]
     pub fn update(&self, bytes: &mut [u8], at: usize, field: Field) {
         let old = be16(bytes, at);
         let new = match field {

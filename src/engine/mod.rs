@@ -42,6 +42,7 @@ pub(crate) use shard::lock;
 pub use shard::{Lent, Shard, Shards};
 pub(crate) use short::AtHand;
 pub use short::ShortWay;
+pub(crate) use short::ahead::{Read, TOGETHER};
 
 use crate::conntrack::Moment;
 use crate::io::Frame;

@@ -15,13 +15,14 @@
 //! What all tables share (mappings, expectations, the registry of tuples) is with the engine and goes
 //! into the table that is lent.
 
+use super::short::ahead::{Ahead, Read};
 use super::short::{AtHand, Short};
 use super::{Counters, Engine, Fate, PortId};
-use crate::io::Frame;
+use crate::io::{Frame, Receive};
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use tidegate_nat::{Conntrack, Others, Tracked, Tuple};
+use tidegate_nat::{Conntrack, Others, Sought, Tracked, Tuple};
 use tidegate_packet::Instant;
 
 /// One worker's connections and counters.
@@ -171,10 +172,25 @@ impl Shard {
         &mut self,
         port: PortId,
         frame: &mut Frame<'_>,
+        ahead: Option<(Read, Sought)>,
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
         self.counters.received[usize::from(port.0)].count(frame.bytes().len());
-        self.short.take(&mut self.conntrack, port, frame, self.now, at_hand)
+        let Self { short, conntrack, now, .. } = self;
+        match ahead {
+            Some(read) => short.take_read(conntrack, port, read, frame, *now, at_hand),
+            None => short.take(conntrack, port, frame, *now, at_hand),
+        }
+    }
+
+    /// Looks ahead at some frames of a burst, if there are so many connections that it is worth its
+    /// while.
+    pub(crate) fn look_ahead(
+        &self,
+        receive: &mut dyn Receive,
+        frames: Range<usize>,
+    ) -> Option<Ahead> {
+        self.conntrack.is_large().then(|| Ahead::look(&self.conntrack, receive, frames))
     }
 
     /// Says what time it is for what happens without the engine.

@@ -12,6 +12,7 @@
 
 pub use paths::{End, Generation};
 
+pub(crate) mod ahead;
 pub(crate) mod compare;
 pub(crate) mod paths;
 mod plain;
@@ -20,11 +21,12 @@ mod record;
 use super::interface::PortId;
 use super::{Engine, Fate};
 use crate::io::{Checksum, Frame};
+use ahead::Read;
 use paths::{Decision, Paths};
 use plain::Plain;
 use tidegate_filter::{self as filter, Trail};
-use tidegate_nat::{Conntrack, Judged, Known, Tracked};
-use tidegate_packet::{Family, Instant, ethernet};
+use tidegate_nat::{Conntrack, Judged, Known, Sought, Tracked};
+use tidegate_packet::{Instant, ethernet};
 
 /// Whether there is a short way.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -89,19 +91,20 @@ impl Short {
     /// Takes a packet the short way if it has one. `None`: the frame is as it
     /// was and takes the long way.
     #[inline(always)]
-    fn pass(
+    fn pass<const V6: bool>(
         &mut self,
         conntrack: &mut Conntrack,
         port: PortId,
-        plain: Plain,
+        (plain, ahead): (Plain<V6>, Option<Sought>),
         frame: &mut Frame<'_>,
         now: Instant,
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
         let (wire_len, verify) = (plain.wire_len(frame), plain.is_unverified(frame));
         let (link, packet) = frame.bytes_mut().split_first_chunk_mut()?;
-        let known = conntrack.known(&plain.packet, packet, now)?;
-        if self.paths.generation() != self.generation.number() {
+        let sought = ahead.unwrap_or_else(|| conntrack.seek(&plain.packet, packet));
+        let known = conntrack.known(&sought, &plain.packet, packet, now)?;
+        if !self.generation.is(self.paths.generation()) {
             at_hand.deciding = Some(known);
             return None;
         }
@@ -120,7 +123,7 @@ impl Short {
         if wire_len > path.mtu {
             return None;
         }
-        match conntrack.pass_on(&known, &plain.packet, packet, verify, plain.field, now) {
+        match conntrack.pass_on(known, &plain.packet, packet, (verify, plain.field), now) {
             Judged::Steady => {}
             Judged::Gone => return None,
             Judged::Changed(tracked) => {
@@ -140,8 +143,7 @@ impl Short {
         Some(fate)
     }
 
-    /// The same for any frame. Each family has machine code of its own, in which all places in the
-    /// headers are constants.
+    /// The same for any frame. Each family has machine code of its own.
     #[inline]
     fn try_pass(
         &mut self,
@@ -151,11 +153,11 @@ impl Short {
         now: Instant,
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
-        if let Some(plain) = Plain::read_as(Family::V4, frame) {
-            return self.pass(conntrack, port, plain, frame, now, at_hand);
+        if let Some(plain) = Plain::<false>::read(frame) {
+            return self.pass(conntrack, port, (plain, None), frame, now, at_hand);
         }
-        let plain = Plain::read_as(Family::V6, frame)?;
-        self.pass(conntrack, port, plain, frame, now, at_hand)
+        let plain = Plain::<true>::read(frame)?;
+        self.pass(conntrack, port, (plain, None), frame, now, at_hand)
     }
 }
 
@@ -170,9 +172,33 @@ impl Short {
         now: Instant,
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
-        (self.mode == ShortWay::On && self.host_port != Some(port))
-            .then(|| self.try_pass(conntrack, port, frame, now, at_hand))
-            .flatten()
+        self.is_open(port).then(|| self.try_pass(conntrack, port, frame, now, at_hand)).flatten()
+    }
+
+    /// The same for a frame that [`ahead::Ahead`] has looked at.
+    #[inline]
+    pub fn take_read(
+        &mut self,
+        conntrack: &mut Conntrack,
+        port: PortId,
+        (read, sought): (Read, Sought),
+        frame: &mut Frame<'_>,
+        now: Instant,
+        at_hand: &mut AtHand,
+    ) -> Option<Fate> {
+        if !self.is_open(port) {
+            return None;
+        }
+        let ahead = Some(sought);
+        match read {
+            Read::V4(plain) => self.pass(conntrack, port, (plain, ahead), frame, now, at_hand),
+            Read::V6(plain) => self.pass(conntrack, port, (plain, ahead), frame, now, at_hand),
+        }
+    }
+
+    #[inline]
+    fn is_open(&self, port: PortId) -> bool {
+        self.mode == ShortWay::On && self.host_port != Some(port)
     }
 
     /// Counts in the rules what was met since the last time. With `end`, the way is closed until the

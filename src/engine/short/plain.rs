@@ -5,40 +5,28 @@ use super::super::interface::PortId;
 use super::paths::Path;
 use crate::io::{Checksum, Frame, GsoKind};
 use tidegate_packet::checksum::Field;
-use tidegate_packet::{self as packet, Family, ethernet, tcp, udp};
+use tidegate_packet::{self as packet, ethernet, tcp, udp};
 
 /// A packet without anything uncommon: TCP in the middle of a connection or UDP, whole, without
 /// options and extension headers, in a frame without tags.
-#[derive(Copy, Clone)]
-pub(super) struct Plain {
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Plain<const V6: bool> {
     /// Its headers.
-    pub packet: packet::Plain,
+    pub packet: packet::Plain<V6>,
     /// What the transport checksum field holds.
     pub field: Field,
 }
 
-impl Plain {
+impl<const V6: bool> Plain<V6> {
     /// `None` for every other packet, damaged ones included.
-    #[inline]
-    pub fn read(frame: &Frame<'_>) -> Option<Self> {
-        Self::read_as(Family::V4, frame).or_else(|| Self::read_as(Family::V6, frame))
-    }
-
-    /// The same for a frame with a packet of this family.
     #[inline(always)]
-    pub fn read_as(family: Family, frame: &Frame<'_>) -> Option<Self> {
+    pub fn read(frame: &Frame<'_>) -> Option<Self> {
         let (link, packet) = frame.bytes().split_first_chunk::<{ ethernet::HEADER_LEN }>()?;
-        let ethertype = match family {
-            Family::V4 => ethernet::IPV4,
-            Family::V6 => ethernet::IPV6,
-        };
+        let ethertype = if V6 { ethernet::IPV6 } else { ethernet::IPV4 };
         if [link[12], link[13]] != ethertype.to_be_bytes() || frame.meta.vlan.is_some() {
             return None;
         }
-        let packet = match family {
-            Family::V4 => packet::Plain::read_v4(packet)?,
-            Family::V6 => packet::Plain::read_v6(packet)?,
-        };
+        let packet = packet::Plain::read(packet)?;
         // What opens, ends or breaks a connection is for the long way.
         const DATA: u8 = !(tcp::PSH | tcp::ECE | tcp::CWR);
         if packet.is_tcp() && packet.flags & DATA != tcp::ACK || packet.hop_limit <= 1 {
@@ -55,15 +43,15 @@ impl Plain {
         let packet = &self.packet;
         if let Checksum::Partial { start, offset } = offload.checksum {
             let at = if packet.is_tcp() { tcp::CHECKSUM_AT } else { udp::CHECKSUM_AT };
-            let right = usize::from(start) == ethernet::HEADER_LEN + packet.l4()
+            let right = usize::from(start) == ethernet::HEADER_LEN + packet::Plain::<V6>::L4
                 && usize::from(offset) == at;
             right.then_some(())?;
             self.field = Field::Partial;
         }
         if let Some(gso) = offload.gso {
             let fits = match gso.kind {
-                GsoKind::Tcp4 => packet.is_tcp() && packet.family == Family::V4,
-                GsoKind::Tcp6 => packet.is_tcp() && packet.family == Family::V6,
+                GsoKind::Tcp4 => packet.is_tcp() && !V6,
+                GsoKind::Tcp6 => packet.is_tcp() && V6,
                 GsoKind::UdpL4 => !packet.is_tcp(),
             };
             if !fits || gso.size == 0 || packet.len <= self.wire_len(frame) {
@@ -77,7 +65,7 @@ impl Plain {
     #[inline(always)]
     pub fn wire_len(&self, frame: &Frame<'_>) -> u32 {
         let Some(gso) = frame.meta.offload.gso else { return self.packet.len };
-        let l4 = self.packet.l4();
+        let l4 = packet::Plain::<V6>::L4;
         let header = match self.packet.is_tcp() {
             true => usize::from(frame.bytes()[ethernet::HEADER_LEN + l4 + 12] >> 4) * 4,
             false => udp::HEADER_LEN,
@@ -96,7 +84,7 @@ impl Plain {
     pub fn comes_by(&self, path: &Path, port: PortId, link: &[u8; ethernet::HEADER_LEN]) -> bool {
         let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, ..] = *link;
         path.input == port
-            && path.family == self.packet.family
+            && path.family == packet::Plain::<V6>::FAMILY
             && [t0, t1, t2, t3, t4, t5] == path.to.0
             && path.from.is_none_or(|from| [f0, f1, f2, f3, f4, f5] == from.0)
     }
