@@ -111,6 +111,7 @@ impl Conntrack {
 
     /// Remembers what was decided about a direction.
     pub fn set_path(&mut self, id: ConnId, direction: Direction, path: u32) {
+        self.lease_follows(id, direction, path);
         if let Some(conn) = conn_of(&mut self.slots, id) {
             conn.paths[direction.index()] = path;
         }
@@ -254,8 +255,9 @@ fn is_steady<const V6: bool>(
     settings: &Settings,
     now: Instant,
 ) -> bool {
-    // The first answer changes the status.
-    if direction == Direction::Reply && !conn.status.has(Status::SEEN_REPLY) {
+    // The first answer changes the status; what is leased has to be taken back first.
+    let first = direction == Direction::Reply && !conn.status.has(Status::SEEN_REPLY);
+    if first || conn.status.has(Status::LEASED) {
         return false;
     }
     let steady = match plain.is_tcp() {
