@@ -9,9 +9,10 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{RULES, established, gateway, request, rules_behind, send};
+use common::{RULES, Received, connected, data, established, gateway, request, rules_behind, send};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use tidegate::engine::OwnedFrame;
+use tidegate::gateway::Gateway;
 use tidegate::sim::Sim;
 
 /// Packets that are sent: divide by it.
@@ -44,6 +45,35 @@ fn known((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>
     (sim, frames)
 }
 
+fn shared(flows: u32) -> (Gateway, Received) {
+    let gateway = established(RULES, flows).into_gateway();
+    Received::new(requests()).send(&gateway);
+    (gateway, Received::new(requests()))
+}
+
+// In bursts, as workers take them: with few flows, and with so many that a burst's are looked for
+// together.
+#[library_benchmark]
+#[bench::few(args = (PACKETS), setup = shared)]
+#[bench::many(args = (20_000), setup = shared)]
+fn bursts((gateway, mut received): (Gateway, Received)) -> (Gateway, Received) {
+    received.send(black_box(&gateway));
+    (gateway, received)
+}
+
+fn connections() -> (Sim, Vec<OwnedFrame>) {
+    (connected(RULES, PACKETS), (0..PACKETS).map(data).collect())
+}
+
+#[library_benchmark]
+#[bench::page(setup = connections)]
+fn tcp((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>) {
+    for frame in &mut frames {
+        send(black_box(&mut sim), frame);
+    }
+    (sim, frames)
+}
+
 #[library_benchmark]
 #[bench::page(args = (0), setup = empty)]
 #[bench::behind_10(args = (10), setup = empty)]
@@ -55,5 +85,5 @@ fn new((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>) 
     (sim, frames)
 }
 
-library_benchmark_group!(name = packets, benchmarks = [known, new]);
+library_benchmark_group!(name = packets, benchmarks = [known, bursts, tcp, new]);
 main!(library_benchmark_groups = packets);

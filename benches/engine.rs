@@ -6,7 +6,9 @@ mod common;
 use std::hint::black_box;
 use std::time::Duration;
 
-use common::{RULES, datagram, established, gateway, request, rules_behind, send, shuffled};
+use common::{
+    RULES, Received, datagram, established, gateway, request, rules_behind, send, shuffled,
+};
 use criterion::measurement::WallTime;
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
@@ -108,12 +110,27 @@ fn known(
     });
 }
 
+/// The same in bursts, as workers take them.
+fn known_in_bursts(group: &mut BenchmarkGroup<'_, WallTime>, sim: Sim, fresh: &[OwnedFrame]) {
+    let (gateway, mut received) = (sim.into_gateway(), Received::new(fresh.to_vec()));
+    group.bench_function("1000 packets of as many flows, in bursts", |b| {
+        b.iter(|| {
+            for (frame, fresh) in received.frames.iter_mut().zip(fresh) {
+                frame.slot.copy_from_slice(&fresh.slot);
+                frame.meta = fresh.meta;
+            }
+            received.send(&gateway);
+        });
+    });
+}
+
 fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("engine");
     group.throughput(Throughput::Elements(PACKETS.into()));
     let warm: Vec<OwnedFrame> = (0..PACKETS).map(request).collect();
     let sim = &mut established(RULES, PACKETS);
     known(&mut group, "1000 packets of as many flows", sim, &warm);
+    known_in_bursts(&mut group, established(RULES, PACKETS), &warm);
     for others in [10, 10_000] {
         let sim = &mut established(&rules_behind(others), PACKETS);
         known(&mut group, &format!("1000 packets behind {others} rules"), sim, &warm);
@@ -139,13 +156,23 @@ fn cold(c: &mut Criterion) {
     const MANY: u32 = 1_000_000;
     let mut group = c.benchmark_group("engine");
     group.throughput(Throughput::Elements(PACKETS.into()));
-    let sim = &mut established(RULES, MANY);
+    let mut one_by_one = established(RULES, MANY);
+    let sim = &mut one_by_one;
     let mut order = std::iter::repeat_with(|| shuffled(MANY)).flatten();
     group.bench_function("1000 packets of a million flows", |b| {
         let setup = || order.by_ref().take(PACKETS as usize).map(request).collect();
         let run = |mut frames: Vec<OwnedFrame>| {
             frames.iter_mut().for_each(|frame| send(sim, frame));
             frames
+        };
+        b.iter_batched(setup, run, BatchSize::LargeInput);
+    });
+    let gateway = one_by_one.into_gateway();
+    group.bench_function("1000 packets of a million flows, in bursts", |b| {
+        let setup = || Received::new(order.by_ref().take(PACKETS as usize).map(request).collect());
+        let run = |mut received: Received| {
+            received.send(&gateway);
+            received
         };
         b.iter_batched(setup, run, BatchSize::LargeInput);
     });

@@ -1,12 +1,13 @@
 //! The engine and its shards, to be shared by threads.
 
 use crate::engine::{
-    AtHand, Counters, Engine, Fate, Lent, Onward, OwnedFrame, Place, PortId, Shard, Shards, lock,
+    AtHand, Counters, Engine, Fate, Lent, Onward, OwnedFrame, Place, PortId, Read, Shard, Shards,
+    TOGETHER, lock,
 };
-use crate::io::Frame;
+use crate::io::{Frame, Receive};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tidegate_nat::{Event, ExpectationEvent, Stats, Tuple};
+use tidegate_nat::{Event, ExpectationEvent, Sought, Stats, Tuple};
 use tidegate_packet::Instant;
 
 /// What packets have at least to themselves between two steps of something long.
@@ -23,6 +24,11 @@ impl Gateway {
     /// The engine with this many empty shards.
     pub fn new(mut engine: Engine, shards: usize) -> Self {
         let shards = engine.divide(shards);
+        Self { engine: Arc::new(Mutex::new(engine)), shards }
+    }
+
+    /// An engine that has its shards already.
+    pub fn of(engine: Engine, shards: Shards) -> Self {
         Self { engine: Arc::new(Mutex::new(engine)), shards }
     }
 
@@ -196,23 +202,48 @@ enum Held<'a> {
 }
 
 impl Burst<'_> {
+    /// Takes in the first frames of a burst that a port has received.
+    pub fn inputs(&mut self, port: PortId, receive: &mut dyn Receive, fates: &mut [Fate]) {
+        for (group, fates) in fates.chunks_mut(TOGETHER).enumerate() {
+            let first = group * TOGETHER;
+            let ahead = match &self.held {
+                Held::Shard(shard) => shard.look_ahead(receive, first..first + fates.len()),
+                Held::Engine(_) | Held::Nothing => None,
+            };
+            for (index, fate) in (first..).zip(fates) {
+                let found = ahead.as_ref().and_then(|ahead| ahead.get(index));
+                *fate = self.take_in(port, receive.frame(index), found);
+            }
+        }
+    }
+
     /// Takes in a frame that a port has received.
-    #[inline]
     pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+        self.take_in(port, frame, None)
+    }
+
+    #[inline]
+    fn take_in(&mut self, port: PortId, frame: Frame<'_>, ahead: Option<(Read, Sought)>) -> Fate {
         let len = frame.bytes().len();
         self.counters().received[usize::from(port.0)].count(len);
-        self.pass(port, frame, false)
+        self.pass(port, frame, ahead, false)
     }
 
     /// Takes in a frame that another worker has received and handed over.
     pub fn input_handed(&mut self, port: PortId, frame: &mut OwnedFrame, last: bool) -> Fate {
-        self.pass(port, frame.frame(), last)
+        self.pass(port, frame.frame(), None, last)
     }
 
     #[inline]
-    fn pass(&mut self, port: PortId, mut frame: Frame<'_>, last: bool) -> Fate {
+    fn pass(
+        &mut self,
+        port: PortId,
+        mut frame: Frame<'_>,
+        ahead: Option<(Read, Sought)>,
+        last: bool,
+    ) -> Fate {
         let mut place = match &mut self.held {
-            Held::Shard(shard) => shard.receive(port, &mut frame, last, &mut self.at_hand),
+            Held::Shard(shard) => shard.receive(port, &mut frame, ahead, last, &mut self.at_hand),
             Held::Engine(_) | Held::Nothing => Place::Unknown,
         };
         if let Place::Done(fate) = place {

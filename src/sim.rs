@@ -10,6 +10,7 @@ use crate::engine::{
     AtHand, Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Leases, Lent, OwnedFrame,
     Place, PortId, Setup, Shards, ShortWay, StaticRoute, TICK, Target, steer,
 };
+use crate::gateway::Gateway;
 use crate::io::Frame;
 use crate::io::channel::Flying;
 use crate::sysctl::{Assignments, Sysctls};
@@ -228,7 +229,7 @@ impl Sim {
         loop {
             let mut shard = self.shards.lock(worker);
             shard.set_time(self.now);
-            match shard.receive(port, &mut frame, last, &mut at_hand) {
+            match shard.receive(port, &mut frame, None, last, &mut at_hand) {
                 Place::Done(fate) => return fate,
                 Place::Elsewhere(onward) => (worker, last) = (onward.shard, onward.last),
                 Place::Here | Place::Unknown => break,
@@ -314,6 +315,12 @@ impl Sim {
     pub fn engine_mut(&mut self) -> &mut Engine {
         self.engine.settle(true);
         &mut self.engine
+    }
+
+    /// The same gateway as threads share it.
+    pub fn into_gateway(mut self) -> Gateway {
+        self.engine.give_back();
+        Gateway::of(self.engine, self.shards)
     }
 
     /// How many packets have taken the short way.

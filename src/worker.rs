@@ -264,9 +264,7 @@ impl Worker {
         let (own, handed, wants_leases) = {
             let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
             let receive = &mut self.devices[port].receive;
-            for (index, fate) in fates[..frames].iter_mut().enumerate() {
-                *fate = held.input(PortId(port as u16), receive.frame(index));
-            }
+            held.inputs(PortId(port as u16), &mut **receive, &mut fates[..frames]);
             if held.has_news() {
                 self.news.announce();
             }

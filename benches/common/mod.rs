@@ -2,16 +2,23 @@
 
 #![allow(dead_code)]
 
+use std::io;
+use std::os::fd::BorrowedFd;
+
 use tidegate::engine::{Fate, OwnedFrame, PortId};
+use tidegate::gateway::Gateway;
+use tidegate::io::{BURST, Frame, Outgoing, Receive};
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
-use tidegate_packet::builder::{self, Ip};
-use tidegate_packet::{Addr, MacAddr, ethernet, protocol};
+use tidegate_packet::builder::{self, Ip, Tcp};
+use tidegate_packet::{Addr, Instant, MacAddr, ethernet, protocol, tcp};
 
 const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const LAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
 const WAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 /// The page's rules, with MASQUERADE.
 pub const RULES: &str = include_str!("../../src/lab/rules/iptables.rules");
+/// What a gateway's clock shows at the beginning.
+const NOW: Instant = Instant::from_secs(3600);
 /// Ports of a client.
 const PORTS: u32 = 50_000;
 /// Most flows.
@@ -122,6 +129,97 @@ pub fn established(rules: &str, flows: u32) -> Sim {
         }
     }
     sim
+}
+
+fn segment(
+    src: Addr,
+    dst: Addr,
+    [sport, dport]: [u16; 2],
+    flags: u8,
+    [seq, ack]: [u32; 2],
+) -> Vec<u8> {
+    // A timestamp, as nearly all segments have.
+    let options = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1];
+    let tcp =
+        Tcp { sport, dport, seq, ack, flags, window: 512, options: &options, ..Tcp::default() };
+    builder::tcp(
+        Ip::new(src, dst, protocol::TCP),
+        tcp,
+        if flags & tcp::SYN == 0 { b"ab" } else { b"" },
+    )
+}
+
+/// A segment of TCP connection `flow` as the LAN's port receives it.
+pub fn segment_out(flow: u32, flags: u8, numbers: [u32; 2]) -> OwnedFrame {
+    let (addr, mac) = client(flow);
+    frame(LAN, mac, &segment(addr, server(flow), [port(flow), 80], flags, numbers))
+}
+
+/// A segment of data of an established TCP connection.
+pub fn data(flow: u32) -> OwnedFrame {
+    segment_out(flow, tcp::ACK, [1001, 5001])
+}
+
+/// A gateway with so many established TCP connections.
+pub fn connected(rules: &str, flows: u32) -> Sim {
+    let mut sim = gateway(rules);
+    for flow in 0..flows {
+        send(&mut sim, &mut segment_out(flow, tcp::SYN, [1000, 0]));
+        let ends = (server(flow), addr("203.0.113.1"));
+        let back = segment(ends.0, ends.1, [80, port(flow)], tcp::SYN | tcp::ACK, [5000, 1001]);
+        let mut back = frame(WAN, ROUTER, &back);
+        assert_ne!(sim.input(PortId(1), back.frame()), Fate::Consumed);
+        for _ in 0..2 {
+            send(&mut sim, &mut data(flow));
+        }
+    }
+    sim
+}
+
+/// Frames that the LAN's port has received, to be taken in burst by burst as a worker does.
+pub struct Received {
+    /// All of them.
+    pub frames: Vec<OwnedFrame>,
+    first: usize,
+}
+
+impl Received {
+    /// Around frames.
+    pub fn new(frames: Vec<OwnedFrame>) -> Self {
+        Self { frames, first: 0 }
+    }
+
+    /// Sends them all; they have to leave.
+    pub fn send(&mut self, gateway: &Gateway) {
+        for first in (0..self.frames.len()).step_by(BURST) {
+            self.first = first;
+            let fates = &mut [Fate::Consumed; BURST];
+            let fates = &mut fates[..BURST.min(self.frames.len() - first)];
+            gateway.burst(0, NOW, 0).inputs(PortId(0), self, fates);
+            assert!(!fates.contains(&Fate::Consumed));
+        }
+    }
+}
+
+impl Receive for Received {
+    fn receive(&mut self) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn frame(&mut self, index: usize) -> Frame<'_> {
+        self.frames[self.first + index].frame()
+    }
+
+    fn sent(&self, index: usize) -> Outgoing<'_> {
+        let frame = &self.frames[self.first + index];
+        Outgoing { bytes: frame.bytes(), offload: frame.meta.offload }
+    }
+
+    fn release(&mut self) {}
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Numbers below `flows`, each once, in no order.

@@ -7,13 +7,16 @@
 //! connection: status, mark, labels, whatever is in [`crate::extra`].
 
 use tidegate_packet::checksum::Field;
-use tidegate_packet::{Instant, Parsed, Transport, protocol};
+use tidegate_packet::{Instant, Plain};
 
-use crate::conn::Connection;
-use crate::slots::conn_of;
+use crate::ahead::Sought;
+use crate::conn::{Connection, Status};
+use crate::settings::Settings;
+use crate::slots::{conn_at, conn_of, way_of};
+use crate::store::NONE;
 use crate::table::Conntrack;
-use crate::tracked::{ConnId, Entry, Role, Tracked};
-use crate::{Direction, Tuple, translate};
+use crate::tracked::{ConnId, Entry, InvalidReason, Role, State, Tracked};
+use crate::{Direction, Tuple, tcp, translate, udp};
 
 /// Nothing was decided.
 pub const NO_PATH: u32 = 0;
@@ -32,9 +35,11 @@ pub struct Known {
 /// What has become of a packet of a known connection.
 #[derive(Debug)]
 pub enum Judged {
-    /// It is one of its packets, and nothing is different for rules.
+    /// It is one of its packets, and nothing is different for rules. It is translated and has made its
+    /// hop: it stands as it leaves.
     Steady,
-    /// Rules may see something else now. This is what [`Conntrack::track`] would have said.
+    /// Rules may see something else now. This is what [`Conntrack::track`] would have said; the packet
+    /// is as it was.
     Changed(Tracked),
     /// Its connection has come to its end, and it has still to be tracked.
     Gone,
@@ -42,11 +47,66 @@ pub enum Judged {
 
 impl Conntrack {
     /// The connection of a packet outside all zones, if there is one and its time isn't over.
-    #[inline]
-    pub fn known(&self, tuple: &Tuple, now: Instant) -> Option<Known> {
-        let (id, direction) = self.find_in(tuple, [0; 2], now)?;
-        let path = self.get(id)?.paths[direction.index()];
-        Some(Known { id, direction, path })
+    /// [`Conntrack::seek`] tells what it is sought by.
+    #[inline(always)]
+    pub fn known<const V6: bool>(
+        &self,
+        sought: &Sought,
+        plain: &Plain<V6>,
+        packet: &[u8],
+        now: Instant,
+    ) -> Option<Known> {
+        let entry = match sought.entries[0] {
+            // What looks like it is it nearly always.
+            NONE => *self.index.find(sought.hash, |_| true)?,
+            guess => guess,
+        };
+        match self.met(entry, plain, packet, now) {
+            None => self.known_for_certain(sought.hash, *plain, packet, now),
+            known => known,
+        }
+    }
+
+    #[cold]
+    fn known_for_certain<const V6: bool>(
+        &self,
+        hash: u64,
+        plain: Plain<V6>,
+        packet: &[u8],
+        now: Instant,
+    ) -> Option<Known> {
+        let mut known = None;
+        self.index.find(hash, |&entry| {
+            known = self.met(entry, &plain, packet, now);
+            known.is_some()
+        })?;
+        known
+    }
+
+    /// What an entry of the index leads to, if it is the packet's connection and outside all zones.
+    #[inline(always)]
+    fn met<const V6: bool>(
+        &self,
+        entry: u32,
+        plain: &Plain<V6>,
+        packet: &[u8],
+        now: Instant,
+    ) -> Option<Known> {
+        let (conn, way) = (conn_at(&self.slots, entry)?, way_of(entry));
+        if !conn.has_plain(way, plain, packet)
+            || conn.zones()[way.index()] != 0
+            || conn.is_expired(now)
+        {
+            return None;
+        }
+        // Of a flow that is its own answer, netfilter finds the reply first.
+        let own_answer = plain.sport == plain.dport && {
+            let [src, dst] = plain.addrs(packet);
+            src == dst
+        };
+        let direction = if own_answer { Direction::Reply } else { way };
+        let id = ConnId { slot: entry / 2, generation: conn.generation };
+        Some(Known { id, direction, path: conn.path(direction) })
     }
 
     /// Remembers what was decided about a direction.
@@ -76,62 +136,92 @@ impl Conntrack {
         plain.then_some((id, tracked.direction))
     }
 
-    /// Tracks a packet whose connection has just been found.
-    #[inline]
-    pub fn judge(
+    /// Tracks a packet whose connection has just been found, and sends it on if nothing has changed
+    /// with it: rewrites both ends, takes one off its TTL or hop limit, and mends the checksums.
+    /// `verify` and `field` are about the transport checksum. Padding may follow the packet.
+    #[inline(always)]
+    pub fn pass_on<const V6: bool>(
         &mut self,
-        known: &Known,
-        packet: &Parsed,
-        bytes: &[u8],
-        verify: bool,
+        known: Known,
+        plain: &Plain<V6>,
+        packet: &mut [u8],
+        (verify, field): (bool, Field),
         now: Instant,
     ) -> Judged {
-        let verify = verify && self.settings.checksum;
-        match self.judge_member(known, packet, bytes, verify, now) {
-            Ok(Some(tracked)) => {
-                let steady = matches!(tracked.entry, Entry::Known(_))
-                    && self.get(known.id).is_some_and(|c| c.path(known.direction) == known.path);
-                if steady { Judged::Steady } else { Judged::Changed(tracked) }
-            }
-            Ok(None) => Judged::Gone,
-            Err(reason) => {
-                self.stats.count_invalid(reason, false);
-                Judged::Changed(Tracked::invalid(reason))
-            }
-        }
-    }
-
-    #[inline]
-    fn judge_member(
-        &mut self,
-        known: &Known,
-        packet: &Parsed,
-        bytes: &[u8],
-        verify: bool,
-        now: Instant,
-    ) -> Result<Option<Tracked>, crate::InvalidReason> {
         self.mappings.seen = now;
-        let segment = packet.segment(bytes);
-        match packet.protocol {
-            protocol::TCP => crate::tcp::check(packet, segment, verify)?,
-            _ => crate::udp::check(packet, segment, verify)?,
+        let verify = verify && self.settings.checksum;
+        let checked = match plain.is_tcp() {
+            true => tcp::check_plain(plain, packet, verify),
+            false => udp::check_plain(plain, packet, verify),
+        };
+        if let Err(reason) = checked {
+            return self.invalid(reason);
         }
-        self.packet_of(known.id, known.direction, packet, segment, now)
-    }
-
-    /// Rewrites both ends of a packet that [`Conntrack::judge`] has called steady, and tells of what
-    /// it has changed. Its header is known to be complete.
-    #[inline]
-    pub fn rewrite(&mut self, known: &Known, packet: &Parsed, bytes: &mut [u8], field: Field) {
-        debug_assert!(matches!(packet.transport, Transport::Tcp { .. } | Transport::Udp { .. }));
-        if let Some(conn) = self.get(known.id).filter(|conn| conn.is_translated()) {
-            translate::both_ends(conn, known.direction, packet, bytes, field);
+        let mut steady = false;
+        if let Some(conn) = conn_of(&mut self.slots, known.id) {
+            let armed = conn.deadline;
+            steady = is_steady(conn, known.direction, plain, packet, &self.settings, now);
+            if steady {
+                translate::pass_on(conn, known.direction, plain, packet, field);
+                let deadline = conn.deadline;
+                if deadline < armed {
+                    self.wheel.arm(known.id.slot, deadline);
+                }
+            }
+        }
+        if !steady {
+            match self.judge(known, *plain, packet, field, now) {
+                Judged::Steady => {}
+                other => return other,
+            }
         }
         if self.events.wanted() {
-            let (state, direction) = (crate::State::Established, known.direction);
-            let entry = Entry::Known(known.id);
-            self.tell_changes(&Tracked { state, direction, entry, role: Role::Member });
+            self.tell_known(known);
         }
+        Judged::Steady
+    }
+
+    /// What [`Conntrack::pass_on`] does with other packets.
+    #[cold]
+    fn judge<const V6: bool>(
+        &mut self,
+        known: Known,
+        plain: Plain<V6>,
+        packet: &mut [u8],
+        field: Field,
+        now: Instant,
+    ) -> Judged {
+        let Known { id, direction, path } = known;
+        let (transport, segment) = (plain.as_transport(), plain.segment(packet));
+        let tracked = match self.packet_of(id, direction, transport, plain.len, segment, now) {
+            Ok(Some(tracked)) => tracked,
+            Ok(None) => return Judged::Gone,
+            Err(reason) => return self.invalid(reason),
+        };
+        match self.get(id).filter(|conn| conn.path(direction) == path) {
+            Some(conn) if tracked.id().is_some() => {
+                translate::pass_on(conn, direction, &plain, packet, field);
+                Judged::Steady
+            }
+            _ => Judged::Changed(tracked),
+        }
+    }
+
+    #[cold]
+    fn invalid(&mut self, reason: InvalidReason) -> Judged {
+        self.stats.count_invalid(reason, false);
+        Judged::Changed(Tracked::invalid(reason))
+    }
+
+    #[cold]
+    fn tell_known(&mut self, Known { id, direction, .. }: Known) {
+        let state = State::Established;
+        self.tell_changes(&Tracked {
+            state,
+            direction,
+            entry: Entry::Known(id),
+            role: Role::Member,
+        });
     }
 
     /// A copy of a connection, for [`Conntrack::put_back`].
@@ -154,8 +244,40 @@ impl Conntrack {
     }
 }
 
+/// What [`Conntrack::track`] does for most packets: those that do no more than prolong their
+/// connection. False: it is another one, and nothing is done.
+#[inline(always)]
+fn is_steady<const V6: bool>(
+    conn: &mut Connection,
+    direction: Direction,
+    plain: &Plain<V6>,
+    packet: &[u8],
+    settings: &Settings,
+    now: Instant,
+) -> bool {
+    // The first answer changes the status; what is leased has to be taken back first.
+    let first = direction == Direction::Reply && !conn.status.has(Status::SEEN_REPLY);
+    if first || conn.status.has(Status::LEASED) {
+        return false;
+    }
+    let steady = match plain.is_tcp() {
+        true => tcp::steady(conn, direction, plain.segment(packet), settings, now),
+        false => udp::steady(conn, settings, now),
+    };
+    if steady {
+        conn.count(direction, plain.len);
+    }
+    steady
+}
+
+pub(crate) fn tuple<const V6: bool>(plain: Plain<V6>, packet: &[u8]) -> Tuple {
+    let [src, dst] = plain.addrs(packet);
+    let Plain { sport, dport, protocol, .. } = plain;
+    Tuple { src, dst, sport, dport, protocol }
+}
+
 impl Connection {
-    #[inline]
+    #[inline(always)]
     fn path(&self, direction: Direction) -> u32 {
         self.paths[direction.index()]
     }

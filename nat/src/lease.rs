@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use tidegate_packet::{Instant, Parsed};
+use tidegate_packet::{Instant, Transport};
 
 use crate::conn::{Connection, Counters, Direction, Proto, Status};
 use crate::slots::conn_of;
@@ -226,7 +226,8 @@ impl Conntrack {
         &mut self,
         id: ConnId,
         direction: Direction,
-        packet: &Parsed,
+        transport: Transport,
+        len: u32,
         segment: &[u8],
         now: Instant,
     ) -> Result<Option<Tracked>, InvalidReason> {
@@ -240,7 +241,7 @@ impl Conntrack {
             conn.status.clear(Status::LEASED);
             (conn.status, conn.paths)
         });
-        let result = self.packet_of(id, direction, packet, segment, now);
+        let result = self.packet_of(id, direction, transport, len, segment, now);
         let after = conn_of(&mut self.slots, id);
         if let (Some(holder), Some(number)) = (&self.leases.holder, number) {
             match after {

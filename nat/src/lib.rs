@@ -16,6 +16,7 @@
 //! several shards share is with the one that works ([`shared`]). Time and randomness are arguments.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod blocks;
 mod choice;
 pub mod conn;
@@ -59,6 +60,7 @@ mod translate;
 pub mod tuple;
 mod udp;
 
+pub use ahead::Sought;
 pub use blocks::{BlockEvent, BlockRule};
 pub use choice::MappingRule;
 pub use conn::{Connection, Counters, Direction, Status};

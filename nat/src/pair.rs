@@ -3,7 +3,7 @@
 //! Both have one protocol and one family. IPv4 addresses stand here; those of IPv6 in the
 //! connection's [`Rare`] box, which costs IPv6 an allocation and a further cache line.
 
-use tidegate_packet::Addr;
+use tidegate_packet::{Addr, Plain};
 
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Rare, Status};
@@ -60,6 +60,31 @@ impl Connection {
             && self.protocol == tuple.protocol
             && self.has_addr(way, 0, tuple.src)
             && self.has_addr(way, 1, tuple.dst)
+    }
+
+    /// As [`Connection::has_tuple`] of the tuple of a packet.
+    #[inline(always)]
+    pub(crate) fn has_plain<const V6: bool>(
+        &self,
+        direction: Direction,
+        plain: &Plain<V6>,
+        packet: &[u8],
+    ) -> bool {
+        let way = direction.index();
+        if self.pair.ports[way] != [plain.sport, plain.dport] || self.protocol != plain.protocol {
+            return false;
+        }
+        if V6 {
+            return self.v6().is_some_and(|rare| rare.addrs[way] == plain.addrs(packet));
+        }
+        self.pair.v4[way] == plain.v4 && !self.status.has(Status::V6)
+    }
+
+    /// Addresses and ports of a direction of an IPv4 connection.
+    #[inline(always)]
+    pub(crate) fn v4_ends(&self, direction: Direction) -> ([u32; 2], [u16; 2]) {
+        let way = direction.index();
+        (self.pair.v4[way], self.pair.ports[way])
     }
 
     /// Whether its original source is that of `tuple`.

@@ -88,15 +88,8 @@ fn transport(
         protocol::UDP | protocol::UDPLITE => {
             need(end, l4 + udp::HEADER_LEN)?;
             let ports = put_word(bytes, port_at, port);
-            let at = l4 + udp::CHECKSUM_AT;
-            let absent = word(bytes, at) == 0 && place.protocol == protocol::UDP;
-            // RFC 768: zero is no checksum; a computed zero is sent as all ones.
-            if place.field == Field::Partial || !absent {
-                update(bytes, at, place.field, addresses, ports);
-                if place.field == Field::Complete && word(bytes, at) == 0 {
-                    bytes[at..at + 2].copy_from_slice(&[0xff, 0xff]);
-                }
-            }
+            let changes = covered(place.field, addresses, ports);
+            update_udp(&mut bytes[l4..], place.field, changes, place.protocol == protocol::UDP);
         }
         protocol::SCTP => {
             need(end, l4 + 8)?;
@@ -161,13 +154,36 @@ fn put_word(bytes: &mut [u8], at: usize, new: u16) -> Delta {
     delta
 }
 
-/// Mends a checksum: a partial field covers the addresses alone.
-fn update(bytes: &mut [u8], at: usize, field: Field, mut addresses: Delta, header: Delta) {
+/// What of a packet's changes is in its checksum: a partial field covers the addresses alone.
+#[inline(always)]
+pub(crate) fn covered(field: Field, mut addresses: Delta, header: Delta) -> Delta {
     if field == Field::Complete && !header.is_zero() {
         addresses.add(header);
     }
-    if !addresses.is_zero() {
-        addresses.update(bytes, at, field);
+    addresses
+}
+
+/// Mends a checksum.
+fn update(bytes: &mut [u8], at: usize, field: Field, addresses: Delta, header: Delta) {
+    let changes = covered(field, addresses, header);
+    if !changes.is_zero() {
+        changes.update(bytes, at, field);
+    }
+}
+
+/// Mends the checksum of UDP or UDP-Lite; the segment may be `without` any.
+#[inline(always)]
+pub(crate) fn update_udp(segment: &mut [u8], field: Field, changes: Delta, without: bool) {
+    let Some(header) = segment.first_chunk_mut::<{ udp::HEADER_LEN }>() else { return };
+    // RFC 768: zero is no checksum; a computed zero is sent as all ones.
+    if field == Field::Complete && without && word(header, udp::CHECKSUM_AT) == 0 {
+        return;
+    }
+    if !changes.is_zero() {
+        changes.update(header, udp::CHECKSUM_AT, field);
+    }
+    if field == Field::Complete && word(header, udp::CHECKSUM_AT) == 0 {
+        header[udp::CHECKSUM_AT..].fill(0xff);
     }
 }
 

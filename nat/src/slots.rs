@@ -231,7 +231,7 @@ pub(crate) fn conn_of(slots: &mut Slots, id: ConnId) -> Option<&mut Connection> 
 
 /// The direction that an entry of the index is of.
 #[inline]
-fn way_of(entry: u32) -> Direction {
+pub(crate) fn way_of(entry: u32) -> Direction {
     if entry & 1 == 0 { Direction::Original } else { Direction::Reply }
 }
 
@@ -246,7 +246,7 @@ fn source_hash(key: HashKey, slots: &Slots, slot: u32) -> u64 {
 }
 
 #[inline]
-fn conn_at(slots: &Slots, entry: u32) -> Option<&Connection> {
+pub(crate) fn conn_at(slots: &Slots, entry: u32) -> Option<&Connection> {
     slots.get(entry / 2)
 }
 

@@ -148,7 +148,8 @@ impl Conntrack {
         let mut tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
         self.complete(&mut tuple, segment);
         if let Some((id, direction)) = self.lookup(&tuple, template.zones, now)
-            && let Some(tracked) = self.packet_of(id, direction, packet, segment, now)?
+            && let Some(tracked) =
+                self.packet_of(id, direction, packet.transport, packet.len, segment, now)?
         {
             return Ok(tracked);
         }
@@ -157,19 +158,19 @@ impl Conntrack {
 
     /// Hands a packet of a known connection to its protocol. `None`: the connection is over and
     /// the packet starts a new one in its place.
-    #[inline]
     pub(crate) fn packet_of(
         &mut self,
         id: ConnId,
         direction: Direction,
-        packet: &Parsed,
+        transport: Transport,
+        len: u32,
         segment: &[u8],
         now: Instant,
     ) -> Result<Option<Tracked>, InvalidReason> {
         let settings = &self.settings;
         let Some(conn) = conn_of(&mut self.slots, id) else { return Ok(None) };
         if conn.status.has(Status::LEASED) {
-            return self.packet_of_leased(id, direction, packet, segment, now);
+            return self.packet_of_leased(id, direction, transport, len, segment, now);
         }
         let state = match direction {
             Direction::Reply => State::Established,
@@ -181,7 +182,7 @@ impl Conntrack {
         let before = self.events.wanted().then(|| Before::of(conn));
         let mut entry = Entry::Known(id);
         let (mut over, mut counted) = (false, true);
-        match packet.transport {
+        match transport {
             Transport::Tcp { .. } => {
                 match tcp::packet(conn, direction, segment, settings, now) {
                     Ok(TcpVerdict::Pass) => {}
@@ -208,7 +209,7 @@ impl Conntrack {
             _ => counted = generic::packet(conn, direction, segment, settings, now)?,
         }
         if counted {
-            conn.count(direction, packet.len);
+            conn.count(direction, len);
         }
         if direction == Direction::Reply {
             conn.status.set(Status::SEEN_REPLY);

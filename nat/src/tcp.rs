@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tidegate_packet::tcp::{ACK, FIN, Header, RST, SYN, URG};
-use tidegate_packet::{Instant, Parsed, checksum, protocol};
+use tidegate_packet::{Instant, Parsed, Plain, checksum, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
 use crate::lease::Windows;
@@ -271,6 +271,21 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
     }
 }
 
+/// The same for a segment whose headers have been read already, and that carries ACK and at most such
+/// flags as go with anything.
+#[inline(always)]
+pub(crate) fn check_plain<const V6: bool>(
+    plain: &Plain<V6>,
+    packet: &[u8],
+    verify: bool,
+) -> Result<(), InvalidReason> {
+    debug_assert!(plain.flags & (FIN | SYN | RST | ACK | URG) == ACK);
+    match !verify || plain.verify(packet) {
+        true => Ok(()),
+        false => Err(InvalidReason::Checksum),
+    }
+}
+
 impl TcpTrack {
     /// Segments of an established connection have passed unseen: its windows start anew.
     pub(crate) fn forget_windows(&mut self) {
@@ -425,6 +440,35 @@ pub(crate) fn packet(
     }
     let timeout = tcp.timeout(kind, settings);
     Ok(settle(conn, kind, old, new, timeout, settings, now))
+}
+
+/// As [`packet`] for an ACK inside the windows of an established connection; of anything else
+/// nothing.
+#[inline]
+pub(crate) fn steady(
+    conn: &mut Connection,
+    direction: Direction,
+    segment: &[u8],
+    settings: &Settings,
+    now: Instant,
+) -> bool {
+    // Shifted numbers are for `packet`.
+    if !conn.status.has(Status::SEEN_REPLY.with(Status::ASSURED)) || conn.extra().is_some() {
+        return false;
+    }
+    let Proto::Tcp(tcp) = &mut conn.proto else { return false };
+    let Some(segment) = Segment::parse(segment) else { return false };
+    if tcp.state != TcpState::Established
+        || Kind::of(segment.flags) != Kind::Ack
+        || !tcp.accept(direction, &segment)
+    {
+        return false;
+    }
+    tcp.last.kind = Kind::Ack;
+    tcp.last.direction = direction;
+    let timeout = tcp.timeout(Kind::Ack, settings);
+    conn.refresh(timeout, now);
+    true
 }
 
 /// A refinement of what the table says.

@@ -13,7 +13,7 @@
 //! not believed.
 
 use tidegate_packet::tcp::{
-    ACK, FIN, Header, OPT_SACK, OPT_SACK_PERMITTED, OPT_WINDOW_SCALE, RST, SYN,
+    ACK, FIN, Header, OPT_SACK, OPT_SACK_PERMITTED, OPT_TIMESTAMP, OPT_WINDOW_SCALE, RST, SYN,
 };
 
 use crate::conn::Direction;
@@ -52,6 +52,7 @@ pub(crate) struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
+    #[inline]
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let header = Header::new_checked(bytes)?;
         let flags = header.flags();
@@ -95,7 +96,18 @@ impl<'a> Segment<'a> {
     }
 
     /// The right edge of the highest SACK block, at least the ACK (RFC 2018).
+    #[inline]
     fn sack(&self) -> u32 {
+        // What most segments have: a timestamp and nothing else (RFC 7323 appendix A).
+        if let [] | [1, 1, OPT_TIMESTAMP, 10, ..] = self.header.option_bytes()
+            && self.header.header_len() <= 32
+        {
+            return self.ack;
+        }
+        self.highest_sack()
+    }
+
+    fn highest_sack(&self) -> u32 {
         let mut highest = self.ack;
         let blocks = self.header.options().find_map(|o| {
             let whole = !o.data.is_empty() && o.data.len().is_multiple_of(8);
@@ -305,6 +317,7 @@ impl TcpTrack {
 
     /// For an acknowledgment of an established connection, data or none: learns from it if it fits
     /// whatever the settings are.
+    #[inline]
     pub(crate) fn accept(&mut self, direction: Direction, segment: &Segment<'_>) -> bool {
         let (sender, receiver) =
             (self.peers[direction.index()], self.peers[direction.other().index()]);
@@ -319,6 +332,7 @@ impl TcpTrack {
     }
 
     /// Takes over what a segment inside the window says.
+    #[inline]
     fn learn(
         &mut self,
         direction: Direction,
@@ -373,6 +387,7 @@ impl TcpTrack {
 }
 
 /// The four equations.
+#[inline]
 fn judge(sender: &Peer, receiver: &Peer, seq: u32, end: u32, sack: u32) -> Fit {
     let lowest = sender.end.wrapping_sub(receiver.max_window);
     let not_below = !before(end, lowest);

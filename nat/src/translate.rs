@@ -4,8 +4,8 @@
 //! is changed at which hook depends on the direction: what was done to the source of the original
 //! packets at POSTROUTING is undone at the destination of the replies at PREROUTING.
 
-use tidegate_packet::checksum::{self, Field};
-use tidegate_packet::{Parsed, Transport, icmp, icmpv6, protocol};
+use tidegate_packet::checksum::{self, Delta, Field};
+use tidegate_packet::{Parsed, Plain, Transport, icmp, icmpv6, ipv4, protocol, tcp};
 
 use crate::conn::{Connection, Direction, Status};
 use crate::icmp_error;
@@ -80,27 +80,108 @@ impl Conntrack {
     }
 }
 
-/// Rewrites both ends of a connection's packet whose transport header is complete. The destination
-/// comes first, as on the way from PREROUTING to POSTROUTING.
-#[inline]
-pub(crate) fn both_ends(
+/// Sends a packet on: both ends are rewritten, the TTL or hop limit is one less, and each checksum is
+/// mended once for all of that. Sums of changes don't depend on the order of the changes, so it is the
+/// same as [`Conntrack::translate`] at both hooks and the hop between them.
+#[inline(always)]
+pub(crate) fn pass_on<const V6: bool>(
     conn: &Connection,
     direction: Direction,
-    packet: &Parsed,
-    bytes: &mut [u8],
+    plain: &Plain<V6>,
+    packet: &mut [u8],
     field: Field,
 ) {
-    let Some(target) = conn.tuple(direction.other()).inverse() else { return };
-    let place = place_of(packet, bytes, field);
-    for manip in [Manip::Destination, Manip::Source] {
-        if changes(conn, direction, manip) {
-            // It fails for headers that are cut short.
-            let _ = rewrite(bytes, place, manip, &target);
-        }
+    let (addresses, ports) = match conn.is_translated() {
+        false => (Delta::default(), Delta::default()),
+        true if V6 => rewrite_v6(conn, direction, *plain, packet),
+        true => rewrite_v4(conn, direction, plain, packet),
+    };
+    if V6 {
+        packet[7] -= 1;
+    } else {
+        ipv4::hop(packet, addresses);
+    }
+    let changes = rewrite::covered(field, addresses, ports);
+    if changes.is_zero() {
+        return;
+    }
+    let segment = &mut packet[Plain::<V6>::L4..];
+    match plain.is_tcp() {
+        true => changes.update(segment, tcp::CHECKSUM_AT, field),
+        false => rewrite::update_udp(segment, field, changes, true),
     }
 }
 
+/// Writes IPv4 addresses and ports as they leave, and says what that changes.
+#[inline(always)]
+fn rewrite_v4<const V6: bool>(
+    conn: &Connection,
+    direction: Direction,
+    plain: &Plain<V6>,
+    packet: &mut [u8],
+) -> (Delta, Delta) {
+    let (mut addresses, mut ports) = (Delta::default(), Delta::default());
+    let Some(header) = packet.first_chunk_mut::<{ ipv4::MIN_HEADER_LEN + 4 }>() else {
+        return (addresses, ports);
+    };
+    // It leaves as the inverse of the other direction's.
+    let ([other_src, other_dst], [other_sport, other_dport]) = conn.v4_ends(direction.other());
+    let [old_src, old_dst] = plain.v4;
+    let (src, sport) = match changes(conn, direction, Manip::Source) {
+        true => (other_dst, other_dport),
+        false => (old_src, plain.sport),
+    };
+    let (dst, dport) = match changes(conn, direction, Manip::Destination) {
+        true => (other_src, other_sport),
+        false => (old_dst, plain.dport),
+    };
+    if src != old_src || dst != old_dst {
+        addresses.replace32(old_src, src);
+        addresses.replace32(old_dst, dst);
+        header[12..16].copy_from_slice(&src.to_be_bytes());
+        header[16..20].copy_from_slice(&dst.to_be_bytes());
+    }
+    if sport != plain.sport || dport != plain.dport {
+        ports.replace16(plain.sport, sport);
+        ports.replace16(plain.dport, dport);
+        header[20..22].copy_from_slice(&sport.to_be_bytes());
+        header[22..24].copy_from_slice(&dport.to_be_bytes());
+    }
+    (addresses, ports)
+}
+
+/// The same for IPv6.
+fn rewrite_v6<const V6: bool>(
+    conn: &Connection,
+    direction: Direction,
+    plain: Plain<V6>,
+    packet: &mut [u8],
+) -> (Delta, Delta) {
+    let (mut addresses, mut ports) = (Delta::default(), Delta::default());
+    let other = conn.tuple(direction.other());
+    let [old_src, old_dst] = plain.addrs(packet);
+    let ends = [
+        (Manip::Source, 8, old_src, other.dst, 40, plain.sport, other.dport),
+        (Manip::Destination, 24, old_dst, other.src, 42, plain.dport, other.sport),
+    ];
+    for (manip, at, old, new, port_at, old_port, new_port) in ends {
+        if !changes(conn, direction, manip) {
+            continue;
+        }
+        if old != new {
+            addresses.replace_addr(old, new);
+            packet[at..at + 16].copy_from_slice(&new.octets());
+        }
+        if old_port != new_port {
+            ports.replace16(old_port, new_port);
+            packet[port_at..port_at + 2].copy_from_slice(&new_port.to_be_bytes());
+        }
+    }
+    (addresses, ports)
+}
+
 /// Whether this end of a packet of this direction is changed.
+#[inline(always)]
 fn changes(conn: &Connection, direction: Direction, manip: Manip) -> bool {
     let source = (manip == Manip::Source) == (direction == Direction::Original);
     conn.status().has(if source { Status::SNAT } else { Status::DNAT })
@@ -166,7 +247,7 @@ fn translate_error(
         Field::Complete => rewrite::refresh_icmp(bytes, place, packet.src, packet.dst),
         // The device sums up the quote; only the pseudo-header is in the field.
         Field::Partial => {
-            let mut delta = checksum::Delta::default();
+            let mut delta = Delta::default();
             delta.replace_addr(old.0, packet.src);
             delta.replace_addr(old.1, packet.dst);
             if !place.v4 {

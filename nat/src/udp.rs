@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_packet::{Instant, Parsed, checksum, protocol, udp};
+use tidegate_packet::{Instant, Parsed, Plain, checksum, protocol, udp};
 
 use crate::conn::{Connection, Proto, Status};
 use crate::settings::Settings;
@@ -27,6 +27,27 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
         true => Ok(()),
         false => Err(InvalidReason::Checksum),
     }
+}
+
+/// The same for a packet whose headers have been read already.
+#[inline(always)]
+pub(crate) fn check_plain<const V6: bool>(
+    plain: &Plain<V6>,
+    packet: &[u8],
+    verify: bool,
+) -> Result<(), InvalidReason> {
+    let header = packet.get(Plain::<V6>::L4..).and_then(<[u8]>::first_chunk);
+    let Some([_, _, _, _, len @ .., c0, c1]): Option<&[u8; udp::HEADER_LEN]> = header else {
+        return Err(InvalidReason::Malformed);
+    };
+    let len = usize::from(u16::from_be_bytes(*len));
+    if len < udp::HEADER_LEN || len + Plain::<V6>::L4 > plain.len as usize {
+        return Err(InvalidReason::UdpLength);
+    }
+    if !verify || [*c0, *c1] == [0; 2] || plain.verify(packet) {
+        return Ok(());
+    }
+    Err(InvalidReason::Checksum)
 }
 
 /// RFC 3828: the length field is the checksum's coverage, and there must be a checksum.
@@ -72,4 +93,17 @@ pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {
         }
         _ => conn.refresh(settings.udp, now),
     }
+}
+
+/// As [`packet`] if that changes nothing but the time; else nothing.
+#[inline(always)]
+pub(crate) fn steady(conn: &mut Connection, settings: &Settings, now: Instant) -> bool {
+    let late = matches!(conn.proto, Proto::Udp { start, .. } if now > start + STREAM_AFTER);
+    let timeout = match late && conn.status.has(Status::SEEN_REPLY) {
+        true if !conn.status.has(Status::ASSURED) => return false,
+        true => settings.udp_stream,
+        false => settings.udp,
+    };
+    conn.refresh(timeout, now);
+    true
 }

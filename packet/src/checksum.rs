@@ -16,35 +16,55 @@ pub enum Field {
 }
 
 /// Adds the big-endian words of `bytes` to `sum`; an odd last byte counts as the high half.
+#[inline]
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
-    let mut total = sum;
-    let mut chunks = bytes.chunks_exact(8);
-    for c in &mut chunks {
-        let v = u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]);
-        let (t, carry) = total.overflowing_add(v);
-        total = t + u64::from(carry);
+    add_carry(sum, u64::from(fold(add_swapped(0, bytes)).swap_bytes()))
+}
+
+/// The same with the bytes of all words swapped, `sum`'s too: as the processor reads them. The sum of
+/// such words is the sum, swapped (RFC 1071 section 2 B).
+#[inline]
+pub(crate) fn add_swapped(sum: u64, bytes: &[u8]) -> u64 {
+    // Two sums, since each addition waits for the one before.
+    let mut halves = [sum, 0];
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    for block in blocks {
+        for (half, word) in halves.iter_mut().zip(block.as_chunks::<8>().0) {
+            *half = add_carry(*half, u64::from_le_bytes(*word));
+        }
     }
-    let mut rest = chunks.remainder();
-    let mut tail = 0u64;
-    while let [a, b, more @ ..] = rest {
-        tail += u64::from(u16::from_be_bytes([*a, *b]));
+    let mut total = add_carry(halves[0], halves[1]);
+    let mut rest = rest;
+    if let Some((word, more)) = rest.split_first_chunk::<8>() {
+        total = add_carry(total, u64::from_le_bytes(*word));
         rest = more;
     }
-    if let [last] = rest {
-        tail += u64::from(*last) << 8;
+    if !rest.is_empty() {
+        let last = match bytes.last_chunk::<8>() {
+            // What was added already goes out at the lower end.
+            Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
+            None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+        total = add_carry(total, last);
     }
-    let (t, carry) = total.overflowing_add(tail);
-    t + u64::from(carry)
+    total
+}
+
+/// Ones-complement addition.
+#[inline]
+fn add_carry(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u64::from(carry)
 }
 
 /// Folds a sum to 16 bits.
 #[inline]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    // End-around carries (RFC 1071): nothing but zero becomes zero.
+    let (half, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let half = half + u32::from(carry);
+    let (word, carry) = (half as u16).overflowing_add((half >> 16) as u16);
+    word + u16::from(carry)
 }
 
 /// The checksum of `bytes`, as it goes into a header whose own field was zero.
@@ -89,6 +109,12 @@ impl Delta {
         self.0 += u64::from(!old) + u64::from(new);
     }
 
+    /// Records that the two words `old` became `new`.
+    #[inline]
+    pub fn replace32(&mut self, old: u32, new: u32) {
+        self.0 += u64::from(!old) + u64::from(new);
+    }
+
     /// Records that address `old` became `new` (of the same family).
     #[inline]
     pub fn replace_addr(&mut self, old: Addr, new: Addr) {
@@ -96,11 +122,13 @@ impl Delta {
     }
 
     /// Adds another delta to this one.
+    #[inline]
     pub fn add(&mut self, other: Self) {
         self.0 += u64::from(fold(other.0));
     }
 
     /// Whether nothing was recorded.
+    #[inline]
     pub fn is_zero(&self) -> bool {
         self.0 == 0
     }
@@ -118,7 +146,7 @@ impl Delta {
     }
 
     /// Updates the field at `at`.
-    #[inline]
+    #[inline(always)]
     pub fn update(&self, bytes: &mut [u8], at: usize, field: Field) {
         let old = be16(bytes, at);
         let new = match field {

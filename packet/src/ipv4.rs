@@ -1,5 +1,6 @@
 //! IPv4 headers (RFC 791).
 
+use crate::checksum::{Delta, Field};
 use crate::{Addr, be16};
 
 /// Header length without options.
@@ -78,11 +79,17 @@ impl<'a> Header<'a> {
 /// and that the TTL is above zero.
 #[inline]
 pub fn decrement_ttl(packet: &mut [u8]) {
-    let old = be16(packet, 8);
-    packet[8] -= 1;
-    let mut delta = crate::checksum::Delta::default();
-    delta.replace16(old, be16(packet, 8));
-    delta.update(packet, 10, crate::checksum::Field::Complete);
+    hop(packet, Delta::default());
+}
+
+/// The same, and mends the header checksum for other changes that were made.
+#[inline(always)]
+pub fn hop(packet: &mut [u8], mut changes: Delta) {
+    let Some(header) = packet.first_chunk_mut::<MIN_HEADER_LEN>() else { return };
+    let old = be16(header, 8);
+    header[8] -= 1;
+    changes.replace16(old, be16(header, 8));
+    changes.update(header, 10, Field::Complete);
 }
 
 /// Writes a fresh header checksum.

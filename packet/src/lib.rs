@@ -17,6 +17,7 @@ pub mod ipv6;
 pub mod jhash;
 pub mod ndp;
 pub mod parsed;
+pub mod plain;
 pub mod protocol;
 pub mod tcp;
 pub mod time;
@@ -25,6 +26,7 @@ pub mod udp;
 pub use addr::{Addr, Family, Prefix};
 pub use ethernet::MacAddr;
 pub use parsed::{Fragment, ParseError, Parsed, Transport};
+pub use plain::Plain;
 pub use time::Instant;
 
 /// Reads a big-endian `u16`. The caller has checked the length.

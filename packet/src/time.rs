@@ -51,14 +51,17 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Self;
 
+    #[inline]
     fn add(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+        let nanos = by.as_secs().saturating_mul(1_000_000_000);
+        Self(self.0.saturating_add(nanos.saturating_add(u64::from(by.subsec_nanos()))))
     }
 }
 
 impl Sub for Instant {
     type Output = Duration;
 
+    #[inline]
     fn sub(self, earlier: Self) -> Duration {
         self.saturating_since(earlier)
     }

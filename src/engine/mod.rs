@@ -43,6 +43,7 @@ pub(crate) use shard::Place;
 pub(crate) use shard::lock;
 pub use shard::{Lent, Shard, Shards};
 pub(crate) use short::AtHand;
+pub(crate) use short::ahead::{Read, TOGETHER};
 pub(crate) use short::plain;
 pub use short::{Leases, OFTEN, ShortWay};
 pub use steer::Onward;
@@ -218,11 +219,8 @@ impl Engine {
         if self.lent.is_none() {
             self.lend(0);
         }
-        let mut at_hand = std::mem::take(&mut self.at_hand);
-        let Self { short, conntrack, now, .. } = self;
-        let taken = short.take(conntrack, port, &mut frame, *now, &mut at_hand);
-        self.at_hand = at_hand;
-        match taken {
+        let Self { short, conntrack, now, at_hand, .. } = self;
+        match short.take(conntrack, port, &mut frame, *now, at_hand) {
             Some(fate) => fate,
             None => self.long_way(port, frame),
         }

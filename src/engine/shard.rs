@@ -15,15 +15,16 @@
 //! What all tables share (mappings, expectations, the registry of tuples) is with the engine and goes
 //! into the table that is lent.
 
+use super::short::ahead::{Ahead, Read};
 use super::short::lease::Heavy;
 use super::short::{AtHand, Leases, Short};
 use super::steer::{Onward, Steering};
 use super::{Counters, Engine, Fate, PortId};
-use crate::io::Frame;
+use crate::io::{Frame, Receive};
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use tidegate_nat::{Conntrack, Others, Signs, Tracked, Tuple};
+use tidegate_nat::{Conntrack, Others, Signs, Sought, Tracked, Tuple};
 use tidegate_packet::Instant;
 
 /// One worker's connections and counters.
@@ -237,10 +238,16 @@ impl Shard {
         &mut self,
         port: PortId,
         frame: &mut Frame<'_>,
+        ahead: Option<(Read, Sought)>,
         last: bool,
         at_hand: &mut AtHand,
     ) -> Place {
-        match self.short.take(&mut self.conntrack, port, frame, self.now, at_hand) {
+        let Self { short, conntrack, now, .. } = self;
+        let taken = match ahead {
+            Some(read) => short.take_read(conntrack, port, read, frame, *now, at_hand),
+            None => short.take(conntrack, port, frame, *now, at_hand),
+        };
+        match taken {
             Some(fate) => Place::Done(fate),
             None if last || self.steering.shards < 2 => Place::Here,
             None if self.lent => Place::Unknown,
@@ -250,6 +257,16 @@ impl Shard {
                 onward.map_or(Place::Here, Place::Elsewhere)
             }
         }
+    }
+
+    /// Looks ahead at some frames of a burst, if there are so many connections that it is worth its
+    /// while.
+    pub(crate) fn look_ahead(
+        &self,
+        receive: &mut dyn Receive,
+        frames: Range<usize>,
+    ) -> Option<Ahead> {
+        self.conntrack.is_large().then(|| Ahead::look(&self.conntrack, receive, frames))
     }
 
     /// Leases flows that have sent many packets.

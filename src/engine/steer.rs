@@ -49,7 +49,7 @@ impl Steering {
             return None;
         }
         let flow = flow(frame.bytes())?;
-        if conntrack.known(&flow, now).is_some() {
+        if conntrack.find(&flow, now).is_some() {
             return None;
         }
         if let Some(shard) = conntrack.signed(signs, &flow) {

@@ -110,11 +110,13 @@ pub struct Meta {
 
 impl Frame<'_> {
     /// The frame's bytes.
+    #[inline(always)]
     pub fn bytes(&self) -> &[u8] {
         &self.slot[self.meta.start..self.meta.end]
     }
 
     /// The frame's bytes, to be edited.
+    #[inline(always)]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.slot[self.meta.start..self.meta.end]
     }

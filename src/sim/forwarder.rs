@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidegate_nat::lease::{Report, Windows};
-use tidegate_nat::{Counters, Direction};
+use tidegate_nat::{Counters, Direction, Tuple};
 use tidegate_packet::checksum::{self, Delta, Field};
-use tidegate_packet::{Addr, Family, Instant, ethernet, ipv4, protocol, tcp, udp};
+use tidegate_packet::{self as packet, Addr, Instant, ethernet, ipv4, protocol, tcp, udp};
 
 /// See the module. The kernel's number of a port's interface is the port's, plus one.
 #[derive(Debug, Default)]
@@ -38,11 +38,28 @@ impl InMemory {
         frame: &mut Frame<'_>,
         now: Instant,
     ) -> Option<PortId> {
-        let plain = Plain::read(frame)?;
+        match Plain::<false>::read(frame) {
+            Some(plain) => self.forward_plain(port, &plain, frame, now),
+            None => self.forward_plain(port, &Plain::<true>::read(frame)?, frame, now),
+        }
+    }
+
+    fn forward_plain<const V6: bool>(
+        &self,
+        port: u16,
+        plain: &Plain<V6>,
+        frame: &mut Frame<'_>,
+        now: Instant,
+    ) -> Option<PortId> {
+        let headers = &plain.packet;
+        let packet = &frame.bytes()[ethernet::HEADER_LEN..];
+        let ([src, dst], segment) = (headers.addrs(packet), headers.segment(packet));
+        let packet::Plain { sport, dport, protocol, .. } = *headers;
+        let tuple = Tuple { src, dst, sport, dport, protocol };
         let mut flows = self.flows();
         let generation = self.generation.load(Ordering::SeqCst);
         let (leased, direction) = flows.values_mut().find_map(|leased| {
-            let wanted = |way: &&Way| way.tuple == plain.tuple && way.input == link(port);
+            let wanted = |way: &&Way| way.tuple == tuple && way.input == link(port);
             let direction =
                 leased.flow.ways.iter().position(|w| w.as_ref().is_some_and(|w| wanted(&w)));
             direction.map(|direction| (leased, direction))
@@ -55,14 +72,10 @@ impl InMemory {
         if plain.wire_len(frame) > way.mtu {
             return None;
         }
-        let l4 = plain.l3 + usize::from(plain.parsed.l4);
-        let segment = &frame.slot[l4..plain.end()];
         let mut verified = false;
         if *checksum && frame.meta.offload.checksum == Checksum::Unverified {
-            let (src, dst) = (plain.parsed.src, plain.parsed.dst);
-            let absent = plain.tuple.protocol == protocol::UDP && segment[6..8] == [0, 0];
-            let number = plain.tuple.protocol;
-            if !absent && !checksum::verify_transport(src, dst, number, segment) {
+            let absent = protocol == protocol::UDP && segment[6..8] == [0, 0];
+            if !absent && !checksum::verify_transport(src, dst, protocol, segment) {
                 return None;
             }
             verified = true;
@@ -74,13 +87,13 @@ impl InMemory {
             return None;
         }
         leased.counted[direction].packets += 1;
-        leased.counted[direction].bytes += u64::from(plain.parsed.len);
+        leased.counted[direction].bytes += u64::from(headers.len);
         leased.frames[direction] += frame.bytes().len() as u64;
         leased.seen = now;
         if verified {
             frame.meta.offload.checksum = Checksum::Valid;
         }
-        rewrite(frame, &plain, way);
+        rewrite(frame, plain, way);
         Some(PortId(way.egress as u16 - 1))
     }
 
@@ -103,30 +116,30 @@ pub(super) fn link(port: u16) -> u32 {
     u32::from(port) + 1
 }
 
-fn rewrite(frame: &mut Frame<'_>, plain: &Plain, way: &Way) {
-    let (l3, end, v4) = (plain.l3, plain.end(), plain.parsed.family == Family::V4);
-    let l4 = l3 + usize::from(plain.parsed.l4);
+fn rewrite<const V6: bool>(frame: &mut Frame<'_>, plain: &Plain<V6>, way: &Way) {
+    let l3 = frame.meta.start + ethernet::HEADER_LEN;
+    let (l4, end) = (l3 + packet::Plain::<V6>::L4, l3 + plain.packet.len as usize);
     let packet = &mut frame.slot[l3..end];
     let (mut addresses, mut ports) = (Delta::default(), Delta::default());
     addresses.replace_addr(way.tuple.src, way.rewritten.src);
     addresses.replace_addr(way.tuple.dst, way.rewritten.dst);
     ports.replace16(way.tuple.sport, way.rewritten.sport);
     ports.replace16(way.tuple.dport, way.rewritten.dport);
-    let at = if v4 { [12, 16] } else { [8, 24] };
+    let at = if V6 { [8, 24] } else { [12, 16] };
     for (at, address) in at.into_iter().zip([way.rewritten.src, way.rewritten.dst]) {
         let wire = Addr::wire(&address);
         packet[at..at + wire.len()].copy_from_slice(wire);
     }
-    if v4 {
+    if V6 {
+        packet[7] -= 1;
+    } else {
         addresses.update(packet, 10, Field::Complete);
         ipv4::decrement_ttl(packet);
-    } else {
-        packet[7] -= 1;
     }
     let segment = &mut frame.slot[l4..end];
     segment[..2].copy_from_slice(&way.rewritten.sport.to_be_bytes());
     segment[2..4].copy_from_slice(&way.rewritten.dport.to_be_bytes());
-    let is_udp = plain.tuple.protocol == protocol::UDP;
+    let is_udp = !plain.packet.is_tcp();
     let at = if is_udp { udp::CHECKSUM_AT } else { tcp::CHECKSUM_AT };
     let absent = is_udp && segment[at..at + 2] == [0, 0] && plain.field == Field::Complete;
     if !absent {

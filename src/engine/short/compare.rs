@@ -8,12 +8,13 @@ use super::ShortWay;
 use super::plain::Plain;
 use crate::io::Frame;
 use tidegate_filter as filter;
-use tidegate_packet::Family;
+use tidegate_nat::ConnId;
+use tidegate_packet::{Family, ethernet};
 
 /// What the short way has done.
 #[derive(Debug)]
 pub(crate) struct Expected {
-    id: tidegate_nat::ConnId,
+    id: ConnId,
     fate: Fate,
     frame: OwnedFrame,
     connection: String,
@@ -31,22 +32,29 @@ impl Engine {
         if self.short_way != ShortWay::Compared {
             return None;
         }
-        let plain = Plain::read(frame)?;
-        let id = self.conntrack.known(&plain.tuple, self.now)?.id;
+        let (family, id) = match Plain::<false>::read(frame) {
+            Some(plain) => (Family::V4, self.connection_of(plain, frame)?),
+            None => (Family::V6, self.connection_of(Plain::<true>::read(frame)?, frame)?),
+        };
         let before = self.conntrack.take_down(id)?;
         let events = self.conntrack.waiting_events();
         let mut copy = OwnedFrame { slot: frame.slot.to_vec(), meta: *frame.meta };
         let Self { short, conntrack, now, rules, at_hand, .. } = self;
-        let fate = short.pass(conntrack, port, &mut copy.frame(), *now, at_hand)?;
+        let fate = short.try_pass(conntrack, port, &mut copy.frame(), *now, at_hand)?;
         let connection = format!("{:?}", conntrack.take_down(id));
         let mut counters = rules.counters_mut().clone();
         // Nothing else waits to be counted: it is the same with every packet.
         short.paths.settle(&mut counters);
         conntrack.put_back(id, before, events);
-        let family = plain.parsed.family;
         let [v4, v6] = counters;
         let counters = if family == Family::V4 { v4 } else { v6 };
         Some(Box::new(Expected { id, fate, frame: copy, connection, family, counters }))
+    }
+
+    fn connection_of<const V6: bool>(&self, plain: Plain<V6>, frame: &Frame<'_>) -> Option<ConnId> {
+        let packet = &frame.bytes()[ethernet::HEADER_LEN..];
+        let sought = self.conntrack.seek(&plain.packet, packet);
+        self.conntrack.known(&sought, &plain.packet, packet, self.now).map(|known| known.id)
     }
 
     /// Compares with what the long way has done.

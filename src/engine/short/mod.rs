@@ -13,6 +13,7 @@
 pub use lease::{Leases, OFTEN};
 pub use paths::{End, Generation};
 
+pub(crate) mod ahead;
 pub(crate) mod compare;
 pub(crate) mod lease;
 pub(crate) mod paths;
@@ -22,12 +23,13 @@ mod record;
 use super::interface::PortId;
 use super::{Engine, Fate};
 use crate::io::{Checksum, Frame};
+use ahead::Read;
 use lease::Heavy;
 use paths::{Decision, Paths};
 use plain::Plain;
 use tidegate_filter::{self as filter, Trail};
-use tidegate_nat::{Conntrack, Judged, Known, Tracked};
-use tidegate_packet::{Family, Instant, ethernet, ipv4};
+use tidegate_nat::{Conntrack, Judged, Known, Sought, Tracked};
+use tidegate_packet::{Instant, ethernet};
 
 /// Whether there is a short way.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -100,18 +102,21 @@ impl Short {
 
     /// Takes a packet the short way if it has one. `None`: the frame is as it
     /// was and takes the long way.
-    #[inline]
-    fn pass(
+    #[inline(always)]
+    fn pass<const V6: bool>(
         &mut self,
         conntrack: &mut Conntrack,
         port: PortId,
+        (plain, ahead): (Plain<V6>, Option<Sought>),
         frame: &mut Frame<'_>,
         now: Instant,
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
-        let plain = Plain::read(frame)?;
-        let known = conntrack.known(&plain.tuple, now)?;
-        if self.paths.generation() != self.generation.number() {
+        let (wire_len, verify) = (plain.wire_len(frame), plain.is_unverified(frame));
+        let (link, packet) = frame.bytes_mut().split_first_chunk_mut()?;
+        let sought = ahead.unwrap_or_else(|| conntrack.seek(&plain.packet, packet));
+        let known = conntrack.known(&sought, &plain.packet, packet, now)?;
+        if !self.generation.is(self.paths.generation()) {
             at_hand.deciding = Some(known);
             return None;
         }
@@ -123,16 +128,14 @@ impl Short {
                 return None;
             }
         };
-        if !plain.comes_by(path, port, frame) {
+        if !plain.comes_by(path, port, link) {
             at_hand.deciding = Some(known);
             return None;
         }
-        if plain.wire_len(frame) > path.mtu {
+        if wire_len > path.mtu {
             return None;
         }
-        let (parsed, l3, end) = (&plain.parsed, plain.l3, plain.end());
-        let verify = plain.is_unverified(frame);
-        match conntrack.judge(&known, parsed, &frame.slot[l3..end], verify, now) {
+        match conntrack.pass_on(known, &plain.packet, packet, (verify, plain.field), now) {
             Judged::Steady => {}
             Judged::Gone => return None,
             Judged::Changed(tracked) => {
@@ -141,24 +144,35 @@ impl Short {
                 return None;
             }
         }
+        *link = path.header;
         if verify && conntrack.settings().checksum {
             frame.meta.offload.checksum = Checksum::Valid;
         }
-        let bytes = &mut frame.slot[l3..end];
-        conntrack.rewrite(&known, parsed, bytes, plain.field);
-        match path.family {
-            Family::V4 => ipv4::decrement_ttl(bytes),
-            Family::V6 => bytes[7] -= 1,
-        }
-        frame.slot[l3 - ethernet::HEADER_LEN..l3].copy_from_slice(&path.header);
-        frame.meta.end = end;
+        frame.meta.end = frame.meta.start + ethernet::HEADER_LEN + plain.packet.len as usize;
         let fate = Fate::Transmit(path.egress);
-        self.paths.count(place, parsed.len);
+        self.paths.count(place, plain.packet.len);
         self.taken += 1;
         if let Some(heavy) = &mut self.heavy {
             heavy.note(known.id);
         }
         Some(fate)
+    }
+
+    /// The same for any frame. Each family has machine code of its own.
+    #[inline]
+    fn try_pass(
+        &mut self,
+        conntrack: &mut Conntrack,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        at_hand: &mut AtHand,
+    ) -> Option<Fate> {
+        if let Some(plain) = Plain::<false>::read(frame) {
+            return self.pass(conntrack, port, (plain, None), frame, now, at_hand);
+        }
+        let plain = Plain::<true>::read(frame)?;
+        self.pass(conntrack, port, (plain, None), frame, now, at_hand)
     }
 }
 
@@ -173,9 +187,33 @@ impl Short {
         now: Instant,
         at_hand: &mut AtHand,
     ) -> Option<Fate> {
-        (self.mode == ShortWay::On && self.host_port != Some(port))
-            .then(|| self.pass(conntrack, port, frame, now, at_hand))
-            .flatten()
+        self.is_open(port).then(|| self.try_pass(conntrack, port, frame, now, at_hand)).flatten()
+    }
+
+    /// The same for a frame that [`ahead::Ahead`] has looked at.
+    #[inline]
+    pub fn take_read(
+        &mut self,
+        conntrack: &mut Conntrack,
+        port: PortId,
+        (read, sought): (Read, Sought),
+        frame: &mut Frame<'_>,
+        now: Instant,
+        at_hand: &mut AtHand,
+    ) -> Option<Fate> {
+        if !self.is_open(port) {
+            return None;
+        }
+        let ahead = Some(sought);
+        match read {
+            Read::V4(plain) => self.pass(conntrack, port, (plain, ahead), frame, now, at_hand),
+            Read::V6(plain) => self.pass(conntrack, port, (plain, ahead), frame, now, at_hand),
+        }
+    }
+
+    #[inline]
+    fn is_open(&self, port: PortId) -> bool {
+        self.mode == ShortWay::On && self.host_port != Some(port)
     }
 
     /// Counts in the rules what was met since the last time. With `end`, the way is closed until the

@@ -74,6 +74,14 @@ impl Generation {
         self.own.end();
     }
 
+    /// Whether it is this one still.
+    #[inline(always)]
+    pub fn is(&self, [own, v4, v6]: [u64; 3]) -> bool {
+        self.own.0.number.load(Ordering::SeqCst) == own
+            && self.sets[0].number() == v4
+            && self.sets[1].number() == v6
+    }
+
     /// What it is now.
     #[inline]
     pub fn number(&self) -> [u64; 3] {

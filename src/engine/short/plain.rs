@@ -4,124 +4,88 @@
 use super::super::interface::PortId;
 use super::paths::Path;
 use crate::io::{Checksum, Frame, GsoKind};
-use tidegate_nat::Tuple;
 use tidegate_packet::checksum::Field;
-use tidegate_packet::{Family, Parsed, Transport, ethernet, ipv4, ipv6, protocol, tcp, udp};
+use tidegate_packet::{self as packet, ethernet, tcp, udp};
 
 /// A packet without anything uncommon: TCP in the middle of a connection or UDP, whole, without
 /// options and extension headers, in a frame without tags.
-pub(crate) struct Plain {
-    pub parsed: Parsed,
-    pub tuple: Tuple,
-    /// Where the IP header stands in the slot.
-    pub l3: usize,
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Plain<const V6: bool> {
+    /// Its headers.
+    pub packet: packet::Plain<V6>,
     /// What the transport checksum field holds.
     pub field: Field,
 }
 
-impl Plain {
+impl<const V6: bool> Plain<V6> {
     /// `None` for every other packet, damaged ones included.
-    #[inline]
+    #[inline(always)]
     pub fn read(frame: &Frame<'_>) -> Option<Self> {
-        let bytes = frame.bytes();
-        let family = match *bytes.get(12..ethernet::HEADER_LEN + 1)? {
-            [0x08, 0x00, 0x45] => Family::V4,
-            [0x86, 0xdd, first] if first >> 4 == 6 => Family::V6,
-            _ => return None,
-        };
-        if frame.meta.vlan.is_some() {
+        let (link, packet) = frame.bytes().split_first_chunk::<{ ethernet::HEADER_LEN }>()?;
+        let ethertype = if V6 { ethernet::IPV6 } else { ethernet::IPV4 };
+        if [link[12], link[13]] != ethertype.to_be_bytes() || frame.meta.vlan.is_some() {
             return None;
         }
-        let packet = &bytes[ethernet::HEADER_LEN..];
-        let protocol = *packet.get(if family == Family::V4 { 9 } else { 6 })?;
-        if !matches!(protocol, protocol::TCP | protocol::UDP) {
+        let packet = packet::Plain::read(packet)?;
+        // What opens, ends or breaks a connection is for the long way.
+        const DATA: u8 = !(tcp::PSH | tcp::ECE | tcp::CWR);
+        if packet.is_tcp() && packet.flags & DATA != tcp::ACK || packet.hop_limit <= 1 {
             return None;
         }
-        let parsed = Parsed::parse(packet).ok()?;
-        let (sport, dport) = match parsed.transport {
-            Transport::Tcp { sport, dport, flags } => {
-                // What opens, ends or breaks a connection is for the long way.
-                const DATA: u8 = !(tcp::PSH | tcp::ECE | tcp::CWR);
-                (flags & DATA == tcp::ACK).then_some((sport, dport))?
-            }
-            Transport::Udp { sport, dport } => (sport, dport),
-            _ => return None,
-        };
-        let l4 = match family {
-            Family::V4 => ipv4::MIN_HEADER_LEN,
-            Family::V6 => ipv6::HEADER_LEN,
-        };
-        let whole = parsed.fragment.is_none() && usize::from(parsed.l4) == l4;
-        if !whole || parsed.hop_limit <= 1 {
-            return None;
-        }
-        let Parsed { src, dst, .. } = parsed;
-        let tuple = Tuple { src, dst, sport, dport, protocol };
-        let l3 = frame.meta.start + ethernet::HEADER_LEN;
-        let plain = Self { parsed, tuple, l3, field: Field::Complete };
-        plain.offload(frame)
+        Self { packet, field: Field::Complete }.offload(frame)
     }
 
     /// As the device says: a partial checksum is that of the transport header, and a super-packet is
     /// what its headers say and more than one segment.
-    #[inline]
+    #[inline(always)]
     fn offload(mut self, frame: &Frame<'_>) -> Option<Self> {
-        let offload = frame.meta.offload;
+        let offload = &frame.meta.offload;
+        let packet = &self.packet;
         if let Checksum::Partial { start, offset } = offload.checksum {
-            let at = if self.is_tcp() { tcp::CHECKSUM_AT } else { udp::CHECKSUM_AT };
-            let right = usize::from(start) == ethernet::HEADER_LEN + usize::from(self.parsed.l4)
+            let at = if packet.is_tcp() { tcp::CHECKSUM_AT } else { udp::CHECKSUM_AT };
+            let right = usize::from(start) == ethernet::HEADER_LEN + packet::Plain::<V6>::L4
                 && usize::from(offset) == at;
             right.then_some(())?;
             self.field = Field::Partial;
         }
         if let Some(gso) = offload.gso {
             let fits = match gso.kind {
-                GsoKind::Tcp4 => self.is_tcp() && self.parsed.family == Family::V4,
-                GsoKind::Tcp6 => self.is_tcp() && self.parsed.family == Family::V6,
-                GsoKind::UdpL4 => !self.is_tcp(),
+                GsoKind::Tcp4 => packet.is_tcp() && !V6,
+                GsoKind::Tcp6 => packet.is_tcp() && V6,
+                GsoKind::UdpL4 => !packet.is_tcp(),
             };
-            if !fits || gso.size == 0 || self.parsed.len <= self.wire_len(frame) {
+            if !fits || gso.size == 0 || packet.len <= self.wire_len(frame) {
                 return None;
             }
         }
         Some(self)
     }
 
-    fn is_tcp(&self) -> bool {
-        matches!(self.parsed.transport, Transport::Tcp { .. })
-    }
-
-    /// One past its last byte in the slot; link padding may follow.
-    #[inline]
-    pub fn end(&self) -> usize {
-        self.l3 + self.parsed.len as usize
-    }
-
     /// The longest IP packet that it puts on the wire.
-    #[inline]
+    #[inline(always)]
     pub fn wire_len(&self, frame: &Frame<'_>) -> u32 {
-        let Some(gso) = frame.meta.offload.gso else { return self.parsed.len };
-        let l4 = usize::from(self.parsed.l4);
-        let header = match self.is_tcp() {
-            true => usize::from(frame.slot[self.l3 + l4 + 12] >> 4) * 4,
+        let Some(gso) = frame.meta.offload.gso else { return self.packet.len };
+        let l4 = packet::Plain::<V6>::L4;
+        let header = match self.packet.is_tcp() {
+            true => usize::from(frame.bytes()[ethernet::HEADER_LEN + l4 + 12] >> 4) * 4,
             false => udp::HEADER_LEN,
         };
         (l4 + header) as u32 + u32::from(gso.size)
     }
 
     /// Whether nobody has looked at its transport checksum.
-    #[inline]
+    #[inline(always)]
     pub fn is_unverified(&self, frame: &Frame<'_>) -> bool {
         frame.meta.offload.checksum == Checksum::Unverified
     }
 
     /// Whether it came in where a path begins.
-    #[inline]
-    pub(super) fn comes_by(&self, path: &Path, port: PortId, frame: &Frame<'_>) -> bool {
-        let link = &frame.bytes()[..12];
+    #[inline(always)]
+    pub fn comes_by(&self, path: &Path, port: PortId, link: &[u8; ethernet::HEADER_LEN]) -> bool {
+        let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, ..] = *link;
         path.input == port
-            && path.family == self.parsed.family
-            && link[..6] == path.to.0
-            && path.from.is_none_or(|from| link[6..] == from.0)
+            && path.family == packet::Plain::<V6>::FAMILY
+            && [t0, t1, t2, t3, t4, t5] == path.to.0
+            && path.from.is_none_or(|from| [f0, f1, f2, f3, f4, f5] == from.0)
     }
 }
