@@ -7,13 +7,13 @@ use crate::dhcp::{DhcpClient, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
 use crate::engine::{self, InterfaceId, Leases, PortId};
 use crate::gateway::Gateway;
+use crate::handover::{Bell, HandOver};
 use crate::io::bypass::Bypass;
 use crate::log::{LogError, Sinks};
 use crate::notify;
 use crate::rules::{self, Rulesets};
 use crate::setup::{self, Held, SetupError};
 use crate::worker::{Clock, Device, News, Worker, unix_nanos};
-use mio::Waker;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::HashMap;
@@ -202,7 +202,7 @@ struct Workers {
 /// A worker's thread and the ways to reach it.
 struct Thread {
     handle: JoinHandle<()>,
-    waker: Arc<Waker>,
+    waker: Arc<Bell>,
     inbox: Sender<(PortId, Device)>,
 }
 
@@ -214,7 +214,7 @@ fn start_workers(
     wake: &Sender<Wake>,
 ) -> io::Result<Workers> {
     let stop = Arc::new(AtomicBool::new(false));
-    let mut threads = Vec::new();
+    let (mut workers, mut bells, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
     for (number, devices) in devices.into_iter().enumerate() {
         let (inbox, received) = mpsc::channel();
         let tell = wake.clone();
@@ -227,22 +227,33 @@ fn start_workers(
             news: news.clone(),
             sent: Vec::new(),
             inbox: received,
+            handover: HandOver::default(),
             // The manager is gone only when everything ends.
             gone: Box::new(move |port| drop(tell.send(Wake::Gone(port)))),
         };
-        let (poll, waker) = worker.poll()?;
-        let wake = wake.clone();
+        let (poll, bell) = worker.poll()?;
+        workers.push((worker, poll));
+        bells.push(bell);
+        inboxes.push(inbox);
+    }
+    let mut threads = Vec::new();
+    let ends = HandOver::between(&bells);
+    let parts = workers.into_iter().zip(ends).zip(bells.into_iter().zip(inboxes)).enumerate();
+    for (number, (((mut worker, poll), handover), (bell, inbox))) in parts {
+        worker.handover = handover;
+        let (wake, waker) = (wake.clone(), bell.clone());
         let handle =
             std::thread::Builder::new().name(format!("worker{number}")).spawn(move || {
-                let ended =
-                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(poll)));
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    worker.run(poll, &bell)
+                }));
                 let result = match ended {
                     Ok(result) => result.map_err(|e| e.to_string()),
                     Err(_) => Err("panic".to_owned()),
                 };
                 let _ = wake.send(Wake::WorkerEnded(result));
             })?;
-        threads.push(Thread { handle, waker: Arc::new(waker), inbox });
+        threads.push(Thread { handle, waker, inbox });
     }
     Ok(Workers { stop, threads })
 }
@@ -273,7 +284,7 @@ fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle
 }
 
 /// A worker's inbox for devices, and what makes it look.
-type Inbox = (Sender<(PortId, Device)>, Arc<Waker>);
+type Inbox = (Sender<(PortId, Device)>, Arc<Bell>);
 
 /// What the main thread does while the workers forward.
 struct Manager {
@@ -294,7 +305,7 @@ struct Manager {
     /// Who listens to what happens to connections.
     hub: Arc<Hub>,
     /// Of the worker that sends what the manager leaves in the engine.
-    waker: Option<Arc<Waker>>,
+    waker: Option<Arc<Bell>>,
     held: Held,
     /// Ports whose device is gone, and what hindered the last attempt to open it again.
     missing: HashMap<PortId, String>,

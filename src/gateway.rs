@@ -1,12 +1,16 @@
 //! The engine and its shards, to be shared by threads.
 
 use crate::engine::{
-    AtHand, Counters, Engine, Fate, Lent, OwnedFrame, PortId, Shard, Shards, lock,
+    AtHand, Counters, Engine, Fate, Lent, Onward, OwnedFrame, Place, PortId, Shard, Shards, lock,
 };
 use crate::io::Frame;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tidegate_nat::{Event, ExpectationEvent, Stats, Tuple};
 use tidegate_packet::Instant;
+
+/// What packets have at least to themselves between two steps of something long.
+const TURN: Duration = Duration::from_micros(200);
 
 /// All of a gateway's state, to be shared by threads.
 #[derive(Clone, Debug)]
@@ -84,6 +88,11 @@ impl Gateway {
         self.settled().counters()
     }
 
+    /// Lets `work` count in a shard what happens outside.
+    pub fn count(&self, shard: usize, work: impl FnOnce(&mut Counters)) {
+        work(&mut self.shards.lock(shard).counters);
+    }
+
     /// What all tables have counted.
     pub fn stats(&self) -> Stats {
         self.each(|lent| *lent.conntrack().stats()).iter().fold(
@@ -95,7 +104,23 @@ impl Gateway {
         )
     }
 
-    /// How many connections there are.
+    /// Removes all connections whose time is over and carries out all orders, in steps between which
+    /// packets pass. For whoever wants to know exactly what is there.
+    pub fn finish_sweep(&self, now: Instant, unix_nanos: u64) {
+        let step = || {
+            let mut engine = self.engine();
+            engine.set_time(now, unix_nanos);
+            engine.sweep();
+            engine.give_back();
+            engine.is_behind()
+        };
+        while step() {
+            // Whoever waits for the lock gets it.
+            std::thread::sleep(TURN);
+        }
+    }
+
+    /// How many connections there are, those included whose time is over.
     pub fn connections(&self) -> usize {
         self.engine().connections()
     }
@@ -134,8 +159,20 @@ impl Gateway {
         let mut held = self.shards.lock(shard);
         held.set_time(now);
         let (held, at_hand) = (Held::Shard(held), AtHand::default());
-        Burst { gateway: self, held, number: shard, at_hand, now, unix_nanos, news: false }
+        let handed = Vec::new();
+        Burst { gateway: self, held, number: shard, at_hand, handed, now, unix_nanos, news: false }
     }
+}
+
+/// A frame that another worker is to have.
+#[derive(Debug)]
+pub struct Handed {
+    /// Who.
+    pub onward: Onward,
+    /// The port that it came in by.
+    pub port: PortId,
+    /// The frame, as it was received.
+    pub frame: OwnedFrame,
 }
 
 /// What a worker holds while a burst goes through: its shard, and from the first packet on that has
@@ -145,6 +182,7 @@ pub struct Burst<'a> {
     held: Held<'a>,
     number: usize,
     at_hand: AtHand,
+    handed: Vec<Handed>,
     now: Instant,
     unix_nanos: u64,
     news: bool,
@@ -160,26 +198,54 @@ enum Held<'a> {
 impl Burst<'_> {
     /// Takes in a frame that a port has received.
     #[inline]
-    pub fn input(&mut self, port: PortId, mut frame: Frame<'_>) -> Fate {
-        if let Held::Shard(shard) = &mut self.held {
-            if let Some(fate) = shard.receive(port, &mut frame, &mut self.at_hand) {
-                return fate;
-            }
-            let mut at_hand = std::mem::take(&mut self.at_hand);
-            let number = self.number;
-            let engine = self.engine();
-            engine.lend(number);
-            let fate = engine.go_on(port, frame, &mut at_hand);
-            self.news |= self.engine().has_news();
+    pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
+        let len = frame.bytes().len();
+        self.counters().received[usize::from(port.0)].count(len);
+        self.pass(port, frame, false)
+    }
+
+    /// Takes in a frame that another worker has received and handed over.
+    pub fn input_handed(&mut self, port: PortId, frame: &mut OwnedFrame, last: bool) -> Fate {
+        self.pass(port, frame.frame(), last)
+    }
+
+    #[inline]
+    fn pass(&mut self, port: PortId, mut frame: Frame<'_>, last: bool) -> Fate {
+        let mut place = match &mut self.held {
+            Held::Shard(shard) => shard.receive(port, &mut frame, last, &mut self.at_hand),
+            Held::Engine(_) | Held::Nothing => Place::Unknown,
+        };
+        if let Place::Done(fate) = place {
             return fate;
         }
-        let len = frame.bytes().len();
-        let engine = self.engine();
-        let fate = engine.input(port, frame);
-        engine.counters_mut().received[usize::from(port.0)].count(len);
-        let news = engine.has_news();
-        self.news |= news;
+        let number = self.number;
+        let mut at_hand = std::mem::take(&mut self.at_hand);
+        if let Place::Unknown = place {
+            place = self.engine().receive(number, port, &mut frame, last, &mut at_hand);
+        }
+        let fate = match place {
+            Place::Done(fate) => fate,
+            Place::Elsewhere(onward) => {
+                self.handed.push(Handed { onward, port, frame: frame.to_owned_frame() });
+                Fate::Consumed
+            }
+            Place::Here | Place::Unknown => {
+                let engine = self.engine();
+                engine.lend(number);
+                let fate = engine.go_on(port, frame, &mut at_hand);
+                let news = engine.has_news();
+                self.news |= news;
+                fate
+            }
+        };
+        self.at_hand = at_hand;
         fate
+    }
+
+    /// What other workers have to be given once the frames of the burst are sent: before, those that
+    /// came after them could overtake them.
+    pub fn take_handed(&mut self) -> Vec<Handed> {
+        std::mem::take(&mut self.handed)
     }
 
     /// Lets time pass ([`Engine::tick`]).

@@ -10,6 +10,7 @@ pub mod dhcp;
 pub mod diagnostic;
 pub mod engine;
 pub mod gateway;
+pub mod handover;
 pub mod io;
 pub mod lab;
 pub mod link;

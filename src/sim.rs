@@ -7,8 +7,8 @@ mod forwarder;
 
 use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{
-    Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Leases, Lent, OwnedFrame, PortId,
-    Setup, Shards, ShortWay, StaticRoute, TICK, Target,
+    AtHand, Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Leases, Lent, OwnedFrame,
+    Place, PortId, Setup, Shards, ShortWay, StaticRoute, TICK, Target, steer,
 };
 use crate::io::Frame;
 use crate::io::channel::Flying;
@@ -110,6 +110,18 @@ pub struct Sim {
     now: Instant,
     unix_nanos: u64,
     sent: Vec<(PortId, Flying)>,
+    arrival: Arrival,
+    arrived: usize,
+}
+
+/// Which worker of a simulated gateway receives a frame.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub enum Arrival {
+    /// The one in whose shard its flow is at home, as from a packet device (`src/io/fanout.rs`).
+    #[default]
+    Home,
+    /// One after the other.
+    Scattered,
 }
 
 impl Sim {
@@ -130,43 +142,17 @@ impl Sim {
         sets: &filter::Sets,
         shards: usize,
     ) -> Result<Self, SimError> {
-        let mut interfaces = Interfaces::new();
-        for wanted in &config.interfaces {
-            let mut interface = Interface::new(&wanted.name, wanted.mac, wanted.mtu);
-            interface.addresses.clone_from(&wanted.addresses);
-            if wanted.ports.is_empty() {
-                interfaces.add(interface, &[&wanted.name]);
-            } else {
-                interface.kind = crate::engine::Kind::Bridge;
-                let ports: Vec<_> = wanted.ports.iter().map(String::as_str).collect();
-                interfaces.add(interface, &ports);
-            }
-        }
-        let routes =
-            config.routes.iter().map(|r| route(&interfaces, r)).collect::<Result<_, _>>()?;
-        let sysctls = sysctls(&config.sysctls)?;
-        let mut engine = Engine::new(Setup {
-            routes,
-            rules_v4: load(&config.rules_v4, Family::V4, sets)?,
-            rules_v6: load(&config.rules_v6, Family::V6, sets)?,
-            sysctls,
-            host_port: None,
-            steering: 0x7131_9e37,
-            seed: [7; 32],
-            interfaces,
-        });
+        let (now, unix_nanos) = (Instant::from_secs(3600), 1_767_268_800_000_000_000);
+        let mut engine = engine(config, sets)?;
         if let Some(mode) = short_way_wanted() {
             engine.set_short_way(mode);
         }
-        for (name, addr, mac) in &config.neighbours {
-            let id = engine.interfaces().by_name(name);
-            let id = id.ok_or_else(|| SimError::Interface(name.clone()))?;
-            engine.set_neighbour(id, *addr, *mac);
-        }
-        let (now, unix_nanos) = (Instant::from_secs(3600), 1_767_268_800_000_000_000);
         engine.set_time(now, unix_nanos);
         let shards = engine.divide(shards);
-        let mut sim = Self { engine, forwarder: None, shards, now, unix_nanos, sent: Vec::new() };
+        let arrival = arrival_wanted().unwrap_or_default();
+        let (sent, forwarder) = (Vec::new(), None);
+        let mut sim =
+            Self { engine, forwarder, shards, now, unix_nanos, sent, arrival, arrived: 0 };
         if std::env::var_os(LEASES).is_some() {
             sim.lease_all();
         }
@@ -213,7 +199,12 @@ impl Sim {
             self.engine.outbox().push((egress, owned));
         }
         if self.forwarder.is_some() {
-            self.engine.lease_wanted();
+            self.engine.give_back();
+            for number in 0..self.shards.count() {
+                let mut shard = self.shards.lock(number);
+                shard.set_time(self.now);
+                shard.lease_wanted();
+            }
         }
         self.gather();
         Ok(())
@@ -223,7 +214,45 @@ impl Sim {
     pub fn input(&mut self, port: PortId, frame: Frame<'_>) -> Fate {
         let len = frame.bytes().len();
         self.engine.counters_mut().received[usize::from(port.0)].count(len);
-        self.engine.input(port, frame)
+        if self.shards.count() < 2 {
+            return self.engine.input(port, frame);
+        }
+        self.input_at(self.worker(&frame), port, frame)
+    }
+
+    /// What the worker of a shard does with a frame, and those to whom it is handed over.
+    fn input_at(&mut self, mut worker: usize, port: PortId, mut frame: Frame<'_>) -> Fate {
+        self.engine.give_back();
+        self.arrived += 1;
+        let (mut last, mut at_hand) = (false, AtHand::default());
+        loop {
+            let mut shard = self.shards.lock(worker);
+            shard.set_time(self.now);
+            match shard.receive(port, &mut frame, last, &mut at_hand) {
+                Place::Done(fate) => return fate,
+                Place::Elsewhere(onward) => (worker, last) = (onward.shard, onward.last),
+                Place::Here | Place::Unknown => break,
+            }
+        }
+        self.engine.lend(worker);
+        let fate = self.engine.go_on(port, frame, &mut at_hand);
+        self.engine.give_back();
+        fate
+    }
+
+    /// The worker that receives a frame.
+    fn worker(&self, frame: &Frame<'_>) -> usize {
+        let shards = self.shards.count();
+        match self.arrival {
+            Arrival::Home => steer::flow(frame.bytes())
+                .map_or(0, |flow| tidegate_nat::home(self.engine.steering(), shards, &flow)),
+            Arrival::Scattered => self.arrived % shards,
+        }
+    }
+
+    /// Says which worker receives frames.
+    pub fn set_arrival(&mut self, arrival: Arrival) {
+        self.arrival = arrival;
     }
 
     /// Moves the clock, timers going off on the way.
@@ -293,6 +322,9 @@ impl Sim {
     }
 
     fn gather(&mut self) {
+        while self.engine.is_behind() {
+            self.engine.sweep();
+        }
         self.engine.settle(false);
         let out = std::mem::take(self.engine.outbox());
         self.sent.extend(out.into_iter().map(|(port, frame)| {
@@ -300,6 +332,40 @@ impl Sim {
             (port, flying)
         }));
     }
+}
+
+/// The engine of such a gateway, before it is divided into shards ([`crate::gateway::Gateway::new`]).
+pub fn engine(config: &SimConfig, sets: &filter::Sets) -> Result<Engine, SimError> {
+    let mut interfaces = Interfaces::new();
+    for wanted in &config.interfaces {
+        let mut interface = Interface::new(&wanted.name, wanted.mac, wanted.mtu);
+        interface.addresses.clone_from(&wanted.addresses);
+        if wanted.ports.is_empty() {
+            interfaces.add(interface, &[&wanted.name]);
+        } else {
+            interface.kind = crate::engine::Kind::Bridge;
+            let ports: Vec<_> = wanted.ports.iter().map(String::as_str).collect();
+            interfaces.add(interface, &ports);
+        }
+    }
+    let routes = config.routes.iter().map(|r| route(&interfaces, r)).collect::<Result<_, _>>()?;
+    let sysctls = sysctls(&config.sysctls)?;
+    let mut engine = Engine::new(Setup {
+        routes,
+        rules_v4: load(&config.rules_v4, Family::V4, sets)?,
+        rules_v6: load(&config.rules_v6, Family::V6, sets)?,
+        sysctls,
+        host_port: None,
+        steering: 0x7131_9e37,
+        seed: [7; 32],
+        interfaces,
+    });
+    for (name, addr, mac) in &config.neighbours {
+        let id = engine.interfaces().by_name(name);
+        let id = id.ok_or_else(|| SimError::Interface(name.clone()))?;
+        engine.set_neighbour(id, *addr, *mac);
+    }
+    Ok(engine)
 }
 
 /// What the environment wants of all simulated gateways: `TIDEGATE_SHORT_WAY=off`, `on`, or
@@ -310,6 +376,15 @@ fn short_way_wanted() -> Option<ShortWay> {
         "on" => Some(ShortWay::On),
         "compared" => Some(ShortWay::Compared),
         other => panic!("TIDEGATE_SHORT_WAY={other}"),
+    }
+}
+
+/// The same for [`Arrival`]: `TIDEGATE_SIM_ARRIVAL=home` or `scattered`.
+fn arrival_wanted() -> Option<Arrival> {
+    match std::env::var("TIDEGATE_SIM_ARRIVAL").ok()?.as_str() {
+        "home" => Some(Arrival::Home),
+        "scattered" => Some(Arrival::Scattered),
+        other => panic!("TIDEGATE_SIM_ARRIVAL={other}"),
     }
 }
 

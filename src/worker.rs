@@ -1,12 +1,14 @@
 //! A worker: one thread with its own queue of every device. The loop is the whole of it:
-//! rx burst, forward, tx burst, timers.
+//! rx burst, forward, tx burst, what others have handed over, timers.
 //!
-//! The engine is shared by the workers and held for one burst at a time; receiving and sending,
-//! which is where the time goes, happen without it.
+//! A worker has its shard to itself. The engine is shared by the workers and held for what is left of
+//! a burst when a packet needs it; receiving and sending, which is where the time goes, happen without
+//! it.
 
-use crate::engine::{Counters, Drop, Fate, OwnedFrame, PortId, TICK};
-use crate::gateway::Gateway;
-use crate::io::{BURST, Outgoing, Receive, Sent, Transmit};
+use crate::engine::{Counters, Drop, Fate, OwnedFrame, PortId};
+use crate::gateway::{Gateway, Handed};
+use crate::handover::{Bell, HandOver};
+use crate::io::{BURST, BURST_BYTES, Outgoing, Receive, Sent, Transmit};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
@@ -68,6 +70,8 @@ pub struct Worker {
     pub sent: Vec<Sent>,
     /// Devices to use from now on; whoever sends one wakes the worker.
     pub inbox: Receiver<(PortId, Device)>,
+    /// Between it and the other workers.
+    pub handover: HandOver,
     /// Told of a device that doesn't exist any more.
     pub gone: Box<dyn Fn(PortId) + Send>,
 }
@@ -140,8 +144,8 @@ impl Patience {
 const RETRY: Duration = Duration::from_millis(200);
 
 impl Worker {
-    /// Prepares waiting for frames; the waker ends a wait.
-    pub fn poll(&self) -> io::Result<(Poll, Waker)> {
+    /// Prepares waiting for frames; the bell ends a wait.
+    pub fn poll(&self) -> io::Result<(Poll, Arc<Bell>)> {
         let poll = Poll::new()?;
         for (number, device) in self.devices.iter().enumerate() {
             if let Some(fd) = device.receive.fd() {
@@ -150,11 +154,11 @@ impl Worker {
             }
         }
         let waker = Waker::new(poll.registry(), WAKE)?;
-        Ok((poll, waker))
+        Ok((poll, Bell::new(waker)))
     }
 
     /// Runs until it is told to stop.
-    pub fn run(mut self, mut poll: Poll) -> io::Result<()> {
+    pub fn run(mut self, mut poll: Poll, bell: &Bell) -> io::Result<()> {
         let mut events = Events::with_capacity(64);
         let mut next_tick = self.clock.now();
         let mut failed = Failures::default();
@@ -178,6 +182,7 @@ impl Worker {
                     }
                 }
             }
+            busy |= self.burst_handed();
             let now = self.clock.now();
             let mut wait = next_tick - now;
             if wait.is_zero() {
@@ -188,9 +193,12 @@ impl Worker {
             if busy || self.spin(&mut patience) {
                 continue;
             }
-            count_sent(&mut self.sent, self.gateway.engine().counters_mut());
+            let Self { gateway, sent, handover, shard, .. } = &mut self;
+            gateway.count(*shard, |counters| count_sent(sent, handover, counters));
             let began = std::time::Instant::now();
-            if wait_for_frames(&mut poll, &mut events, failed.limit(wait))? {
+            let wait = failed.limit(wait);
+            let slept = self.handover.sleep(|| wait_for_frames(&mut poll, &mut events, wait));
+            if slept.transpose()? == Some(true) && bell.was_called() {
                 next_tick = self.clock.now();
             }
             patience.slept(began.elapsed());
@@ -218,14 +226,15 @@ impl Worker {
 
     /// Looks at the rings for a moment before going to sleep, while that is likely to pay. True if
     /// frames have come.
-    fn spin(&self, patience: &mut Patience) -> bool {
+    fn spin(&mut self, patience: &mut Patience) -> bool {
         if !patience.is_worth_it() {
             return false;
         }
         let began = std::time::Instant::now();
         loop {
             for _ in 0..LOOKS {
-                if self.devices.iter().any(|device| device.receive.ready()) {
+                let Self { devices, handover, .. } = self;
+                if devices.iter().any(|device| device.receive.ready()) || handover.ready() {
                     patience.came();
                     return true;
                 }
@@ -245,7 +254,7 @@ impl Worker {
             return Ok(0);
         }
         let mut fates = [Fate::Consumed; BURST];
-        let (own, wants_leases) = {
+        let (own, handed, wants_leases) = {
             let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
             let receive = &mut self.devices[port].receive;
             for (index, fate) in fates[..frames].iter_mut().enumerate() {
@@ -254,33 +263,74 @@ impl Worker {
             if held.has_news() {
                 self.news.announce();
             }
-            count_sent(&mut self.sent, held.counters());
-            (held.take_outbox(), held.wants_leases())
+            count_sent(&mut self.sent, &mut self.handover, held.counters());
+            (held.take_outbox(), held.take_handed(), held.wants_leases())
         };
         let result = self.transmit(port, &fates[..frames]);
         self.devices[port].receive.release();
-        self.transmit_own(own)?;
-        if wants_leases {
-            // Behind the burst's own frames, so that those that come later don't pass them.
+        let own = self.transmit_own(own);
+        self.handover.send(handed);
+        own?;
+        self.lease(wants_leases);
+        result.map(|()| frames)
+    }
+
+    /// One burst of what other workers have handed over; true if there was any. What can't be sent
+    /// will be told by the device itself.
+    fn burst_handed(&mut self) -> bool {
+        if !self.handover.ready() {
+            return false;
+        }
+        let (mut frames, mut fates, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (own, onward, wants_leases) = {
+            let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
+            while frames.len() < BURST
+                && bytes < BURST_BYTES
+                && let Some(Handed { onward, port, mut frame }) = self.handover.take()
+            {
+                bytes += frame.bytes().len();
+                fates.push(held.input_handed(port, &mut frame, onward.last));
+                frames.push(frame);
+            }
+            if held.has_news() {
+                self.news.announce();
+            }
+            count_sent(&mut self.sent, &mut self.handover, held.counters());
+            (held.take_outbox(), held.take_handed(), held.wants_leases())
+        };
+        for egress in egresses(&fates, self.devices.len()) {
+            let wanted = Fate::Transmit(PortId(egress as u16));
+            let mut staged =
+                (0..fates.len()).filter(|index| fates[*index] == wanted).map(|index| {
+                    let frame = &frames[index];
+                    Outgoing { bytes: frame.bytes(), offload: frame.meta.offload }
+                });
+            let sent = self.devices[egress].transmit.send(&mut staged);
+            let wanted = fates.iter().filter(|fate| **fate == wanted).count();
+            if let Err(error) = self.count(egress, wanted, sent) {
+                tracing::debug!(%error, "sending");
+            }
+        }
+        if let Err(error) = self.transmit_own(own) {
+            tracing::debug!(%error, "sending");
+        }
+        self.handover.send(onward);
+        self.lease(wants_leases);
+        true
+    }
+
+    /// Leases what is worth it: behind the burst's own frames, so that those that come later don't
+    /// pass them.
+    fn lease(&self, wanted: bool) {
+        if wanted {
             self.gateway.lease_wanted(self.shard, self.clock.now());
         }
-        result.map(|()| frames)
     }
 
     /// Sends a burst's frames from where they are, egress by egress.
     fn transmit(&mut self, port: usize, fates: &[Fate]) -> io::Result<()> {
-        let pending = fates.iter().fold(0u128, |set, fate| match fate {
-            Fate::Transmit(PortId(egress)) => set | 1 << (egress % 128),
-            Fate::Consumed => set,
-        });
-        if pending == 0 {
-            return Ok(());
-        }
         let mut result = Ok(());
-        for egress in 0..self.devices.len() {
-            if pending & 1 << (egress % 128) == 0 {
-                continue;
-            }
+        for egress in egresses(fates, self.devices.len()) {
             let wanted = Fate::Transmit(PortId(egress as u16));
             let (receive, transmit) = both(&mut self.devices, port, egress);
             let mut staged = (0..fates.len())
@@ -331,7 +381,7 @@ impl Worker {
             let overruns: u64 = self.devices.iter_mut().map(|d| d.receive.overruns()).sum();
             let discards: u64 = self.devices.iter_mut().map(|d| d.receive.discards()).sum();
             let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
-            count_sent(&mut self.sent, held.engine().counters_mut());
+            count_sent(&mut self.sent, &mut self.handover, held.engine().counters_mut());
             let counters = held.engine().counters_mut();
             counters.drop_many(Drop::DeviceOverrun, overruns);
             counters.drop_many(Drop::DeviceDiscard, discards);
@@ -340,7 +390,7 @@ impl Worker {
                 self.news.announce();
             }
             let engine = held.engine();
-            let wait = if engine.is_waiting() { TICK } else { Duration::from_millis(500) };
+            let wait = engine.next_tick();
             (std::mem::take(engine.outbox()), wait)
         };
         if let Err(error) = self.transmit_own(own) {
@@ -350,8 +400,22 @@ impl Worker {
     }
 }
 
+/// The ports, of so many, that frames with these fates leave by, and perhaps some more.
+fn egresses(fates: &[Fate], ports: usize) -> impl Iterator<Item = usize> + use<> {
+    let pending = fates.iter().fold(0u128, |set, fate| match fate {
+        Fate::Transmit(PortId(egress)) => set | 1 << (egress % 128),
+        Fate::Consumed => set,
+    });
+    let ports = if pending == 0 { 0 } else { ports };
+    (0..ports).filter(move |egress| pending & 1 << (egress % 128) != 0)
+}
+
 /// Adds what was remembered to the counters.
-fn count_sent(sent: &mut [Sent], counters: &mut Counters) {
+fn count_sent(sent: &mut [Sent], handover: &mut HandOver, counters: &mut Counters) {
+    let lost = handover.take_lost();
+    if lost > 0 {
+        counters.drop_many(Drop::HandoverFull, lost);
+    }
     let mut refused = 0;
     for (sent, total) in sent.iter_mut().zip(&mut counters.sent) {
         total.packets += sent.frames as u64;

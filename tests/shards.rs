@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use std::time::Duration;
 use tidegate::conntrack::Entry;
 use tidegate::conntrack::gateway::entries;
-use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
+use tidegate::sim::{Arrival, Sim, SimConfig, SimInterface, SimRoute};
 use tidegate_filter::{SaveStyle, Sets};
 use tidegate_packet::builder::{self, Ip, Tcp};
 use tidegate_packet::{Addr, Family, MacAddr, ethernet, protocol, tcp};
@@ -72,10 +72,22 @@ fn config(max: u32) -> SimConfig {
         rules_v6: String::new(),
         sysctls: format!(
             "net.ipv4.ip_forward = 1\nnet.netfilter.nf_conntrack_max = {max}\n\
-             net.netfilter.nf_conntrack_acct = 1\n"
+             net.netfilter.nf_conntrack_acct = 1\n\
+             net.netfilter.nf_conntrack_tcp_timeout_established = 200\n"
         ),
     }
 }
+
+/// A number of shards, and which of their workers gets a frame.
+const WAYS: [(usize, Arrival); 7] = [
+    (1, Arrival::Home),
+    (2, Arrival::Home),
+    (3, Arrival::Home),
+    (8, Arrival::Home),
+    (2, Arrival::Scattered),
+    (3, Arrival::Scattered),
+    (8, Arrival::Scattered),
+];
 
 /// Gateways that must not differ.
 struct Alike {
@@ -87,8 +99,12 @@ struct Alike {
 
 impl Alike {
     fn new(seed: u64, max: u32) -> Self {
-        let sim = |n| Sim::with_shards(&config(max), &Sets::new(), n).unwrap();
-        let sims = SHARDS.into_iter().map(sim).collect();
+        let sim = |(shards, arrival)| {
+            let mut sim = Sim::with_shards(&config(max), &Sets::new(), shards).unwrap();
+            sim.set_arrival(arrival);
+            sim
+        };
+        let sims = WAYS.into_iter().map(sim).collect();
         Self { sims, rng: StdRng::seed_from_u64(seed), sent: Vec::new() }
     }
 
@@ -98,12 +114,12 @@ impl Alike {
 
     fn inject(&mut self, port: &str, frame: &[u8]) {
         let mut first = None;
-        for (sim, shards) in self.sims.iter_mut().zip(SHARDS) {
+        for (sim, shards) in self.sims.iter_mut().zip(WAYS) {
             sim.inject(port, frame.to_vec()).unwrap();
             let sent = sim.collect();
             match &first {
                 None => first = Some(sent),
-                Some(first) => assert_eq!(first, &sent, "{shards} shards, {frame:02x?}"),
+                Some(first) => assert_eq!(first, &sent, "{shards:?}, {frame:02x?}"),
             }
         }
         let sent = first.unwrap().into_iter().map(|(port, flying)| (port, flying.bytes));
@@ -137,13 +153,13 @@ impl Alike {
             (list, rules, drops, connections, mappings, lines, sim.stats())
         });
         let first = views.next().unwrap();
-        for (view, shards) in views.zip(&SHARDS[1..]) {
-            assert_eq!(first.0, view.0, "{shards} shards: connections");
-            assert_eq!(first.1, view.1, "{shards} shards: rules");
+        for (view, shards) in views.zip(&WAYS[1..]) {
+            assert_eq!(first.0, view.0, "{shards:?}: connections");
+            assert_eq!(first.1, view.1, "{shards:?}: rules");
             assert_eq!(
                 (&first.2, &first.3, &first.4, &first.5, &first.6),
                 (&view.2, &view.3, &view.4, &view.5, &view.6),
-                "{shards} shards"
+                "{shards:?}"
             );
         }
     }
@@ -280,9 +296,16 @@ fn any_number_of_shards_does_the_same() {
             }
         }
         assert!(alike.sims[0].connections() > 5);
-        // Half-open ones and datagrams are forgotten everywhere.
-        alike.advance(Duration::from_secs(200));
+        // Some flows live elsewhere than at home, and there are signs to them.
+        assert!(alike.sims[1..].iter().all(|sim| sim.engine().signs() > 0));
+        alike.advance(Duration::from_secs(400));
         alike.compare();
+        // Wherever a frame arrived it had its short way.
+        let taken: Vec<u64> = alike.sims.iter().map(Sim::taken_short_way).collect();
+        assert!(taken.iter().all(|n| *n > 5) && taken[1..4] == taken[4..], "{taken:?}");
+        for sim in &alike.sims {
+            assert_eq!((sim.connections(), sim.engine().signs()), (0, 0));
+        }
     }
 }
 
@@ -320,5 +343,42 @@ fn the_bound_holds_over_all_shards() {
         assert_eq!((sim.connections(), stats.early_drop, stats.table_full), (50, 453, 0));
         let assured = sim.each(entries).into_iter().flatten();
         assert_eq!(assured.filter(|entry| entry.status & 4 != 0).count(), 3, "{shards} shards");
+    }
+}
+
+/// Every packet of a forwarded flow whose port was changed has its short way, in both directions and
+/// whoever receives it: its connection lives elsewhere than its answers are at home.
+#[test]
+fn flows_with_changed_ports_have_their_short_way() {
+    let (host, far, gateway) = (addr("192.168.0.4"), addr("198.51.100.1"), addr("203.0.113.1"));
+    for (shards, arrival) in WAYS {
+        let mut sim = Sim::with_shards(&config(1000), &Sets::new(), shards).unwrap();
+        sim.set_arrival(arrival);
+        let mut way = |out: bool, far_port: u16| {
+            let (port, src, dst, (sport, dport)) = match out {
+                true => ("lan0", host, far, (53, far_port)),
+                false => ("wan0", far, gateway, (far_port, 8005)),
+            };
+            let packet = builder::udp(Ip::new(src, dst, protocol::UDP), sport, dport, b"x");
+            sim.inject(port, framed(port, &packet)).unwrap();
+            assert_eq!(sim.collect().len(), 1);
+            (sim.taken_short_way(), sim.engine().signs())
+        };
+        let mut signs = 0;
+        for far_port in 5000..5040 {
+            // Those that something is decided about.
+            for out in [false, true, false, true] {
+                way(out, far_port);
+            }
+            let (before, _) = way(false, far_port);
+            for n in 1..=10 {
+                let (taken, there) = way(n % 2 == 1, far_port);
+                assert_eq!(taken - before, n, "{shards} {arrival:?} {far_port}");
+                signs = there;
+            }
+        }
+        // In two shards half of them are at home with both directions.
+        assert_eq!(signs > 10, shards > 1, "{signs}");
+        assert!(signs <= 40);
     }
 }

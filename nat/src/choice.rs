@@ -78,7 +78,8 @@ impl Choice<'_> {
             max => max as usize,
         };
         if self.table.mappings.len() >= most {
-            self.table.mappings.expire(self.now);
+            // One will do.
+            self.table.mappings.expire(self.now, &mut 64);
             if self.table.mappings.len() >= most {
                 return None;
             }
@@ -273,12 +274,6 @@ impl Conntrack {
     /// How many endpoint-independent mappings there are.
     pub fn mappings(&self) -> usize {
         self.mappings.len()
-    }
-
-    /// Whether a connection came in by a mapping that masquerading on this interface has made.
-    pub(crate) fn came_in_by(&self, conn: &Connection, interface: u32) -> bool {
-        let mapping = self.mappings.get(conn.mappings()[1]);
-        mapping.is_some_and(|m| m.masqueraded && m.interface == interface)
     }
 }
 

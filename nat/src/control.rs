@@ -197,10 +197,7 @@ impl Conntrack {
             return Err(Refused::Exists);
         }
         if self.settings.max != 0 && self.total() >= self.settings.max as usize {
-            if !self.any(|table| table.drop_early(now)) {
-                return Err(Refused::Full);
-            }
-            self.stats.early_drop += 1;
+            self.make_room(now).ok_or(Refused::Full)?;
         }
         let proto = match (original.protocol, state) {
             (protocol::TCP, Some(state)) => Proto::Tcp(TcpTrack::by_hand(state)),

@@ -208,6 +208,8 @@ impl Conntrack {
         expectation: Expectation,
         any_master: bool,
     ) -> Result<(), Refused> {
+        // What is over is in nobody's way.
+        self.expire_expected(self.mappings.seen, &mut 256);
         let of = |e: &Expectation| any_master || e.master == expectation.master;
         let same = |e: &Expectation| of(e) && e.equals(&expectation);
         let mut replaced = None;
@@ -391,9 +393,12 @@ impl Conntrack {
         Some(found.master.shard())
     }
 
-    /// Removes the expectations whose time is over.
-    pub(crate) fn expire_expected(&mut self, now: Instant) {
-        while let Some(slot) = self.expectations.wheel.pop(now) {
+    /// Removes the expectations whose time is over, as long as something is `left` to be done.
+    pub(crate) fn expire_expected(&mut self, now: Instant, left: &mut usize) {
+        while *left > 0
+            && let Some(slot) = self.expectations.wheel.pop(now)
+        {
+            *left -= 1;
             match self.expectations.get(slot).map(|e| e.deadline) {
                 Some(deadline) if deadline > now => self.expectations.wheel.arm(slot, deadline),
                 Some(_) => {

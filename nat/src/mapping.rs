@@ -9,6 +9,7 @@
 //! `nf_conntrack_udp_timeout_stream` afterwards (RFC 4787 REQ-5 asks for two minutes, which is the
 //! default). Packets in both directions prolong connections, and with them the mapping (REQ-6).
 
+use std::ops::Range;
 use std::time::Duration;
 
 use tidegate_packet::{Addr, Instant, protocol};
@@ -255,10 +256,12 @@ impl Mappings {
         }
     }
 
-    /// Removes what has run out.
-    pub(crate) fn expire(&mut self, now: Instant) {
-        self.seen = now;
-        while let Some(id) = self.wheel.pop(now) {
+    /// Removes what has run out, as long as something is `left` to be done.
+    pub(crate) fn expire(&mut self, now: Instant, left: &mut usize) {
+        while *left > 0
+            && let Some(id) = self.wheel.pop(now)
+        {
+            *left -= 1;
             match self.get(id) {
                 Some(m) if m.users == 0 && m.deadline <= now => self.remove(id),
                 Some(m) if m.users == 0 => {
@@ -274,13 +277,26 @@ impl Mappings {
         self.wheel.next()
     }
 
-    /// Removes those that no connection uses and that `which` names.
-    pub(crate) fn remove_unused(&mut self, which: impl Fn(&Mapping) -> bool) {
-        for id in 0..self.end {
+    /// All numbers of mappings are below.
+    pub(crate) fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// Removes those of these numbers that no connection uses and that `which` names, and says how
+    /// many.
+    pub(crate) fn remove_unused(
+        &mut self,
+        numbers: Range<u32>,
+        which: impl Fn(&Mapping) -> bool,
+    ) -> usize {
+        let mut gone = 0;
+        for id in numbers.start..numbers.end.min(self.end) {
             if self.get(id).is_some_and(|m| m.users == 0 && which(m)) {
                 self.remove(id);
+                gone += 1;
             }
         }
+        gone
     }
 
     fn remove(&mut self, id: u32) {
@@ -339,7 +355,7 @@ mod tests {
         all.hold(id, Some(peer));
         all.hold(id, Some(peer));
         all.hold(id, None);
-        all.expire(at(1000));
+        all.expire(at(1000), &mut 100);
         assert_eq!(all.of_outside(outside, at(1000)), Some(id));
         assert!(all.admits(id, peer) && !all.admits(id, other));
         all.release(id, Some(peer), at(1100));
@@ -349,7 +365,7 @@ mod tests {
         all.release(id, None, at(1300));
         assert_eq!(all.of_outside(outside, at(1299)), Some(id));
         assert_eq!(all.of_outside(outside, at(1300)), None);
-        all.expire(at(1301));
+        all.expire(at(1301), &mut 100);
         assert_eq!(all.len(), 0);
         assert!(all.inside.is_empty() && all.outside.is_empty() && all.permits.is_empty());
     }

@@ -17,6 +17,7 @@ use tidegate_packet::{Addr, Instant, Parsed, protocol};
 
 use crate::gre::Calls;
 use crate::hash::HashKey;
+use crate::signs::Sign;
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
 use crate::{Connection, Direction, TcpState, Tuple, icmp, icmp_error};
@@ -35,7 +36,11 @@ pub const SHARDS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Shared {
     others: Option<Arc<dyn Others>>,
-    shards: u8,
+    pub(crate) shards: u8,
+    /// Secret of [`home`].
+    pub(crate) steering: u32,
+    /// To be put up or taken down.
+    pub(crate) signs: Vec<Sign>,
     registry: Registry,
     sources: HashTable<Source>,
     /// Flows with a translated source so far.
@@ -53,6 +58,8 @@ impl Default for Shared {
         Self {
             others: None,
             shards: 1,
+            steering: 0,
+            signs: Vec::new(),
             registry: Registry::default(),
             sources: HashTable::new(),
             flows: 0,
@@ -146,6 +153,7 @@ impl Shared {
             return;
         }
         self.registry.enter(hashes, shard);
+        self.sign(conn, hashes, shard, true);
         let Some(end) = mapped_source(conn) else { return };
         self.flows = self.flows.wrapping_add(1);
         // With several tables nothing else is in its place.
@@ -168,6 +176,7 @@ impl Shared {
             return;
         }
         self.registry.leave(hashes, shard);
+        self.sign(conn, hashes, shard, false);
         if mapped_source(conn).is_none() {
             return;
         }
@@ -224,7 +233,9 @@ fn fold(addr: Addr) -> u32 {
 
 impl Conntrack {
     /// Says that this table is one of several. All of them need the same key, and numbers from 0 on.
-    pub fn divide(&mut self, shards: usize, others: Arc<dyn Others>) {
+    /// `steering` is the key of [`home`].
+    pub fn divide(&mut self, shards: usize, steering: u32, others: Arc<dyn Others>) {
+        self.shared.steering = steering;
         self.shared.shards = shards.clamp(1, SHARDS_MAX) as u8;
         self.shared.others = Some(others);
     }
@@ -242,6 +253,11 @@ impl Conntrack {
     #[inline]
     pub fn total(&self) -> usize {
         self.shared.connections
+    }
+
+    /// Tuples that the registry knows: two of each connection, and none with one shard.
+    pub fn tuples(&self) -> usize {
+        self.shared.registry.parts.iter().map(HashTable::len).sum()
     }
 
     /// Lets `work` have the table of a shard. `None` if there is no such shard.

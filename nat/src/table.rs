@@ -1,6 +1,6 @@
 //! The table of connections and a packet's way through it.
 
-use tidegate_packet::{Family, Instant, Parsed, Transport, protocol};
+use tidegate_packet::{Instant, Parsed, Transport, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
 use crate::event::{Before, Changes, EventKind, Events};
@@ -17,6 +17,7 @@ use crate::shared::Shared;
 use crate::slots::conn_of;
 use crate::stats::Stats;
 use crate::store::Slots;
+use crate::sweep::{Room, Sweep};
 use crate::tcp::{self, TcpVerdict};
 use crate::tracked::{ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Role, State, Tracked};
 use crate::{Manip, Tuple, generic, icmp, icmp_error, udp};
@@ -37,6 +38,7 @@ pub struct Conntrack {
     pub(crate) shared: Box<Shared>,
     /// Which shard's it is.
     pub(crate) number: u8,
+    pub(crate) sweep: Sweep,
     /// Where the search for a victim goes on when the table is full.
     pub(crate) victim: u32,
     pub(crate) events: Events,
@@ -66,6 +68,7 @@ impl Conntrack {
             expectations: Box::default(),
             shared: Box::default(),
             number,
+            sweep: Sweep::default(),
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
@@ -412,13 +415,12 @@ impl Conntrack {
         }
         let mut made_room = false;
         if self.settings.max != 0 && self.total() >= self.settings.max as usize {
-            if !self.any(|table| table.drop_early(now)) {
+            let Some(room) = self.make_room(now) else {
                 self.stats.drop += 1;
                 self.stats.table_full += 1;
                 return Err(ConfirmDrop::TableFull);
-            }
-            self.stats.early_drop += 1;
-            made_room = true;
+            };
+            made_room = room == Room::ThrownOut;
         }
         let Entry::Own(mut conn) = std::mem::replace(&mut tracked.entry, Entry::None) else {
             return Ok(Confirmed::Nothing);
@@ -435,33 +437,6 @@ impl Conntrack {
         }
         tracked.entry = Entry::Known(id);
         Ok(if made_room { Confirmed::InsertedForAnother(id) } else { Confirmed::Inserted(id) })
-    }
-
-    /// Removes all connections whose time is over and says how many there were.
-    pub fn expire(&mut self, now: Instant) -> usize {
-        self.expire_expected(now);
-        let mut ended = 0;
-        while let Some(slot) = self.wheel.pop(now) {
-            let Some(conn) = self.slots.get(slot) else { continue };
-            if conn.deadline <= now {
-                self.remove(slot);
-                ended += 1;
-            } else {
-                let deadline = conn.deadline;
-                self.wheel.arm(slot, deadline);
-            }
-        }
-        self.mappings.expire(now);
-        ended
-    }
-
-    /// When [`Conntrack::expire`] should be called next; nothing can expire before.
-    pub fn next_expiry(&self) -> Option<Instant> {
-        let Self { wheel, expectations, mappings, .. } = self;
-        [wheel.next(), expectations.next_expiry(), mappings.next_expiry()]
-            .into_iter()
-            .flatten()
-            .min()
     }
 
     /// What has been counted.
@@ -509,51 +484,5 @@ impl Conntrack {
     /// Removes a connection.
     pub fn delete(&mut self, id: ConnId) -> bool {
         self.get(id).is_some() && self.remove(id.slot).is_some()
-    }
-
-    /// Removes all connections.
-    pub fn flush(&mut self) -> usize {
-        let gone = self.delete_if(|_| true);
-        self.mappings.remove_unused(|_| true);
-        gone
-    }
-
-    /// Removes the connections that `which` names, and says how many.
-    pub fn delete_if(&mut self, mut which: impl FnMut(&Connection) -> bool) -> usize {
-        let mut gone = 0;
-        for slot in 0..self.slots.places() as u32 {
-            if self.slots.get(slot).is_some_and(&mut which) {
-                self.remove(slot);
-                gone += 1;
-            }
-        }
-        gone
-    }
-
-    /// Starts a family's established TCP connections from new windows with their next segments,
-    /// because segments have passed unseen: tracking was off for a while (`nf_ct_tcp_fixup`).
-    pub fn forget_windows(&mut self, family: Family) {
-        for conn in self.slots.iter_mut() {
-            let this_family = conn.original().src.family() == family;
-            if let (true, Proto::Tcp(track)) = (this_family, &mut conn.proto) {
-                track.forget_windows();
-            }
-        }
-    }
-
-    /// Removes what was masqueraded for an interface whose address has changed.
-    pub fn forget_masqueraded(&mut self, interface: u32) -> usize {
-        let by_mapping: Vec<u32> = self
-            .iter()
-            .filter(|(_, conn)| self.came_in_by(conn, interface))
-            .map(|(id, _)| id.slot)
-            .collect();
-        let mut gone = by_mapping.len();
-        for slot in by_mapping {
-            self.remove(slot);
-        }
-        gone += self.delete_if(|conn| conn.masqueraded() == Some(interface));
-        self.mappings.remove_unused(|m| m.masqueraded && m.interface == interface);
-        gone
     }
 }

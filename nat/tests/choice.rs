@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gateway, Rules, addr, ip, show, to, to_range};
-use tidegate_nat::{ConfirmDrop, Range, Settings, Tuple};
+use tidegate_nat::{ConfirmDrop, Order, Range, Settings, Tuple};
 use tidegate_packet::builder::{self, Tcp, echo, tcp, udp};
 use tidegate_packet::{Parsed, protocol};
 
@@ -275,7 +275,14 @@ fn masqueraded_connections_go_with_their_address() {
         gw.table.confirm(&mut tracked, gw.now).unwrap();
         assert!(gw.table.check_egress(&tracked, interface));
     }
-    assert_eq!(gw.table.forget_masqueraded(0), 1);
+    // The address that the first was masqueraded to is gone.
+    let kept = vec![addr("203.0.113.9")];
+    gw.table.order(Order::ForgetMasqueraded { interface: 0, kept });
+    assert_eq!((gw.table.expire(gw.now), gw.table.len()), (0, 1));
+    // That of the second is not.
+    let kept = vec![addr("192.168.0.5")];
+    gw.table.order(Order::ForgetMasqueraded { interface: 8, kept });
+    assert_eq!((gw.table.expire(gw.now), gw.table.len()), (0, 1));
     let bytes = datagram("192.168.0.5", 2, "8.8.8.8", 53);
     let packet = Parsed::parse(&bytes).unwrap();
     let tracked = gw.table.track(&packet, &bytes, true, gw.now);

@@ -11,12 +11,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_nat::{
-    ConnId, Connection, Create, Direction, Expectation, Refused, Stats, TcpState, Tuple, Update,
+    ConnId, Connection, Conntrack, Create, Direction, Expectation, Refused, Stats, TcpState, Tuple,
+    Update,
 };
 use tidegate_packet::Addr;
 
 /// Places that are looked at while the engine is locked: a few hundred microseconds at most.
 const SLICE: usize = 2048;
+/// Connections that are changed or removed under one lock.
+const AT_ONCE: usize = 256;
 /// Entries after which an answer is complete.
 const PAGE: usize = 1024;
 /// Slices after which it is, too, though little was found.
@@ -49,6 +52,9 @@ pub fn answer(
     ask: Ask,
     moment: Moment,
 ) -> Tell {
+    if !matches!(ask, Ask::Next | Ask::Walk { cursor: 1.., .. }) {
+        gateway.finish_sweep(moment.now, moment.unix_nanos);
+    }
     match ask {
         Ask::Walk { filter, action, cursor } => {
             walk(gateway, peer.pid, &filter, &action, cursor, moment)
@@ -181,36 +187,50 @@ fn act(
     action: &Action,
     moment: Moment,
 ) -> Result<Vec<Entry>, Fault> {
-    let entries = |meant: Vec<(ConnId, Entry)>| meant.into_iter().map(|(_, entry)| entry).collect();
-    if meant.is_empty() || *action == Action::List {
-        return Ok(entries(meant));
+    if *action == Action::List {
+        return Ok(meant.into_iter().map(|(_, entry)| entry).collect());
     }
-    let each = |engine: &mut Lent<'_>| {
-        let table = engine.conntrack_mut();
+    let mut done = Vec::new();
+    let mut meant = meant.into_iter().peekable();
+    while meant.peek().is_some() {
+        let some = meant.by_ref().take(AT_ONCE);
+        gateway.with(shard, |engine| {
+            authored(engine, author, moment, |engine| {
+                act_on(engine.conntrack_mut(), some, action, moment, &mut done)
+            })
+        })?;
+    }
+    Ok(done)
+}
+
+/// Does it to some of them, and adds those that it was done to.
+fn act_on(
+    table: &mut Conntrack,
+    meant: impl Iterator<Item = (ConnId, Entry)>,
+    action: &Action,
+    moment: Moment,
+    done: &mut Vec<Entry>,
+) -> Result<(), Fault> {
+    for (id, entry) in meant {
         match action {
-            Action::List => {}
-            Action::Zero => meant.iter().for_each(|(id, _)| table.zero_counters(*id)),
-            Action::Delete => {
-                return Ok(entries(
-                    meant.into_iter().filter(|(id, _)| table.delete(*id)).collect(),
-                ));
+            Action::List => done.push(entry),
+            Action::Zero => {
+                table.zero_counters(id);
+                done.push(entry);
             }
+            Action::Delete if table.delete(id) => done.push(entry),
+            Action::Delete => {}
             Action::Update(change) => {
-                let mut done = Vec::new();
-                for (id, entry) in meant {
-                    let Some(update) = update_of(change, &entry)? else { continue };
-                    if table.update(id, &update, moment.now).is_ok()
-                        && let Some(conn) = table.get(id)
-                    {
-                        done.push(Entry { uses: Some(2), ..Entry::of(id, conn, moment) });
-                    }
+                let Some(update) = update_of(change, &entry)? else { continue };
+                if table.update(id, &update, moment.now).is_ok()
+                    && let Some(conn) = table.get(id)
+                {
+                    done.push(Entry { uses: Some(2), ..Entry::of(id, conn, moment) });
                 }
-                return Ok(done);
             }
         }
-        Ok(entries(meant))
-    };
-    gateway.with(shard, |engine| authored(engine, author, moment, each))
+    }
+    Ok(())
 }
 
 /// What has to be done to a connection for a change; nothing if it is so already.
@@ -296,7 +316,7 @@ fn expected(engine: &mut Lent<'_>, which: &Which, delete: bool, moment: Moment) 
     };
     let table = engine.conntrack_mut();
     table.set_event_time(moment.now);
-    let found = table.expectations().filter(|e| meant(e));
+    let found = table.expectations().filter(|e| meant(e) && e.deadline > moment.now);
     let found: Vec<Expected> = found.filter_map(|e| Expected::of(table, e, moment)).collect();
     if delete {
         // Those whose masters are in other tables are for those.

@@ -36,6 +36,7 @@ pub(super) struct Control {
 impl Handler for Control {
     fn status(&self) -> Status {
         let counters = self.gateway.counters();
+        self.gateway.finish_sweep(self.clock.now(), unix_nanos());
         let connections = self.gateway.connections() as u64;
         let engine = self.gateway.engine();
         let interfaces = engine.interfaces().iter().filter(|(_, i)| i.name != "lo");

@@ -125,6 +125,8 @@ reasons! {
     DeviceRefused = "device_refused",
     /// The device's queue overflowed before the gateway could read it.
     DeviceOverrun = "device_overrun",
+    /// The queue of the worker that the frame's flow belongs to was full.
+    HandoverFull = "handover_full",
     /// The device handed over a frame that was cut short or has an offload that nobody here knows.
     DeviceDiscard = "device_discard",
 }

@@ -29,6 +29,7 @@ mod sanity;
 mod segment;
 pub mod short;
 mod standing;
+pub mod steer;
 mod synproxy;
 mod track;
 mod translate;
@@ -38,11 +39,13 @@ pub use interface::{Interface, InterfaceId, Interfaces, Kind, LOOPBACK, PortId};
 pub use packet::OwnedFrame;
 pub use route::{Routes, StaticRoute, Target};
 pub use rules::{RulesInForce, Superseded};
+pub(crate) use shard::Place;
 pub(crate) use shard::lock;
 pub use shard::{Lent, Shard, Shards};
 pub(crate) use short::AtHand;
 pub(crate) use short::plain;
 pub use short::{Leases, OFTEN, ShortWay};
+pub use steer::Onward;
 
 use crate::conntrack::Moment;
 use crate::io::Frame;
@@ -135,6 +138,9 @@ pub struct Engine {
     short: Box<short::Short>,
     leases: Option<Arc<Leases>>,
     at_hand: AtHand,
+    /// When connections were swept, and whether that came to its end.
+    swept: Instant,
+    behind: bool,
     now: Instant,
     unix_nanos: u64,
 }
@@ -184,6 +190,8 @@ impl Engine {
             short: Box::new(short::Short::new(generation.clone(), host_port)),
             leases: None,
             at_hand: AtHand::default(),
+            swept: Instant::ZERO,
+            behind: false,
             generation,
             now: Instant::ZERO,
             unix_nanos: 0,
@@ -265,15 +273,12 @@ impl Engine {
         }
     }
 
-    /// Does what time has made due. Call it at least every [`TICK`] while [`Engine::is_waiting`],
-    /// and every second otherwise. True if something waits for the manager.
+    /// Does what time has made due. Call it again after [`Engine::next_tick`]. True if something waits for the manager.
     pub fn tick(&mut self) -> bool {
-        let mut news = false;
-        for number in 0..self.shards.count().max(1) {
-            self.lend(number);
-            self.settle_leases();
-            self.conntrack.expire(self.now);
-            news |= self.has_news();
+        let due = !self.behind || self.now - self.swept >= PAUSE;
+        let news = due && self.sweep();
+        if !due {
+            self.lend(0);
         }
         for reassembler in &mut self.reassemblers {
             let given_up = reassembler.expire(self.now);
@@ -303,6 +308,37 @@ impl Engine {
         }
         self.send_own();
         news | self.has_news()
+    }
+
+    /// Removes connections whose time is over and carries out orders to connections, in all shards:
+    /// about [`SWEPT_AT_ONCE`] of them. True if something waits for the manager.
+    pub fn sweep(&mut self) -> bool {
+        let shards = self.shards.count().max(1);
+        let most = (SWEPT_AT_ONCE / shards).max(SWEPT_AT_ONCE / 16);
+        let mut news = false;
+        (self.behind, self.swept) = (false, self.now);
+        for number in 0..shards {
+            self.lend(number);
+            self.settle_leases();
+            self.conntrack.sweep(self.now, most);
+            self.behind |= self.conntrack.is_behind();
+            news |= self.has_news();
+        }
+        news
+    }
+
+    /// When [`Engine::tick`] has to be called again at the latest.
+    pub fn next_tick(&self) -> Duration {
+        match (self.behind, self.is_waiting()) {
+            (true, _) => PAUSE,
+            (false, true) => TICK,
+            (false, false) => IDLE_TICK,
+        }
+    }
+
+    /// Whether [`Engine::sweep`] has left something to be done at once.
+    pub fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// Whether something is due soon: a neighbour was asked.
@@ -438,7 +474,7 @@ impl Engine {
         self.interfaces.set_addresses(id, addresses);
         let lost = before.iter().any(|p| !self.interfaces.get(id).has(p.addr()));
         if lost {
-            self.standing.order(Order::ForgetMasqueraded(u32::from(id.0)));
+            self.standing.order(Order::ForgetMasqueraded(id));
         }
         self.replace_routes(routes);
         let lost = self.neighbours.flush(id);
@@ -529,6 +565,15 @@ impl Engine {
         self.rng.next_u32()
     }
 }
+
+/// Connections that a sweep removes at most: some hundred microseconds' work.
+const SWEPT_AT_ONCE: usize = 512;
+
+/// What packets have to themselves between two sweeps if more is to be done.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How often [`Engine::tick`] is called while the engine waits for nothing.
+const IDLE_TICK: Duration = Duration::from_millis(500);
 
 /// How often [`Engine::tick`] has to be called while the engine waits for something.
 pub const TICK: Duration = Duration::from_millis(50);

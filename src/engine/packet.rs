@@ -205,6 +205,15 @@ impl OwnedFrame {
     }
 }
 
+impl Frame<'_> {
+    /// A copy in memory of its own.
+    pub fn to_owned_frame(&self) -> OwnedFrame {
+        let owned = OwnedFrame::new(self.bytes());
+        let Meta { offload, vlan, .. } = *self.meta;
+        OwnedFrame { meta: Meta { offload, vlan, ..owned.meta }, ..owned }
+    }
+}
+
 /// EtherType of a packet's family.
 pub fn ethertype(parsed: &Parsed) -> u16 {
     match parsed.family {

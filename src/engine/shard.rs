@@ -17,12 +17,13 @@
 
 use super::short::lease::Heavy;
 use super::short::{AtHand, Leases, Short};
+use super::steer::{Onward, Steering};
 use super::{Counters, Engine, Fate, PortId};
 use crate::io::Frame;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use tidegate_nat::{Conntrack, Others, Tracked, Tuple};
+use tidegate_nat::{Conntrack, Others, Signs, Tracked, Tuple};
 use tidegate_packet::Instant;
 
 /// One worker's connections and counters.
@@ -37,6 +38,25 @@ pub struct Shard {
     pub counters: Counters,
     /// Changes that the table knows of ([`Engine::instruct`]).
     instructed: u64,
+    /// Its connections are lent: what is here is an empty table.
+    lent: bool,
+    /// To flows that are at home here and live elsewhere.
+    signs: Signs,
+    steering: Steering,
+    number: usize,
+}
+
+/// Where a frame's way goes on.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// All is done.
+    Done(Fate),
+    /// The long way ([`Engine::go_on`]).
+    Here,
+    /// In the hands of another worker.
+    Elsewhere(Onward),
+    /// Nobody knows until the shard's connections are back.
+    Unknown,
 }
 
 /// All shards of a gateway.
@@ -99,6 +119,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Engine {
     /// Makes this many shards, all empty. To be called once, before packets come.
     pub fn divide(&mut self, shards: usize) -> Shards {
+        let (key, host_port) = (self.steering, self.host_port);
+        let steering = Steering { key, shards, host_port };
         let shard = |number: usize| {
             Mutex::new(Shard {
                 conntrack: Box::new(self.new_table(number as u8)),
@@ -106,10 +128,14 @@ impl Engine {
                 now: self.now,
                 counters: Counters::new(self.interfaces.port_count()),
                 instructed: 0,
+                lent: false,
+                signs: Signs::default(),
+                steering,
+                number,
             })
         };
         let shards = Shards((0..shards.max(1)).map(shard).collect());
-        self.conntrack.divide(shards.count(), Arc::new(shards.clone()));
+        self.conntrack.divide(shards.count(), self.steering, Arc::new(shards.clone()));
         self.shards = shards.clone();
         shards
     }
@@ -123,6 +149,7 @@ impl Engine {
         self.give_back();
         let known = {
             let mut shard = self.shards.lock(number);
+            shard.lent = true;
             exchange(&mut shard, &mut self.conntrack, &mut self.short);
             shard.instructed
         };
@@ -137,9 +164,47 @@ impl Engine {
     #[inline]
     pub fn give_back(&mut self) {
         if let Some(number) = self.lent.take() {
+            self.post_signs();
             let mut shard = self.shards.lock(number);
+            shard.lent = false;
             exchange(&mut shard, &mut self.conntrack, &mut self.short);
         }
+    }
+
+    /// Puts up and takes down signs that the table at work has left.
+    #[inline]
+    fn post_signs(&mut self) {
+        for sign in self.conntrack.take_signs() {
+            self.shards.lock(sign.home()).signs.follow(&sign);
+        }
+    }
+
+    /// As [`Shard::receive`] for a worker that has the engine already.
+    pub(crate) fn receive(
+        &mut self,
+        number: usize,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        last: bool,
+        at_hand: &mut AtHand,
+    ) -> Place {
+        self.lend(number);
+        let Self { short, conntrack, shards, now, .. } = self;
+        if let Some(fate) = short.take(conntrack, port, frame, *now, at_hand) {
+            return Place::Done(fate);
+        }
+        if last || shards.count() < 2 {
+            return Place::Here;
+        }
+        let shard = shards.lock(number);
+        let known = (&**conntrack, &shard.signs);
+        let onward = shard.steering.onward(number, known, port, frame, *now);
+        onward.map_or(Place::Here, Place::Elsewhere)
+    }
+
+    /// How many signs there are in all shards.
+    pub fn signs(&self) -> usize {
+        (0..self.shards.count()).map(|number| self.shards.lock(number).signs.len()).sum()
     }
 
     /// Works on the table that a packet's connection is in.
@@ -165,17 +230,26 @@ impl Engine {
 }
 
 impl Shard {
-    /// Takes in a frame that a port has received, as far as that goes without the engine. `None`: the
-    /// frame is as it was and counted, and [`Engine::go_on`] has to take it with what is at hand.
+    /// Takes in a frame, as far as that goes without the engine. But for [`Place::Done`] the frame is as
+    /// it was. With `last` it isn't handed on.
     #[inline]
     pub(crate) fn receive(
         &mut self,
         port: PortId,
         frame: &mut Frame<'_>,
+        last: bool,
         at_hand: &mut AtHand,
-    ) -> Option<Fate> {
-        self.counters.received[usize::from(port.0)].count(frame.bytes().len());
-        self.short.take(&mut self.conntrack, port, frame, self.now, at_hand)
+    ) -> Place {
+        match self.short.take(&mut self.conntrack, port, frame, self.now, at_hand) {
+            Some(fate) => Place::Done(fate),
+            None if last || self.steering.shards < 2 => Place::Here,
+            None if self.lent => Place::Unknown,
+            None => {
+                let known = (&*self.conntrack, &self.signs);
+                let onward = self.steering.onward(self.number, known, port, frame, self.now);
+                onward.map_or(Place::Here, Place::Elsewhere)
+            }
+        }
     }
 
     /// Leases flows that have sent many packets.

@@ -3,21 +3,23 @@
 //!
 //! A table learns of it when it is lent to the engine next, and nothing is done with connections in
 //! between: [`crate::gateway::Gateway::change`] lends them all at once, and whatever else changes
-//! ends what packets could do without the engine.
+//! ends what packets could do without the engine. Orders reach connections one after the other
+//! (`nat/src/sweep.rs`), at the latest before the next command looks at them.
 
-use super::Engine;
+use super::interface::InterfaceId;
+use super::{Engine, SWEPT_AT_ONCE};
 use crate::sysctl::Sysctls;
 use std::time::Duration;
 use tidegate_nat::{Conntrack, Settings};
-use tidegate_packet::Family;
+use tidegate_packet::{Family, Prefix};
 
 /// Something to be done once to all connections.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// [`Conntrack::forget_windows`].
+    /// [`tidegate_nat::Order::ForgetWindows`].
     ForgetWindows(Family),
-    /// [`Conntrack::forget_masqueraded`].
-    ForgetMasqueraded(u32),
+    /// [`tidegate_nat::Order::ForgetMasqueraded`].
+    ForgetMasqueraded(InterfaceId),
 }
 
 /// What tables have to be told.
@@ -79,18 +81,23 @@ impl Engine {
     #[cold]
     fn instruct_anew(&mut self, known: u64) {
         self.short.follow(self.short_way, &self.generation);
-        let Self { conntrack, standing, now, .. } = self;
+        let Self { conntrack, standing, interfaces, now, behind, .. } = self;
         *conntrack.settings_mut() = standing.settings;
         conntrack.set_rules(standing.rules);
         conntrack.listen(standing.listen, *now);
         for (_, order) in standing.orders.iter().filter(|(number, _)| *number > known) {
-            match *order {
-                Order::ForgetWindows(family) => conntrack.forget_windows(family),
-                Order::ForgetMasqueraded(interface) => {
-                    conntrack.forget_masqueraded(interface);
+            conntrack.order(match *order {
+                Order::ForgetWindows(family) => tidegate_nat::Order::ForgetWindows(family),
+                Order::ForgetMasqueraded(id) => {
+                    let kept = interfaces.get(id).addresses.iter().map(Prefix::addr).collect();
+                    let interface = u32::from(id.0);
+                    tidegate_nat::Order::ForgetMasqueraded { interface, kept }
                 }
-            }
+            });
         }
+        // Where there are few connections that is all.
+        conntrack.sweep(*now, SWEPT_AT_ONCE);
+        *behind |= conntrack.is_behind();
     }
 }
 

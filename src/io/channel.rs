@@ -1,9 +1,11 @@
-//! In-memory devices for simulation: two ends of a link without a kernel.
+//! In-memory devices: two ends of a link without a kernel. A worker that sleeps is woken by what is
+//! put on the link, as by a device.
 
 use super::{BURST, Frame, HEADROOM, Meta, Offload, Outgoing, Receive, Sent, Transmit};
 use std::collections::VecDeque;
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 /// A frame in flight.
@@ -24,16 +26,19 @@ impl From<Vec<u8>> for Flying {
 type Queue = Arc<Mutex<VecDeque<Flying>>>;
 
 /// The test's end of a link.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Wire {
     to_device: Queue,
     from_device: Queue,
+    /// Makes the device readable.
+    ring: Arc<UnixStream>,
 }
 
 /// The device's receiving half.
 #[derive(Debug)]
 pub struct ChannelReceive {
     queue: Queue,
+    rung: UnixStream,
     burst: Vec<(Vec<u8>, Meta)>,
 }
 
@@ -45,16 +50,21 @@ pub struct ChannelTransmit {
 
 impl Wire {
     /// A link and the device at its far end.
-    pub fn new() -> (Self, ChannelReceive, ChannelTransmit) {
-        let wire = Self::default();
-        let receive = ChannelReceive { queue: wire.to_device.clone(), burst: Vec::new() };
-        let transmit = ChannelTransmit { queue: wire.from_device.clone() };
-        (wire, receive, transmit)
+    pub fn new() -> io::Result<(Self, ChannelReceive, ChannelTransmit)> {
+        let (ring, rung) = UnixStream::pair()?;
+        ring.set_nonblocking(true)?;
+        rung.set_nonblocking(true)?;
+        let (to_device, from_device) = (Queue::default(), Queue::default());
+        let receive = ChannelReceive { queue: to_device.clone(), rung, burst: Vec::new() };
+        let transmit = ChannelTransmit { queue: from_device.clone() };
+        Ok((Self { to_device, from_device, ring: Arc::new(ring) }, receive, transmit))
     }
 
     /// Puts a frame on the link towards the device.
     pub fn push(&self, frame: impl Into<Flying>) {
         lock(&self.to_device).push_back(frame.into());
+        // Where there is no room it has been rung often enough, or the device is gone.
+        let _ = (&*self.ring).write(&[0]);
     }
 
     /// Takes the next frame that the device has sent.
@@ -70,6 +80,9 @@ fn lock(queue: &Queue) -> std::sync::MutexGuard<'_, VecDeque<Flying>> {
 
 impl Receive for ChannelReceive {
     fn receive(&mut self) -> io::Result<usize> {
+        // Before the queue: whatever is put there from now on rings again.
+        let mut rings = [0; 256];
+        while matches!((&self.rung).read(&mut rings), Ok(n) if n == rings.len()) {}
         let mut queue = lock(&self.queue);
         let n = queue.len().min(BURST);
         for frame in queue.drain(..n) {
@@ -97,7 +110,11 @@ impl Receive for ChannelReceive {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        Some(self.rung.as_fd())
+    }
+
+    fn ready(&self) -> bool {
+        !lock(&self.queue).is_empty()
     }
 }
 

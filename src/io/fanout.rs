@@ -2,7 +2,7 @@
 //! `tidegate_nat::home` does for plain TCP and UDP over IPv4 and IPv6, so that frames arrive where
 //! their connections are. For everything else it gives the kernel's hash of the flow.
 //!
-//! It only saves time: what arrives at another worker takes the long way, which finds the connection.
+//! It only saves time: what arrives at another worker is handed over (`crate::handover`).
 
 /// Where offsets from the network header begin, and special values (`SKF_*` of linux/filter.h).
 const NET: i32 = -0x10_0000;

@@ -29,7 +29,7 @@ pub const BURST: usize = 64;
 /// A burst ends when it holds so many bytes: a few super-packets. What is received is read again
 /// when it is sent, and should be in the core's own cache still: with 64 super-packets at once, each
 /// costs three times as much (docs/PERFORMANCE.md).
-const BURST_BYTES: usize = 256 << 10;
+pub(crate) const BURST_BYTES: usize = 256 << 10;
 
 /// Free bytes that every receiving device keeps in front of a frame, so that a VLAN tag or a
 /// longer link header can be put there.
@@ -162,7 +162,7 @@ pub trait Receive: Send {
     /// Gives all frames of the burst back.
     fn release(&mut self);
 
-    /// Becomes readable when frames wait; absent for in-memory devices.
+    /// Becomes readable when frames wait; absent for a device that nobody can wait for.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Whether a frame waits, told without asking the kernel; `false` where that can't be told.

@@ -136,7 +136,7 @@ fn how(reason: Drop) -> How {
         | Drop::ErrorRateLimited => ends(reason),
         Drop::EgressDown => return How::Elsewhere("a worker counts it when a device is gone"),
         Drop::DeviceRefused => return How::Elsewhere("a worker counts what a device refuses"),
-        Drop::DeviceOverrun | Drop::DeviceDiscard => {
+        Drop::DeviceOverrun | Drop::DeviceDiscard | Drop::HandoverFull => {
             return How::Elsewhere("a worker asks the device");
         }
     })

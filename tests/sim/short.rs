@@ -31,8 +31,7 @@ impl Four {
         let mut four = Self(modes.map(|mode| {
             let sets = Sets::new();
             sets.restore(SETS, Instant::from_secs(3600)).expect("sets");
-            // With several shards a flow may be in another than that of the worker which gets its packets.
-            let mut sim = Sim::with_shards(config, &sets, 1).expect("a gateway");
+            let mut sim = Sim::with_sets(config, &sets).expect("a gateway");
             sim.engine_mut().set_short_way(mode);
             (sim, sets)
         }));
@@ -499,7 +498,7 @@ fn ipv6_and_the_switch() {
 fn the_sysctl() {
     let off = SimConfig { sysctls: "tidegate.short_way = 0\n".into(), ..config(USUAL) };
     for (config, short) in [(config(USUAL), true), (off, false)] {
-        let mut sim = Sim::with_shards(&config, &Sets::new(), 1).expect("a gateway");
+        let mut sim = Sim::new(&config).expect("a gateway");
         if std::env::var_os("TIDEGATE_SHORT_WAY").is_some() {
             return;
         }

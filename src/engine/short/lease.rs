@@ -362,11 +362,6 @@ impl Engine {
         self.leases.as_ref()
     }
 
-    /// Leases what the shard at work wants to ([`Short::lease_wanted`]).
-    pub(crate) fn lease_wanted(&mut self) {
-        self.short.lease_wanted(&mut self.conntrack, self.now);
-    }
-
     /// Brings what is leased of the table at work up to date, and ends what is over.
     pub(crate) fn settle_leases(&mut self) {
         let Self { leases: Some(leases), conntrack, generation, now, .. } = self else { return };
