@@ -1,5 +1,6 @@
 //! The programs in the kernel, on frames of ours (BPF_PROG_TEST_RUN). Needs CAP_BPF.
 
+mod damage;
 mod frames;
 mod leases;
 mod windows;
