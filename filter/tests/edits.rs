@@ -197,13 +197,13 @@ fn connections_carry_marks() {
         ("--save-mark --nfmask 0xff00 --ctmask 0xf", 0x12f0),
     ] {
         let line = format!("-A FORWARD -j CONNMARK {target}");
-        assert_eq!(run(&line, Some(&connection)).1, Some(want), "{target}");
+        assert_eq!(run(&line, Some(&&connection)).1, Some(want), "{target}");
         assert_eq!(run(&line, None), (Verdict::Accept, None, vec![]), "{target}");
     }
     let restore = "-A FORWARD -j CONNMARK --restore-mark --mask 0xff";
-    assert_eq!(run(restore, Some(&connection)).2, ["mark 0x12f0"]);
+    assert_eq!(run(restore, Some(&&connection)).2, ["mark 0x12f0"]);
     let seen = "-A FORWARD -j CONNMARK --set-mark 7\n-A FORWARD -m connmark --mark 7 -j DROP";
-    assert_eq!(run(seen, Some(&connection)).0, Verdict::Drop);
+    assert_eq!(run(seen, Some(&&connection)).0, Verdict::Drop);
     assert_eq!(run("-A FORWARD -m connmark ! --mark 7 -j DROP", None).0, Verdict::Accept);
 }
 

@@ -26,58 +26,63 @@ impl HashKey {
         let ports = u64::from(t.sport) << 32 | u64::from(t.dport) << 16 | u64::from(t.protocol);
         if t.src.is_v4() {
             let addrs = u64::from(t.src.v4_u32()) << 32 | u64::from(t.dst.v4_u32());
-            self.words(&[addrs, ports])
+            self.words([addrs, ports])
         } else {
             let (s, d) = (halves(t.src), halves(t.dst));
-            self.words(&[s[0], s[1], d[0], d[1], ports])
+            self.words([s[0], s[1], d[0], d[1], ports])
         }
     }
 
     /// Of a whole tuple in a zone.
     #[inline]
     pub(crate) fn zoned(&self, t: &Tuple, zone: u16) -> u64 {
-        // Whoever sends packets doesn't choose the zone, so it needn't go through the key.
-        self.tuple(t) ^ u64::from(zone).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        in_zone(self.tuple(t), zone)
     }
 
     /// Of a number.
     pub(crate) fn number(&self, n: u64) -> u64 {
-        self.words(&[n])
+        self.words([n])
     }
 
     /// Of some numbers.
-    pub(crate) fn numbers(&self, numbers: &[u64]) -> u64 {
+    pub(crate) fn numbers<const N: usize>(&self, numbers: [u64; N]) -> u64 {
         self.words(numbers)
     }
 
     /// Of a tuple's source alone.
     #[inline]
     pub(crate) fn source(&self, t: &Tuple) -> u64 {
-        let s = halves(t.src);
-        self.words(&[s[0], s[1], u64::from(t.sport) << 16 | u64::from(t.protocol)])
+        let port = u64::from(t.sport) << 8 | u64::from(t.protocol);
+        if t.src.is_v4() {
+            self.words([u64::from(t.src.v4_u32()) << 32 | port])
+        } else {
+            let s = halves(t.src);
+            self.words([s[0], s[1], port])
+        }
     }
 
     /// Of one end of a flow.
     #[inline]
     pub(crate) fn endpoint(&self, e: &Endpoint) -> u64 {
         let a = halves(e.addr);
-        self.words(&[a[0], a[1], u64::from(e.port) << 16 | u64::from(e.protocol)])
+        self.words([a[0], a[1], u64::from(e.port) << 16 | u64::from(e.protocol)])
     }
 
     /// Of a mapping's number and an address.
     pub(crate) fn peer(&self, mapping: u32, peer: Addr) -> u64 {
         let a = halves(peer);
-        self.words(&[a[0], a[1], u64::from(mapping)])
+        self.words([a[0], a[1], u64::from(mapping)])
     }
 
-    fn words(&self, words: &[u64]) -> u64 {
+    #[inline]
+    fn words<const N: usize>(&self, words: [u64; N]) -> u64 {
         let mut v = self.0;
-        for &w in words {
+        for w in words {
             v[3] ^= w;
             round(&mut v);
             v[0] ^= w;
         }
-        let end = (words.len() as u64 * 8) << 56;
+        let end = (N as u64 * 8) << 56;
         v[3] ^= end;
         round(&mut v);
         v[0] ^= end;
@@ -87,6 +92,13 @@ impl HashKey {
         }
         v[0] ^ v[1] ^ v[2] ^ v[3]
     }
+}
+
+/// The hash of a tuple in a zone. Whoever sends packets doesn't choose the zone, so it needn't go
+/// through the key.
+#[inline]
+pub(crate) fn in_zone(hash: u64, zone: u16) -> u64 {
+    hash ^ u64::from(zone).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 fn halves(a: Addr) -> [u64; 2] {

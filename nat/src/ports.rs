@@ -7,7 +7,7 @@ use crate::choice::MappingRule;
 use crate::conn::{Connection, Direction, Status};
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
-use crate::tracked::{ConnId, Entry, Tracked};
+use crate::tracked::{ConnId, Entry, Loose, Tracked};
 use crate::{Manip, Tuple};
 
 /// The addresses and ports a translation may choose from.
@@ -57,22 +57,33 @@ impl Conntrack {
         if !self.needs_nat(tracked, manip) {
             return Ok(());
         }
-        let Entry::Own(conn) = &mut tracked.entry else { return Ok(()) };
+        let Entry::Own(loose) = &mut tracked.entry else { return Ok(()) };
+        let known = loose.is_free(Direction::Reply, self.shared.entered);
+        let Loose { conn, free, .. } = &mut **loose;
         // What the packet will look like so far: earlier manipulations included.
         let Some(current) = conn.reply().inverse() else { return Ok(()) };
         let range = range.map_or_else(Range::default, |r| r.without_netmap(&current, manip));
         let zones = conn.zones();
         let mapping = crate::mapping::NONE;
-        let mut choice =
-            Choice { table: self, conn, zones, manip, range: &range, now, random, mapping };
+        let mut choice = Choice {
+            table: self,
+            conn,
+            zones,
+            manip,
+            range: &range,
+            now,
+            random,
+            mapping,
+            free: known.map(|hash| (current, hash)),
+        };
         let chosen = choice.choose(&current).ok_or(Exhausted)?;
         let Some(reply) = chosen.inverse() else { return Ok(()) };
         // A clash of the destination may still be mended by another source port.
-        let (reserved, mapping) = (choice.is_reserved(&chosen), choice.mapping);
-        let taken = reserved || self.holder(&reply, zones, Direction::Reply, now).is_some();
-        if manip == Manip::Source && taken {
+        if manip == Manip::Source && (choice.is_reserved(&chosen) || !choice.is_free(&chosen)) {
             return Err(Exhausted);
         }
+        let (mapping, known) = (choice.mapping, choice.free.filter(|(tuple, _)| *tuple == chosen));
+        free[Direction::Reply.index()] = known.map(|(_, hash)| hash);
         if manip == Manip::Source {
             conn.set_mapping(0, mapping);
         }
@@ -131,6 +142,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) random: &'a mut dyn FnMut() -> u32,
     /// The endpoint-independent mapping that was chosen.
     pub(crate) mapping: u32,
+    /// The tuple last found to be free, and the hash of what answers to it look like.
+    pub(crate) free: Option<(Tuple, u64)>,
 }
 
 impl Choice<'_> {
@@ -184,13 +197,26 @@ impl Choice<'_> {
         if self.manip == Manip::Source && self.is_reserved(tuple) {
             return true;
         }
-        let reply = tuple.inverse();
-        let taken = reply.is_some_and(|reply| self.occupant(&reply).is_some());
+        let taken = !self.is_free(tuple);
         self.table.stats.found += u64::from(taken);
         taken
     }
 
-    fn occupant(&mut self, reply: &Tuple) -> Option<(ConnId, Direction)> {
+    /// Whether answers to this tuple belong to no connection.
+    fn is_free(&mut self, tuple: &Tuple) -> bool {
+        if self.free.is_some_and(|(known, _)| known == *tuple) {
+            return true;
+        }
+        let Some(reply) = tuple.inverse() else { return true };
+        let hash = self.table.key.tuple(&reply);
+        let free = self.occupant((&reply, hash)).is_none();
+        if free {
+            self.free = Some((*tuple, hash));
+        }
+        free
+    }
+
+    fn occupant(&mut self, reply: (&Tuple, u64)) -> Option<(ConnId, Direction)> {
         self.table.holder(reply, self.zones, Direction::Reply, self.now)
     }
 
@@ -259,7 +285,8 @@ impl Choice<'_> {
     /// (TIME_WAIT or CLOSE), if its sequence numbers are beyond that one's.
     fn evict(&mut self, tuple: &Tuple) -> bool {
         let Some(reply) = tuple.inverse() else { return false };
-        let Some((id, direction)) = self.occupant(&reply) else { return true };
+        let reply = self.table.hashed(&reply);
+        let Some((id, direction)) = self.occupant(reply) else { return true };
         let Some(mine) = self.conn.tcp() else { return false };
         let done = self.table.visit_of(id, |table| {
             let Some(old) = table.get(id) else { return false };

@@ -16,7 +16,7 @@ use hashbrown::HashTable;
 use tidegate_packet::{Addr, Instant, Parsed, protocol};
 
 use crate::gre::Calls;
-use crate::hash::HashKey;
+use crate::hash::{HashKey, in_zone};
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
 use crate::{Connection, Direction, TcpState, Tuple, icmp, icmp_error};
@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     flows: u32,
     /// Connections in all tables.
     pub(crate) connections: usize,
+    /// How many have ever entered one: as long as it stays the same, what was free is free.
+    pub(crate) entered: u64,
     /// Random numbers drawn so far.
     pub(crate) draws: u64,
     /// Calls of PPTP, by which GRE finds its connections.
@@ -57,6 +59,7 @@ impl Default for Shared {
             sources: HashTable::new(),
             flows: 0,
             connections: 0,
+            entered: 0,
             draws: 0,
             calls: Calls::default(),
         }
@@ -142,6 +145,7 @@ impl Shared {
         shard: u8,
     ) {
         self.connections += 1;
+        self.entered += 1;
         if !self.is_divided() {
             return;
         }
@@ -284,7 +288,7 @@ impl Conntrack {
     /// The connection in any table that has this tuple in a zone: as [`Conntrack::lookup_in`].
     pub(crate) fn holder(
         &mut self,
-        tuple: &Tuple,
+        tuple: (&Tuple, u64),
         zones: [u16; 2],
         direction: Direction,
         now: Instant,
@@ -293,16 +297,15 @@ impl Conntrack {
         if own.is_some() || !self.shared.is_divided() {
             return own;
         }
-        let shard = self.registered(tuple, zones, zones[direction.index()])?;
+        let shard = self.registered(tuple.1, zones, zones[direction.index()])?;
         if shard == self.number {
             return None;
         }
         self.visit(shard, |table| table.lookup_in(tuple, zones, direction, now)).flatten()
     }
 
-    fn registered(&self, tuple: &Tuple, zones: [u16; 2], zone: u16) -> Option<u8> {
-        let hash = self.key.zoned(tuple, zone);
-        self.shared.registry.owner(hash, |way| zones[way] == zone)
+    fn registered(&self, hash: u64, zones: [u16; 2], zone: u16) -> Option<u8> {
+        self.shared.registry.owner(in_zone(hash, zone), |way| zones[way] == zone)
     }
 
     /// The newest of the outside ends that the same original source has in any table and `fits`.
@@ -344,8 +347,9 @@ impl Conntrack {
         if !self.shared.is_divided() {
             return 0;
         }
-        let owner = self.registered(tuple, zones, zones[0]).or_else(|| {
-            (zones[0] != zones[1]).then(|| self.registered(tuple, zones, zones[1])).flatten()
+        let hash = self.key.tuple(tuple);
+        let owner = self.registered(hash, zones, zones[0]).or_else(|| {
+            (zones[0] != zones[1]).then(|| self.registered(hash, zones, zones[1])).flatten()
         });
         owner
             .or_else(|| self.expecting(tuple, zones, now))
@@ -374,11 +378,12 @@ impl Conntrack {
 
     /// Removes the connection with this tuple from whichever table has it.
     pub(crate) fn delete_anywhere(&mut self, tuple: &Tuple, zones: [u16; 2]) -> bool {
-        let delete = |table: &mut Self| match table.find_slot(tuple, zones) {
+        let hash = self.key.tuple(tuple);
+        let delete = |table: &mut Self| match table.find_slot((tuple, hash), zones) {
             Some((id, _)) => table.delete(id),
             None => false,
         };
-        let shard = self.registered(tuple, zones, zones[0]).filter(|shard| *shard != self.number);
+        let shard = self.registered(hash, zones, zones[0]).filter(|shard| *shard != self.number);
         delete(self) || shard.and_then(|shard| self.visit(shard, delete)) == Some(true)
     }
 
@@ -397,8 +402,8 @@ impl Conntrack {
         if own.is_some() || !self.shared.is_divided() {
             return own;
         }
-        let shard =
-            self.registered(tuple, zones, zones[0]).filter(|shard| *shard != self.number)?;
+        let hash = self.key.tuple(tuple);
+        let shard = self.registered(hash, zones, zones[0]).filter(|shard| *shard != self.number)?;
         let mut found = None;
         self.shared.others.as_ref()?.visit(shard, &mut |table| found = state(table));
         found

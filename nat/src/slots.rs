@@ -9,33 +9,43 @@ use tidegate_packet::Instant;
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Status};
 use crate::event::{Changes, EventKind};
-use crate::hash::HashKey;
+use crate::hash::{HashKey, in_zone};
 use crate::store::{NONE, Slots};
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
 
 impl Conntrack {
+    /// A tuple with its hash outside zones.
     #[inline]
-    pub(crate) fn find_slot(&self, tuple: &Tuple, zones: [u16; 2]) -> Option<(ConnId, Direction)> {
-        let found = self.find_hashed(tuple, zones, zones[0]);
+    pub(crate) fn hashed<'a>(&self, tuple: &'a Tuple) -> (&'a Tuple, u64) {
+        (tuple, self.key.tuple(tuple))
+    }
+
+    #[inline]
+    pub(crate) fn find_slot(
+        &self,
+        (tuple, hash): (&Tuple, u64),
+        zones: [u16; 2],
+    ) -> Option<(ConnId, Direction)> {
+        let found = self.find_hashed((tuple, hash), zones, zones[0]);
         // Most often both are the same.
         if found.is_none() && zones[0] != zones[1] {
-            return self.find_hashed(tuple, zones, zones[1]);
+            return self.find_hashed((tuple, hash), zones, zones[1]);
         }
         found
     }
 
     /// The connection that has this tuple in a direction whose zone is that of the same direction of
-    /// `zones` and equals `zone` (`nf_ct_key_equal` in the chain of that zone).
+    /// `zones` and equals `zone` (`nf_ct_key_equal` in the chain of that zone). `hash` is the tuple's
+    /// outside zones.
     #[inline]
-    pub(crate) fn find_hashed(
+    fn find_hashed(
         &self,
-        tuple: &Tuple,
+        (tuple, hash): (&Tuple, u64),
         zones: [u16; 2],
         zone: u16,
     ) -> Option<(ConnId, Direction)> {
-        let hash = self.key.zoned(tuple, zone);
-        let &entry = self.index.find(hash, |&e| {
+        let &entry = self.index.find(in_zone(hash, zone), |&e| {
             conn_at(&self.slots, e).is_some_and(|conn| {
                 let way = way_of(e);
                 conn.has_tuple(way, tuple) && {
@@ -55,7 +65,7 @@ impl Conntrack {
     /// As [`Conntrack::find`]; a connection that is found expired is removed.
     pub(crate) fn lookup(
         &mut self,
-        tuple: &Tuple,
+        tuple: (&Tuple, u64),
         zones: [u16; 2],
         now: Instant,
     ) -> Option<(ConnId, Direction)> {
@@ -66,7 +76,7 @@ impl Conntrack {
     /// The same for one direction's zone only, as netfilter asks whether a tuple is taken.
     pub(crate) fn lookup_in(
         &mut self,
-        tuple: &Tuple,
+        tuple: (&Tuple, u64),
         zones: [u16; 2],
         direction: Direction,
         now: Instant,
@@ -106,9 +116,15 @@ impl Conntrack {
             .map(|way| self.key.zoned(&conn.tuple(way), zones[way.index()]))
     }
 
-    pub(crate) fn insert(&mut self, mut conn: Connection) -> ConnId {
-        self.hold_mappings(&mut conn);
+    pub(crate) fn insert(&mut self, conn: Connection) -> ConnId {
         let hashes = self.hashes(&conn);
+        self.enter(conn, hashes)
+    }
+
+    /// The same with the hashes of its tuples in their zones.
+    pub(crate) fn enter(&mut self, mut conn: Connection, hashes: [u64; 2]) -> ConnId {
+        debug_assert_eq!(hashes, self.hashes(&conn));
+        self.hold_mappings(&mut conn);
         let (source, translated) = (conn.original(), conn.status.has(Status::SNAT));
         self.shared.enter(&self.key, &mut conn, hashes, self.number);
         let deadline = conn.deadline;

@@ -7,7 +7,7 @@ use crate::event::{Before, Changes, EventKind, Events};
 use crate::expect::Expectations;
 use crate::expiry::Wheel;
 use crate::extra::Template;
-use crate::hash::HashKey;
+use crate::hash::{HashKey, in_zone};
 use crate::index::Index;
 use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
@@ -17,7 +17,9 @@ use crate::slots::conn_of;
 use crate::stats::Stats;
 use crate::store::Slots;
 use crate::tcp::{self, TcpVerdict};
-use crate::tracked::{ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Role, State, Tracked};
+use crate::tracked::{
+    ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Loose, Role, State, Tracked,
+};
 use crate::{Manip, Tuple, generic, icmp, icmp_error, udp};
 
 /// The table of one worker.
@@ -36,6 +38,8 @@ pub struct Conntrack {
     pub(crate) shared: Box<Shared>,
     /// Which shard's it is.
     pub(crate) number: u8,
+    /// Memory for the next new connection.
+    spare: Option<Box<Loose>>,
     /// Where the search for a victim goes on when the table is full.
     pub(crate) victim: u32,
     pub(crate) events: Events,
@@ -64,6 +68,7 @@ impl Conntrack {
             expectations: Box::default(),
             shared: Box::default(),
             number,
+            spare: None,
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
@@ -141,12 +146,13 @@ impl Conntrack {
         }
         let mut tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
         self.complete(&mut tuple, segment);
-        if let Some((id, direction)) = self.lookup(&tuple, template.zones, now)
+        let hash = self.key.tuple(&tuple);
+        if let Some((id, direction)) = self.lookup((&tuple, hash), template.zones, now)
             && let Some(tracked) = self.packet_of(id, direction, packet, segment, now)?
         {
             return Ok(tracked);
         }
-        self.start(template, tuple, packet, segment, now)
+        self.start(template, (tuple, hash), packet, segment, now)
     }
 
     /// Hands a packet of a known connection to its protocol. `None`: the connection is over and
@@ -214,7 +220,7 @@ impl Conntrack {
         if over {
             if let Some(mut conn) = self.remove(id.slot) {
                 conn.status.set(Status::DYING);
-                entry = Entry::Own(Box::new(conn));
+                entry = Entry::Own(self.loose(conn, [None; 2]));
             }
         } else if deadline < armed {
             self.wheel.arm(id.slot, deadline);
@@ -226,7 +232,7 @@ impl Conntrack {
     fn start(
         &mut self,
         template: &Template,
-        tuple: Tuple,
+        (tuple, hash): (Tuple, u64),
         packet: &Parsed,
         segment: &[u8],
         now: Instant,
@@ -243,7 +249,7 @@ impl Conntrack {
             _ if packet.protocol == protocol::SCTP => Proto::Sctp(SctpTrack::new(segment)?),
             _ => Proto::Plain,
         };
-        let mut conn = Box::new(Connection::new(tuple, reply, proto, settings.acct));
+        let mut conn = Connection::new(tuple, reply, proto, settings.acct);
         conn.extend(settings);
         let direction = Direction::Original;
         match packet.transport {
@@ -259,10 +265,22 @@ impl Conntrack {
             }
         }
         conn.count(direction, packet.len);
-        let mut tracked =
-            Tracked { state: State::New, direction, entry: Entry::Own(conn), role: Role::Member };
+        let entry = Entry::Own(self.loose(conn, [Some(hash), None]));
+        let mut tracked = Tracked { state: State::New, direction, entry, role: Role::Member };
         self.prepare(&mut tracked, template, now);
         Ok(tracked)
+    }
+
+    /// A connection that goes with its packet, in the memory that the one before has left.
+    fn loose(&mut self, conn: Connection, free: [Option<u64>; 2]) -> Box<Loose> {
+        let loose = Loose { conn, free, entered: self.shared.entered };
+        match self.spare.take() {
+            Some(mut place) => {
+                *place = loose;
+                place
+            }
+            None => Box::new(loose),
+        }
     }
 
     /// The tracking of a packet that the gateway makes in answer to `question` (a reset, an
@@ -391,14 +409,21 @@ impl Conntrack {
         if conn.status.has(Status::DYING) {
             return Ok(Confirmed::Nothing);
         }
-        let ([original, reply], zones) = ([conn.original(), conn.reply()], conn.zones());
-        // Both tuples must be free, also as the other direction of somebody else's.
-        if self.holder(&original, zones, Direction::Original, now).is_some()
-            || self.holder(&reply, zones, Direction::Reply, now).is_some()
+        // Both tuples must be free, also as the other direction of somebody else's. Most often that
+        // was seen when they were chosen, and nobody has come since.
+        let mut hashes = [0; 2];
+        for (direction, hash) in
+            [Direction::Original, Direction::Reply].into_iter().zip(&mut hashes)
         {
-            self.stats.insert_failed += 1;
-            self.stats.drop += 1;
-            return Err(ConfirmDrop::Clash);
+            let (tuple, zones) = (conn.tuple(direction), conn.zones());
+            let free = conn.is_free(direction, self.shared.entered);
+            let found = free.unwrap_or_else(|| self.key.tuple(&tuple));
+            *hash = in_zone(found, zones[direction.index()]);
+            if free.is_none() && self.holder((&tuple, found), zones, direction, now).is_some() {
+                self.stats.insert_failed += 1;
+                self.stats.drop += 1;
+                return Err(ConfirmDrop::Clash);
+            }
         }
         let mut made_room = false;
         if self.settings.max != 0 && self.total() >= self.settings.max as usize {
@@ -410,13 +435,14 @@ impl Conntrack {
             self.stats.early_drop += 1;
             made_room = true;
         }
-        let Entry::Own(mut conn) = std::mem::replace(&mut tracked.entry, Entry::None) else {
+        let Entry::Own(mut loose) = std::mem::replace(&mut tracked.entry, Entry::None) else {
             return Ok(Confirmed::Nothing);
         };
-        conn.status.set(Status::CONFIRMED);
-        conn.deadline = now + (conn.deadline - Instant::ZERO);
-        conn.start(now);
-        let id = self.insert(*conn);
+        loose.status.set(Status::CONFIRMED);
+        loose.deadline = now + (loose.deadline - Instant::ZERO);
+        loose.start(now);
+        let id = self.enter(loose.conn.take_out(), hashes);
+        self.spare = Some(loose);
         if self.events.wanted()
             && let Some(conn) = conn_of(&mut self.slots, id)
         {
@@ -492,7 +518,7 @@ impl Conntrack {
         zones: [u16; 2],
         now: Instant,
     ) -> Option<(ConnId, Direction)> {
-        let (id, direction) = self.find_slot(tuple, zones)?;
+        let (id, direction) = self.find_slot(self.hashed(tuple), zones)?;
         self.get(id).filter(|c| !c.is_expired(now)).map(|_| (id, direction))
     }
 

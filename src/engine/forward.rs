@@ -99,7 +99,7 @@ impl Engine {
     fn leave_in_place(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
         self.rules(TableName::Mangle, Hook::Postrouting, &mut packet, out)?;
-        self.translate(Hook::Postrouting, &mut packet, out)?;
+        self.translate(Hook::Postrouting, &mut packet, Some(hop))?;
         if self.shake(&mut packet)? {
             return Ok(Fate::Consumed);
         }
@@ -122,7 +122,7 @@ impl Engine {
         self.rules(TableName::Raw, Hook::Output, &mut packet, out)?;
         self.track(&mut packet);
         self.rules(TableName::Mangle, Hook::Output, &mut packet, out)?;
-        self.translate(Hook::Output, &mut packet, out)?;
+        self.translate(Hook::Output, &mut packet, Some(hop))?;
         self.rules(TableName::Filter, Hook::Output, &mut packet, out)?;
         self.rules(TableName::Security, Hook::Output, &mut packet, out)?;
         let rerouted = before != (packet.parsed.src, packet.parsed.dst, packet.mark);
