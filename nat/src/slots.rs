@@ -1,7 +1,7 @@
 //! How connections are found, and how they enter and leave the table.
 //!
-//! Connections live in numbered slots (`store.rs`); the index holds a number and a direction for
-//! each tuple and reads the tuple itself from the slot. A generation tells a connection from a
+//! Connections live in numbered slots (`store.rs`); the index holds a number, a direction and half a
+//! hash for each tuple and reads the tuple itself from the slot. A generation tells a connection from a
 //! later one in the same slot, so a [`crate::Tracked`] that outlives its connection finds nothing.
 
 use tidegate_packet::Instant;
@@ -45,21 +45,22 @@ impl Conntrack {
         zones: [u16; 2],
         zone: u16,
     ) -> Option<(ConnId, Direction)> {
-        let &entry = self.index.find(in_zone(hash, zone), |&e| {
-            conn_at(&self.slots, e).is_some_and(|conn| {
-                let way = way_of(e);
-                conn.has_tuple(way, tuple) && {
-                    let (own, way) = (conn.zones()[way.index()], way.index());
-                    own == zone && own == zones[way]
-                }
-            })
+        let hash = in_zone(hash, zone);
+        let &entry = self.index.find(hash, |&e| {
+            e.has(hash)
+                && e.conn(&self.slots).is_some_and(|conn| {
+                    let way = e.way();
+                    conn.has_tuple(way, tuple) && {
+                        let (own, way) = (conn.zones()[way.index()], way.index());
+                        own == zone && own == zones[way]
+                    }
+                })
         })?;
-        let slot = entry / 2;
         // Of a flow that is its own answer, netfilter finds the reply first.
-        let own_answer = tuple.src == tuple.dst && tuple.sport == tuple.dport;
-        let original = entry & 1 == 0 && !own_answer;
-        let direction = if original { Direction::Original } else { Direction::Reply };
-        Some((ConnId { slot, generation: self.slots.get(slot)?.generation }, direction))
+        let own_answer = tuple.sport == tuple.dport && tuple.src == tuple.dst;
+        let direction = if own_answer { Direction::Reply } else { entry.way() };
+        let generation = entry.conn(&self.slots)?.generation;
+        Some((ConnId { slot: entry.slot(), generation }, direction))
     }
 
     /// As [`Conntrack::find`]; a connection that is found expired is removed.
@@ -131,10 +132,8 @@ impl Conntrack {
         let id = self.slots.put(conn);
         let slot = id.slot;
         self.wheel.arm(slot, deadline);
-        let (key, slots) = (self.key, &self.slots);
-        for (direction, hash) in hashes.into_iter().enumerate() {
-            let entry = slot * 2 + direction as u32;
-            self.index.insert(hash, entry, |&e| entry_hash(key, slots, e));
+        for (way, hash) in WAYS.into_iter().zip(hashes) {
+            self.index.insert(hash, Located::new(slot, way, hash), Located::hash);
         }
         if translated && !self.shared.is_divided() {
             self.link_source(slot, &source);
@@ -183,13 +182,12 @@ impl Conntrack {
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Connection> {
         let conn = self.slots.get(slot)?;
         let translated = conn.status.has(Status::SNAT);
-        // It stands in its slot until nothing refers to it: entries that move are hashed anew.
-        let (key, slots) = (self.key, &self.slots);
+        // It stands in its slot until nothing refers to it: sources that move are hashed anew.
         let hashes = self.hashes(conn);
         self.shared.leave(&self.key, conn, hashes, self.number);
-        for (direction, hash) in hashes.into_iter().enumerate() {
-            let entry = slot * 2 + direction as u32;
-            self.index.remove(hash, |&e| e == entry, |&e| entry_hash(key, slots, e));
+        for (way, hash) in WAYS.into_iter().zip(hashes) {
+            let entry = Located::new(slot, way, hash);
+            self.index.remove(hash, |&e| e == entry, Located::hash);
         }
         if translated && !self.shared.is_divided() {
             self.unlink_source(slot);
@@ -241,25 +239,48 @@ pub(crate) fn conn_of(slots: &mut Slots, id: ConnId) -> Option<&mut Connection> 
     slots.get_mut(id.slot).filter(|conn| conn.generation == id.generation)
 }
 
-/// The direction that an entry of the index is of.
-#[inline]
-fn way_of(entry: u32) -> Direction {
-    if entry & 1 == 0 { Direction::Original } else { Direction::Reply }
-}
+const WAYS: [Direction; 2] = [Direction::Original, Direction::Reply];
 
-/// Under which an entry of the index is found.
-fn entry_hash(key: HashKey, slots: &Slots, entry: u32) -> u64 {
-    let way = way_of(entry);
-    slots.get(entry / 2).map_or(0, |conn| key.zoned(&conn.tuple(way), conn.zones()[way.index()]))
+/// An entry of the index: where a tuple is found. The upper half of the tuple's hash, the number of a
+/// slot and, in the last bit, a direction.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Located(u64);
+
+impl Located {
+    fn new(slot: u32, way: Direction, hash: u64) -> Self {
+        Self(hash >> 32 << 32 | u64::from(slot) << 1 | way.index() as u64)
+    }
+
+    /// Under which it is found: the lower half doesn't count.
+    fn hash(&self) -> u64 {
+        self.0
+    }
+
+    /// Whether it is found under this hash.
+    #[inline]
+    pub(crate) fn has(self, hash: u64) -> bool {
+        self.0 >> 32 == hash >> 32
+    }
+
+    #[inline]
+    pub(crate) fn slot(self) -> u32 {
+        self.0 as u32 >> 1
+    }
+
+    /// The direction that the tuple is of.
+    #[inline]
+    pub(crate) fn way(self) -> Direction {
+        WAYS[(self.0 & 1) as usize]
+    }
+
+    #[inline]
+    pub(crate) fn conn(self, slots: &Slots) -> Option<&Connection> {
+        slots.get(self.slot())
+    }
 }
 
 fn source_hash(key: HashKey, slots: &Slots, slot: u32) -> u64 {
     slots.get(slot).map_or(0, |conn| key.source(&conn.original()))
-}
-
-#[inline]
-fn conn_at(slots: &Slots, entry: u32) -> Option<&Connection> {
-    slots.get(entry / 2)
 }
 
 fn same_source_at(slots: &Slots, slot: u32, tuple: &Tuple) -> bool {

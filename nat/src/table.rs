@@ -13,7 +13,7 @@ use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::slots::conn_of;
+use crate::slots::{Located, conn_of};
 use crate::stats::Stats;
 use crate::store::Slots;
 use crate::tcp::{self, TcpVerdict};
@@ -28,8 +28,8 @@ pub struct Conntrack {
     pub(crate) settings: Settings,
     pub(crate) key: HashKey,
     pub(crate) slots: Slots,
-    /// Slot number and direction of each tuple: `slot * 2 + direction`.
-    pub(crate) index: Index<u32>,
+    /// Where each tuple is found.
+    pub(crate) index: Index<Located>,
     /// Newest connection of each translated source: `find_appropriate_src` of netfilter.
     pub(crate) sources: Index<u32>,
     pub(crate) mappings: Box<Mappings>,
