@@ -59,10 +59,11 @@ impl Conntrack {
         }
         let Entry::Own(loose) = &mut tracked.entry else { return Ok(()) };
         let known = loose.is_free(Direction::Reply, self.shared.entered);
-        let Loose { conn, free, .. } = &mut **loose;
+        let Loose { conn, free, source, .. } = &mut **loose;
         // What the packet will look like so far: earlier manipulations included.
         let Some(current) = conn.reply().inverse() else { return Ok(()) };
-        let range = range.map_or_else(Range::default, |r| r.without_netmap(&current, manip));
+        let of_network = range.and_then(|range| range.without_netmap(&current, manip));
+        let range = of_network.as_ref().or(range).unwrap_or(&Range::ANY);
         let zones = conn.zones();
         let mapping = crate::mapping::NONE;
         let mut choice = Choice {
@@ -70,11 +71,12 @@ impl Conntrack {
             conn,
             zones,
             manip,
-            range: &range,
+            range,
             now,
             random,
             mapping,
             free: known.map(|hash| (current, hash)),
+            source: None,
         };
         let chosen = choice.choose(&current).ok_or(Exhausted)?;
         let Some(reply) = chosen.inverse() else { return Ok(()) };
@@ -84,6 +86,7 @@ impl Conntrack {
         }
         let (mapping, known) = (choice.mapping, choice.free.filter(|(tuple, _)| *tuple == chosen));
         free[Direction::Reply.index()] = known.map(|(_, hash)| hash);
+        *source = choice.source.or(*source);
         if manip == Manip::Source {
             conn.set_mapping(0, mapping);
         }
@@ -97,16 +100,28 @@ impl Conntrack {
 }
 
 impl Range {
-    /// Resolves NETMAP to the one address it stands for.
-    fn without_netmap(&self, current: &Tuple, manip: Manip) -> Self {
-        let Some(network) = self.netmap else { return *self };
+    /// Anything goes, and what is there already goes first.
+    const ANY: Self = Self {
+        addrs: None,
+        ports: None,
+        base_port: None,
+        random: false,
+        random_fully: false,
+        persistent: false,
+        netmap: None,
+        mapping: None,
+    };
+
+    /// Resolves NETMAP, if that is asked for, to the one address it stands for.
+    fn without_netmap(&self, current: &Tuple, manip: Manip) -> Option<Self> {
+        let network = self.netmap?;
         let old = match manip {
             Manip::Source => current.src,
             Manip::Destination => current.dst,
         };
         let mask = network.mask();
         let new = Addr::from_bits(network.addr().bits() & mask | old.bits() & !mask);
-        Self { addrs: Some((new, new)), netmap: None, ..*self }
+        Some(Self { addrs: Some((new, new)), netmap: None, ..*self })
     }
 
     pub(crate) fn any_random(&self) -> bool {
@@ -144,6 +159,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) mapping: u32,
     /// The tuple last found to be free, and the hash of what answers to it look like.
     pub(crate) free: Option<(Tuple, u64)>,
+    /// The hash of the original source, once it was needed.
+    pub(crate) source: Option<u64>,
 }
 
 impl Choice<'_> {
@@ -222,8 +239,11 @@ impl Choice<'_> {
 
     /// The newest translation of the same original source that the range allows
     /// (`find_appropriate_src`): endpoint-independent mapping (RFC 4787 REQ-1) as far as it goes.
-    fn existing_mapping(&self, current: &Tuple) -> Option<Tuple> {
-        self.table.outside_end(current, self.zones[0], |(src, sport)| {
+    fn existing_mapping(&mut self, current: &Tuple) -> Option<Tuple> {
+        let hash = self.table.key.source(current);
+        // An identifier of ICMP may have been changed with the destination.
+        self.source = self.conn.has_source(current).then_some(hash);
+        self.table.outside_end((current, hash), self.zones[0], |(src, sport)| {
             let mapped = Tuple { src, sport, ..*current };
             (self.range.has_addr(mapped.src) && self.range.has_port(&mapped, Manip::Source))
                 .then_some(mapped)

@@ -137,11 +137,12 @@ impl Shared {
         self.shards > 1
     }
 
+    /// `source` is the hash of its source, if that is translated.
     pub(crate) fn enter(
         &mut self,
-        key: &HashKey,
         conn: &mut Connection,
         hashes: [u64; 2],
+        source: Option<u64>,
         shard: u8,
     ) {
         self.connections += 1;
@@ -150,11 +151,11 @@ impl Shared {
             return;
         }
         self.registry.enter(hashes, shard);
-        let Some(end) = mapped_source(conn) else { return };
+        let (Some(end), Some(hash)) = (mapped_source(conn), source) else { return };
         self.flows = self.flows.wrapping_add(1);
         // With several tables nothing else is in its place.
         conn.same_source[0] = self.flows;
-        let hash = source_hash(key, &conn.original(), conn.zones()[0]);
+        let hash = in_zone(hash, conn.zones()[0]);
         match self.sources.find_mut(hash, |s| s.hash == hash) {
             Some(source) => {
                 source.mapped.insert(self.flows, end);
@@ -175,7 +176,7 @@ impl Shared {
         if mapped_source(conn).is_none() {
             return;
         }
-        let hash = source_hash(key, &conn.original(), conn.zones()[0]);
+        let hash = in_zone(key.source(&conn.original()), conn.zones()[0]);
         let Ok(mut found) = self.sources.find_entry(hash, |s| s.hash == hash) else { return };
         let mapped = &mut found.get_mut().mapped;
         mapped.remove(&conn.same_source[0]);
@@ -183,10 +184,6 @@ impl Shared {
             found.remove();
         }
     }
-}
-
-fn source_hash(key: &HashKey, tuple: &Tuple, zone: u16) -> u64 {
-    key.source(tuple) ^ u64::from(zone).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The outside end of a connection whose source is translated.
@@ -311,15 +308,15 @@ impl Conntrack {
     /// The newest of the outside ends that the same original source has in any table and `fits`.
     pub(crate) fn outside_end<R>(
         &self,
-        tuple: &Tuple,
+        (tuple, hash): (&Tuple, u64),
         zone: u16,
         mut fits: impl FnMut((Addr, u16)) -> Option<R>,
     ) -> Option<R> {
         if !self.shared.is_divided() {
-            let in_zone = self.same_source(tuple).filter(|conn| conn.zones()[0] == zone);
+            let in_zone = self.same_source((tuple, hash)).filter(|conn| conn.zones()[0] == zone);
             return in_zone.filter_map(mapped_source).find_map(fits);
         }
-        let hash = source_hash(&self.key, tuple, zone);
+        let hash = in_zone(hash, zone);
         let source = self.shared.sources.find(hash, |s| s.hash == hash)?;
         source.mapped.values().rev().find_map(|end| fits(*end))
     }

@@ -101,11 +101,12 @@ impl Conntrack {
 
     /// The newest of the connections whose original source is that of `tuple` and was translated,
     /// and from there on the older ones.
-    pub(crate) fn same_source(&self, tuple: &Tuple) -> impl Iterator<Item = &Connection> {
-        let head = self
-            .sources
-            .find(self.key.source(tuple), |&s| same_source_at(&self.slots, s, tuple))
-            .copied();
+    /// `hash` is that of the source.
+    pub(crate) fn same_source(
+        &self,
+        (tuple, hash): (&Tuple, u64),
+    ) -> impl Iterator<Item = &Connection> {
+        let head = self.sources.find(hash, |&s| same_source_at(&self.slots, s, tuple)).copied();
         let at = |slot: u32| self.slots.get(slot);
         std::iter::successors(head.and_then(at), move |conn| at(conn.same_source[0]))
     }
@@ -119,15 +120,26 @@ impl Conntrack {
 
     pub(crate) fn insert(&mut self, conn: Connection) -> ConnId {
         let hashes = self.hashes(&conn);
-        self.enter(conn, hashes)
+        self.enter(conn, hashes, None)
     }
 
-    /// The same with the hashes of its tuples in their zones.
-    pub(crate) fn enter(&mut self, mut conn: Connection, hashes: [u64; 2]) -> ConnId {
+    /// The same with the hashes of its tuples in their zones, and of its source if that is known.
+    pub(crate) fn enter(
+        &mut self,
+        mut conn: Connection,
+        hashes: [u64; 2],
+        source: Option<u64>,
+    ) -> ConnId {
         debug_assert_eq!(hashes, self.hashes(&conn));
         self.hold_mappings(&mut conn);
-        let (source, translated) = (conn.original(), conn.status.has(Status::SNAT));
-        self.shared.enter(&self.key, &mut conn, hashes, self.number);
+        // Where its source is found, if it is translated.
+        let source = conn.status.has(Status::SNAT).then(|| {
+            let tuple = conn.original();
+            let hash = source.unwrap_or_else(|| self.key.source(&tuple));
+            debug_assert_eq!(hash, self.key.source(&tuple));
+            (tuple, hash)
+        });
+        self.shared.enter(&mut conn, hashes, source.map(|(_, hash)| hash), self.number);
         let deadline = conn.deadline;
         let id = self.slots.put(conn);
         let slot = id.slot;
@@ -135,15 +147,14 @@ impl Conntrack {
         for (way, hash) in WAYS.into_iter().zip(hashes) {
             self.index.insert(hash, Located::new(slot, way, hash), Located::hash);
         }
-        if translated && !self.shared.is_divided() {
-            self.link_source(slot, &source);
+        if let Some((tuple, hash)) = source.filter(|_| !self.shared.is_divided()) {
+            self.link_source(slot, &tuple, hash);
         }
         id
     }
 
-    fn link_source(&mut self, slot: u32, source: &Tuple) {
+    fn link_source(&mut self, slot: u32, source: &Tuple, hash: u64) {
         let (key, slots) = (self.key, &self.slots);
-        let hash = key.source(source);
         let head = self.sources.find_mut(hash, |&s| same_source_at(slots, s, source));
         let old = match head {
             Some(head) => std::mem::replace(head, slot),
@@ -309,7 +320,10 @@ mod tests {
             let mut table = Conntrack::new(Settings::default(), [1, 1]);
             let ids: Vec<ConnId> = (0..4).map(|port| table.insert(conn(port))).collect();
             let chain = |table: &Conntrack| -> Vec<u16> {
-                table.same_source(&conn(0).original()).map(|c| c.original().dport).collect()
+                table
+                    .same_source((&conn(0).original(), table.key.source(&conn(0).original())))
+                    .map(|c| c.original().dport)
+                    .collect()
             };
             assert_eq!(chain(&table), [3, 2, 1, 0]);
             table.remove(ids[gone].slot);

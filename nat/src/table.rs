@@ -273,7 +273,7 @@ impl Conntrack {
 
     /// A connection that goes with its packet, in the memory that the one before has left.
     fn loose(&mut self, conn: Connection, free: [Option<u64>; 2]) -> Box<Loose> {
-        let loose = Loose { conn, free, entered: self.shared.entered };
+        let loose = Loose { conn, free, entered: self.shared.entered, source: None };
         match self.spare.take() {
             Some(mut place) => {
                 *place = loose;
@@ -415,15 +415,21 @@ impl Conntrack {
         for (direction, hash) in
             [Direction::Original, Direction::Reply].into_iter().zip(&mut hashes)
         {
-            let (tuple, zones) = (conn.tuple(direction), conn.zones());
-            let free = conn.is_free(direction, self.shared.entered);
-            let found = free.unwrap_or_else(|| self.key.tuple(&tuple));
+            let zones = conn.zones();
+            let found = match conn.is_free(direction, self.shared.entered) {
+                Some(hash) => hash,
+                None => {
+                    let tuple = conn.tuple(direction);
+                    let hash = self.key.tuple(&tuple);
+                    if self.holder((&tuple, hash), zones, direction, now).is_some() {
+                        self.stats.insert_failed += 1;
+                        self.stats.drop += 1;
+                        return Err(ConfirmDrop::Clash);
+                    }
+                    hash
+                }
+            };
             *hash = in_zone(found, zones[direction.index()]);
-            if free.is_none() && self.holder((&tuple, found), zones, direction, now).is_some() {
-                self.stats.insert_failed += 1;
-                self.stats.drop += 1;
-                return Err(ConfirmDrop::Clash);
-            }
         }
         let mut made_room = false;
         if self.settings.max != 0 && self.total() >= self.settings.max as usize {
@@ -441,7 +447,7 @@ impl Conntrack {
         loose.status.set(Status::CONFIRMED);
         loose.deadline = now + (loose.deadline - Instant::ZERO);
         loose.start(now);
-        let id = self.enter(loose.conn.take_out(), hashes);
+        let id = self.enter(loose.conn.take_out(), hashes, loose.source);
         self.spare = Some(loose);
         if self.events.wanted()
             && let Some(conn) = conn_of(&mut self.slots, id)

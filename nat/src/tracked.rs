@@ -126,6 +126,8 @@ pub(crate) struct Loose {
     pub(crate) free: [Option<u64>; 2],
     /// How many connections had entered tables by then ([`crate::shared`]).
     pub(crate) entered: u64,
+    /// The hash of its original source, if that was asked for.
+    pub(crate) source: Option<u64>,
 }
 
 impl Loose {

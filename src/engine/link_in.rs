@@ -105,7 +105,7 @@ impl Engine {
                 if self.diverts_dhcp(interface, &packet) {
                     return Ok(Fate::Consumed);
                 }
-                self.forward(packet)
+                self.forward(&mut packet)
             }
             _ => Err(Drop::LinkProtocol),
         }

@@ -25,7 +25,7 @@ impl Engine {
         packet: &mut Packet<'_>,
         output: Option<InterfaceId>,
     ) -> Result<(), Drop> {
-        if !self.rules.of(packet.parsed.family).has_rules(table, hook) {
+        if !self.policy.has_chain(packet.parsed.family, table, hook) {
             return Ok(());
         }
         match self.evaluate(table, hook, packet, output) {

@@ -187,7 +187,7 @@ impl Engine {
         hop: Option<Hop>,
     ) -> Result<(Option<Range>, Option<InterfaceId>), Drop> {
         let output = hop.map(|hop| hop.egress);
-        if !self.rules.of(packet.parsed.family).has_rules(TableName::Nat, hook) {
+        if !self.policy.has_chain(packet.parsed.family, TableName::Nat, hook) {
             return Ok((None, None));
         }
         let action = match self.evaluate(TableName::Nat, hook, packet, output) {
