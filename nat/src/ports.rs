@@ -7,7 +7,7 @@ use crate::choice::MappingRule;
 use crate::conn::{Connection, Direction, Status};
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
-use crate::tracked::{ConnId, Entry, Loose, Tracked};
+use crate::tracked::{Entry, Loose, Tracked};
 use crate::{Manip, Tuple};
 
 /// The addresses and ports a translation may choose from.
@@ -59,6 +59,15 @@ impl Conntrack {
         }
         let Entry::Own(loose) = &mut tracked.entry else { return Ok(()) };
         let known = loose.is_free(Direction::Reply, self.shared.entered);
+        // The null binding leaves what is free as it is.
+        if range.is_none() && (manip == Manip::Destination || self.mappings.len() == 0) {
+            let reply = loose.reply();
+            if let Some(hash) = known.or_else(|| self.vacant(&reply, loose.zones(), now)) {
+                loose.free[Direction::Reply.index()] = Some(hash);
+                loose.status.set(Status::done(manip));
+                return Ok(());
+            }
+        }
         let Loose { conn, free, source, .. } = &mut **loose;
         // What the packet will look like so far: earlier manipulations included.
         let Some(current) = conn.reply().inverse() else { return Ok(()) };
@@ -96,6 +105,13 @@ impl Conntrack {
         }
         conn.status.set(Status::done(manip));
         Ok(())
+    }
+
+    /// The hash of a reply tuple, if no connection has it.
+    fn vacant(&mut self, reply: &Tuple, zones: [u16; 2], now: Instant) -> Option<u64> {
+        let (_, hash) = self.hashed(reply);
+        let holder = self.holder((reply, hash), zones, Direction::Reply, now);
+        holder.is_none().then_some(hash)
     }
 }
 
@@ -225,16 +241,9 @@ impl Choice<'_> {
             return true;
         }
         let Some(reply) = tuple.inverse() else { return true };
-        let hash = self.table.key.tuple(&reply);
-        let free = self.occupant((&reply, hash)).is_none();
-        if free {
-            self.free = Some((*tuple, hash));
-        }
-        free
-    }
-
-    fn occupant(&mut self, reply: (&Tuple, u64)) -> Option<(ConnId, Direction)> {
-        self.table.holder(reply, self.zones, Direction::Reply, self.now)
+        let Some(hash) = self.table.vacant(&reply, self.zones, self.now) else { return false };
+        self.free = Some((*tuple, hash));
+        true
     }
 
     /// The newest translation of the same original source that the range allows
@@ -306,7 +315,8 @@ impl Choice<'_> {
     fn evict(&mut self, tuple: &Tuple) -> bool {
         let Some(reply) = tuple.inverse() else { return false };
         let reply = self.table.hashed(&reply);
-        let Some((id, direction)) = self.occupant(reply) else { return true };
+        let holder = self.table.holder(reply, self.zones, Direction::Reply, self.now);
+        let Some((id, direction)) = holder else { return true };
         let Some(mine) = self.conn.tcp() else { return false };
         let done = self.table.visit_of(id, |table| {
             let Some(old) = table.get(id) else { return false };

@@ -119,8 +119,9 @@ impl Engine {
         let field = packet.checksum_field();
         let bytes = &mut packet.frame.slot[packet.l3..packet.frame.meta.end];
         let done = self.conntrack.translate(&tracked, manip, &mut packet.parsed, bytes, field);
-        let translated = self.conntrack.view(&tracked).is_some_and(|c| c.is_translated());
-        if let (true, Some(pieces)) = (translated, &mut packet.pieces) {
+        if let Some(pieces) = &mut packet.pieces
+            && self.conntrack.view(&tracked).is_some_and(|c| c.is_translated())
+        {
             pieces.header_was_written(header_len(packet.parsed.protocol));
         }
         packet.tracked = Some(tracked);
