@@ -23,14 +23,19 @@ impl HashKey {
     /// Of a whole tuple.
     #[inline]
     pub(crate) fn tuple(&self, t: &Tuple) -> u64 {
-        let ports = u64::from(t.sport) << 32 | u64::from(t.dport) << 16 | u64::from(t.protocol);
         if t.src.is_v4() {
-            let addrs = u64::from(t.src.v4_u32()) << 32 | u64::from(t.dst.v4_u32());
-            self.words([addrs, ports])
+            self.v4([t.src.v4_u32(), t.dst.v4_u32()], [t.sport, t.dport], t.protocol)
         } else {
             let (s, d) = (halves(t.src), halves(t.dst));
-            self.words([s[0], s[1], d[0], d[1], ports])
+            self.message(&[s[0], s[1], d[0], d[1]], 37, ports(t.sport, t.dport, t.protocol))
         }
+    }
+
+    /// Of a whole tuple of IPv4.
+    #[inline(always)]
+    pub(crate) fn v4(&self, addrs: [u32; 2], [sport, dport]: [u16; 2], protocol: u8) -> u64 {
+        let addrs = u64::from(addrs[0]) << 32 | u64::from(addrs[1]);
+        self.message(&[addrs], 13, ports(sport, dport, protocol))
     }
 
     /// Of a whole tuple in a zone.
@@ -41,11 +46,11 @@ impl HashKey {
 
     /// Of a number.
     pub(crate) fn number(&self, n: u64) -> u64 {
-        self.words([n])
+        self.words(&[n])
     }
 
     /// Of some numbers.
-    pub(crate) fn numbers<const N: usize>(&self, numbers: [u64; N]) -> u64 {
+    pub(crate) fn numbers(&self, numbers: &[u64]) -> u64 {
         self.words(numbers)
     }
 
@@ -54,10 +59,9 @@ impl HashKey {
     pub(crate) fn source(&self, t: &Tuple) -> u64 {
         let port = u64::from(t.sport) << 8 | u64::from(t.protocol);
         if t.src.is_v4() {
-            self.words([u64::from(t.src.v4_u32()) << 32 | port])
+            self.message(&[], 7, u64::from(t.src.v4_u32()) << 24 | port)
         } else {
-            let s = halves(t.src);
-            self.words([s[0], s[1], port])
+            self.message(&halves(t.src), 19, port)
         }
     }
 
@@ -65,24 +69,29 @@ impl HashKey {
     #[inline]
     pub(crate) fn endpoint(&self, e: &Endpoint) -> u64 {
         let a = halves(e.addr);
-        self.words([a[0], a[1], u64::from(e.port) << 16 | u64::from(e.protocol)])
+        self.words(&[a[0], a[1], u64::from(e.port) << 16 | u64::from(e.protocol)])
     }
 
     /// Of a mapping's number and an address.
     pub(crate) fn peer(&self, mapping: u32, peer: Addr) -> u64 {
         let a = halves(peer);
-        self.words([a[0], a[1], u64::from(mapping)])
+        self.words(&[a[0], a[1], u64::from(mapping)])
     }
 
-    #[inline]
-    fn words<const N: usize>(&self, words: [u64; N]) -> u64 {
+    fn words(&self, words: &[u64]) -> u64 {
+        self.message(words, words.len() as u64 * 8, 0)
+    }
+
+    /// Of so many bytes: whole words, and what is left in the lower seven bytes of `rest`.
+    #[inline(always)]
+    fn message(&self, words: &[u64], len: u64, rest: u64) -> u64 {
         let mut v = self.0;
-        for w in words {
+        for &w in words {
             v[3] ^= w;
             round(&mut v);
             v[0] ^= w;
         }
-        let end = (N as u64 * 8) << 56;
+        let end = len << 56 | rest;
         v[3] ^= end;
         round(&mut v);
         v[0] ^= end;
@@ -101,12 +110,19 @@ pub(crate) fn in_zone(hash: u64, zone: u16) -> u64 {
     hash ^ u64::from(zone).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// What a tuple is besides its addresses: five bytes.
+#[inline]
+fn ports(sport: u16, dport: u16, protocol: u8) -> u64 {
+    u64::from(sport) << 24 | u64::from(dport) << 8 | u64::from(protocol)
+}
+
+#[inline]
 fn halves(a: Addr) -> [u64; 2] {
     let bits = a.bits();
     [(bits >> 64) as u64, bits as u64]
 }
 
-#[inline]
+#[inline(always)]
 fn round(v: &mut [u64; 4]) {
     v[0] = v[0].wrapping_add(v[1]);
     v[1] = v[1].rotate_left(13) ^ v[0];

@@ -277,6 +277,21 @@ mod tests {
         assert!(segments[0].table.capacity() < 16);
     }
 
+    /// What comes and goes for long leaves nothing behind that would make tables longer.
+    #[test]
+    fn turnover_makes_nothing_longer() {
+        const N: u32 = 20_000;
+        let mut index = Index::new();
+        (0..N).for_each(|n| index.insert(hash(&n), n, hash));
+        for n in N..30 * N {
+            let old = n - N;
+            assert_eq!(index.remove(hash(&old), |&m| m == old, hash), Some(old));
+            index.insert(hash(&n), n, hash);
+        }
+        assert!(index.segments.iter().all(|s| s.table.capacity() <= MOST));
+        assert!((30 * N - N..30 * N).all(|n| has(&index, n)));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         /// It holds what a set holds, through growth and shrinking.

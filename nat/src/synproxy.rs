@@ -144,7 +144,7 @@ fn cookie(key: &HashKey, [client, server]: Ends, isn: u32, period: u64, size: us
     let half = |a: Addr| [(a.bits() >> 64) as u64, a.bits() as u64];
     let (c, s) = (half(client.0), half(server.0));
     let ports = u64::from(client.1) << 16 | u64::from(server.1);
-    let mac = key.numbers([c[0], c[1], s[0], s[1], ports, u64::from(isn), period, size as u64]);
+    let mac = key.numbers(&[c[0], c[1], s[0], s[1], ports, u64::from(isn), period, size as u64]);
     (period as u32) << 27 | (size as u32) << 24 | (mac as u32 & 0x00ff_ffff)
 }
 
