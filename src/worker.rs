@@ -245,7 +245,7 @@ impl Worker {
             return Ok(0);
         }
         let mut fates = [Fate::Consumed; BURST];
-        let own = {
+        let (own, wants_leases) = {
             let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
             let receive = &mut self.devices[port].receive;
             for (index, fate) in fates[..frames].iter_mut().enumerate() {
@@ -255,11 +255,15 @@ impl Worker {
                 self.news.announce();
             }
             count_sent(&mut self.sent, held.counters());
-            held.take_outbox()
+            (held.take_outbox(), held.wants_leases())
         };
         let result = self.transmit(port, &fates[..frames]);
         self.devices[port].receive.release();
         self.transmit_own(own)?;
+        if wants_leases {
+            // Behind the burst's own frames, so that those that come later don't pass them.
+            self.gateway.lease_wanted(self.shard, self.clock.now());
+        }
         result.map(|()| frames)
     }
 

@@ -41,7 +41,8 @@ pub use rules::{RulesInForce, Superseded};
 pub(crate) use shard::lock;
 pub use shard::{Lent, Shard, Shards};
 pub(crate) use short::AtHand;
-pub use short::ShortWay;
+pub(crate) use short::plain;
+pub use short::{Leases, OFTEN, ShortWay};
 
 use crate::conntrack::Moment;
 use crate::io::Frame;
@@ -132,6 +133,7 @@ pub struct Engine {
     generation: short::Generation,
     /// That of the shard at work.
     short: Box<short::Short>,
+    leases: Option<Arc<Leases>>,
     at_hand: AtHand,
     now: Instant,
     unix_nanos: u64,
@@ -180,6 +182,7 @@ impl Engine {
             listened: log::Groups::default(),
             short_way,
             short: Box::new(short::Short::new(generation.clone(), host_port)),
+            leases: None,
             at_hand: AtHand::default(),
             generation,
             now: Instant::ZERO,
@@ -268,6 +271,7 @@ impl Engine {
         let mut news = false;
         for number in 0..self.shards.count().max(1) {
             self.lend(number);
+            self.settle_leases();
             self.conntrack.expire(self.now);
             news |= self.has_news();
         }
@@ -414,6 +418,9 @@ impl Engine {
         // A comparison goes on.
         if self.short_way != ShortWay::Compared {
             self.short_way = sysctls.short_way().into();
+        }
+        if let Some(leases) = &self.leases {
+            leases.allow(sysctls.bypass());
         }
         self.sysctls = sysctls;
         self.rebuild();
