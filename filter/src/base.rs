@@ -56,6 +56,11 @@ impl Address {
         Self { network: Network::any(family), inverted: false }
     }
 
+    /// Whether it says nothing.
+    pub fn is_any(&self) -> bool {
+        self.network.is_any() && !self.inverted
+    }
+
     #[inline]
     fn matches(&self, addr: Addr) -> bool {
         self.network.contains(addr) != self.inverted
@@ -79,9 +84,18 @@ pub(crate) struct Base {
     pub protocol: Option<Protocol>,
     /// `-f`: later fragments only; negated: everything else.
     pub fragment: Option<bool>,
+    /// Whether it says nothing about addresses.
+    anywhere: bool,
 }
 
 impl Base {
+    /// Of addresses alone.
+    pub fn new(source: Address, destination: Address) -> Self {
+        let anywhere = source.is_any() && destination.is_any();
+        let (input, output, protocol, fragment) = Default::default();
+        Self { source, destination, input, output, protocol, fragment, anywhere }
+    }
+
     /// Whether both say the same: `-i +` is like none.
     pub fn same(&self, other: &Self) -> bool {
         let says = |i: &Option<Interface>| i.clone().filter(|i| !i.is_any() || i.inverted);
@@ -96,23 +110,17 @@ impl Base {
 
     /// Whether it says nothing.
     pub fn is_any(&self) -> bool {
-        let Self { source, destination, input, output, protocol, fragment } = self;
-        let any = |a: &Address| a.network.is_any() && !a.inverted;
-        any(source)
-            && any(destination)
-            && input.is_none()
-            && output.is_none()
-            && protocol.is_none()
-            && fragment.is_none()
+        let Self { input, output, protocol, fragment, anywhere, .. } = self;
+        *anywhere && input.is_none() && output.is_none() && protocol.is_none() && fragment.is_none()
     }
 
     pub fn matches(&self, query: &Query<'_>) -> bool {
         let packet = query.packet;
-        self.source.matches(packet.src)
-            && self.destination.matches(packet.dst)
+        self.protocol.is_none_or(|p| (p.number == packet.protocol) != p.inverted)
+            && (self.anywhere
+                || self.source.matches(packet.src) && self.destination.matches(packet.dst))
             && self.input.as_ref().is_none_or(|i| i.matches(query.input))
             && self.output.as_ref().is_none_or(|o| o.matches(query.output))
-            && self.protocol.is_none_or(|p| (p.number == packet.protocol) != p.inverted)
             && self.fragment.is_none_or(|wanted| packet.is_later_fragment() == wanted)
     }
 }

@@ -14,7 +14,7 @@ use crate::effects::{Effects, NoEffects, TraceRecord, TraceStep};
 use crate::extension::{Context, Match, Next, Target};
 use crate::memory::Memory;
 use crate::query::{CtState, Hook, Query, TableName};
-use crate::ruleset::{Action, Builtin, Chain, Policy, Rule, Ruleset, Table};
+use crate::ruleset::{Action, Builtin, Chain, Content, Policy, Rule, Ruleset, Table};
 use crate::trail::{Observer, Trail};
 use crate::verdict::{NatAction, Verdict};
 
@@ -202,20 +202,19 @@ impl<'r> Walk<'r> {
             }
         };
         let mut facts = Lazy::Unknown;
+        let mut content = &*table.chains[self.place.chain].content;
         loop {
-            let chain = &table.chains[self.place.chain];
-            let Some(number) = self.next(chain, context.query, &mut facts) else {
+            let Some((number, rule)) = self.next(content, context.query, &mut facts) else {
                 match self.stack.pop() {
                     Some(place) => {
                         self.place.trace_end(table, context, TraceStep::Return);
-                        self.go(place);
+                        content = self.go(table, place);
                     }
                     None => break,
                 }
                 continue;
             };
             self.place.next = number + 1;
-            let rule = &chain.content.rules[number];
             observer.meets();
             if !rule.matches(context, observer) {
                 if context.hotdrop {
@@ -232,14 +231,16 @@ impl<'r> Walk<'r> {
                 Action::Accept => return Step::Done(Verdict::Accept),
                 Action::Drop => return Step::Done(Verdict::Drop),
                 Action::Return => match self.stack.pop() {
-                    Some(place) => self.go(place),
+                    Some(place) => content = self.go(table, place),
                     None => break,
                 },
                 Action::Jump(chain) => {
                     self.stack.push(self.place);
-                    self.go(Place { chain: *chain, next: 0 });
+                    content = self.go(table, Place { chain: *chain, next: 0 });
                 }
-                Action::Goto(chain) => self.go(Place { chain: *chain, next: 0 }),
+                Action::Goto(chain) => {
+                    content = self.go(table, Place { chain: *chain, next: 0 });
+                }
                 Action::Target(_, target) => {
                     observer.applies(&**target);
                     match target.apply(context) {
@@ -266,22 +267,28 @@ impl<'r> Walk<'r> {
 }
 
 impl<'r> Walk<'r> {
-    fn go(&mut self, place: Place) {
+    fn go(&mut self, table: &'r Table, place: Place) -> &'r Content {
         self.place = place;
         self.candidates = None;
+        &table.chains[place.chain].content
     }
 
-    /// The number of the next rule to ask.
+    /// The next rule to ask, with its number.
     #[inline]
-    fn next(&mut self, chain: &'r Chain, query: &Query<'_>, facts: &mut Lazy) -> Option<usize> {
-        let from = self.place.next;
-        if let Some(classifier) = chain.content.classifier.as_ref().filter(|_| !self.plain)
+    fn next(
+        &mut self,
+        content: &'r Content,
+        query: &Query<'_>,
+        facts: &mut Lazy,
+    ) -> Option<(usize, &'r Rule)> {
+        let mut number = self.place.next;
+        if let Some(classifier) = content.classifier.as_ref().filter(|_| !self.plain)
             && let Some(facts) = facts.get(query)
         {
             let candidates = &mut self.candidates;
-            return candidates.get_or_insert_with(|| classifier.candidates(facts)).next(from);
+            number = candidates.get_or_insert_with(|| classifier.candidates(facts)).next(number)?;
         }
-        (from < chain.content.rules.len()).then_some(from)
+        Some((number, content.rules.get(number)?))
     }
 }
 

@@ -3,6 +3,8 @@
 //! Everything here is plain data: `filter` knows neither connections nor routes, it is handed what
 //! matches look at.
 
+use std::ops::Deref;
+
 use tidegate_packet::{Addr, Instant, MacAddr, Parsed};
 
 use crate::tracking::Helper;
@@ -150,8 +152,9 @@ pub struct Query<'a> {
     pub link: Option<Link>,
     /// Relation to its connection.
     pub state: CtState,
-    /// The connection, unless the state is invalid or untracked.
-    pub connection: Option<&'a Connection>,
+    /// The connection, unless the state is invalid or untracked. Few rules look at it, so it may be
+    /// made up when one does.
+    pub connection: Option<&'a dyn Deref<Target = Connection>>,
     /// The packet's mark (`fwmark`).
     pub mark: u32,
     /// Monotonic time.

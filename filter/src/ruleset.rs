@@ -36,6 +36,8 @@ pub(crate) struct Table {
     /// By the numbers that jumps know them by, which they keep as long as they are there; built-in
     /// ones come first. A number that is free belongs to an empty chain without a name.
     pub chains: Vec<Chain>,
+    /// The numbers of the built-in chains, by hook.
+    builtins: [Option<usize>; 5],
     /// The numbers in the order chains are saved: built-in ones by hook, then the user's by name.
     pub order: Arc<[usize]>,
     /// The numbers by name.
@@ -62,7 +64,13 @@ impl Table {
         let uses_conntrack = contents().any(|c| c.uses_conntrack);
         let needs_accounting = contents().any(|c| c.needs_accounting);
         let remembering = contents().flat_map(|c| &c.remembering).cloned().collect();
-        Self { name, chains, order, index, uses_conntrack, needs_accounting, remembering }
+        let mut builtins = [None; 5];
+        for (at, chain) in chains.iter().enumerate() {
+            if let Some(builtin) = chain.builtin {
+                builtins[builtin.hook as usize] = Some(at);
+            }
+        }
+        Self { name, chains, builtins, order, index, uses_conntrack, needs_accounting, remembering }
     }
 
     /// The chains in the order they are saved.
@@ -324,6 +332,6 @@ impl Table {
     /// The place of a hook's chain; built-in chains come first.
     #[inline]
     pub(crate) fn builtin_at(&self, hook: Hook) -> Option<usize> {
-        self.chains.iter().position(|c| c.builtin.is_some_and(|b| b.hook == hook))
+        self.builtins[hook as usize]
     }
 }

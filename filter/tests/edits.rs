@@ -175,6 +175,7 @@ fn connections_carry_marks() {
         expires: 1,
         accounting: [(0, 0); 2],
     };
+    let known = &connection;
     let run = |lines: &str, connection| {
         let rules = rules_for(&format!("*mangle\n{lines}\nCOMMIT\n"), &bytes);
         let query = Query { connection, mark: 0x1234, ..query(&packet, &bytes) };
@@ -197,13 +198,13 @@ fn connections_carry_marks() {
         ("--save-mark --nfmask 0xff00 --ctmask 0xf", 0x12f0),
     ] {
         let line = format!("-A FORWARD -j CONNMARK {target}");
-        assert_eq!(run(&line, Some(&connection)).1, Some(want), "{target}");
+        assert_eq!(run(&line, Some(&known)).1, Some(want), "{target}");
         assert_eq!(run(&line, None), (Verdict::Accept, None, vec![]), "{target}");
     }
     let restore = "-A FORWARD -j CONNMARK --restore-mark --mask 0xff";
-    assert_eq!(run(restore, Some(&connection)).2, ["mark 0x12f0"]);
+    assert_eq!(run(restore, Some(&known)).2, ["mark 0x12f0"]);
     let seen = "-A FORWARD -j CONNMARK --set-mark 7\n-A FORWARD -m connmark --mark 7 -j DROP";
-    assert_eq!(run(seen, Some(&connection)).0, Verdict::Drop);
+    assert_eq!(run(seen, Some(&known)).0, Verdict::Drop);
     assert_eq!(run("-A FORWARD -m connmark ! --mark 7 -j DROP", None).0, Verdict::Accept);
 }
 

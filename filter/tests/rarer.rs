@@ -26,7 +26,7 @@ fn takes_with(rule: &str, bytes: &[u8], change: impl Fn(Query<'_>) -> Query<'_>)
 fn takes_of(rule: &str, bytes: &[u8], connection: &Connection) -> bool {
     let packet = Parsed::parse(bytes).unwrap();
     let rules = rules(&filter(&format!("-A FORWARD {rule} -j DROP")));
-    let query = Query { connection: Some(connection), ..query(&packet, bytes) };
+    let query = Query { connection: Some(&connection), ..query(&packet, bytes) };
     let (table, hook, memory) = (TableName::Filter, Hook::Forward, Memory::new());
     let mut counters = rules.zero_counters();
     evaluate(&rules, table, hook, &query, &mut counters, &memory, &mut NoEffects) == Verdict::Drop

@@ -284,6 +284,7 @@ fn states_and_connections() {
         expires: 100,
         accounting: [(0, 0); 2],
     };
+    let known = &connection;
     let takes = |rule: &str, state, connection| {
         let rules = rules(&filter(&format!("-A FORWARD {rule} -j DROP")));
         let query = Query { state, connection, ..query(&packet, &bytes) };
@@ -317,7 +318,7 @@ fn states_and_connections() {
         ("--ctdir REPLY", false),
     ] {
         let rule = format!("-m conntrack {rule}");
-        assert_eq!(takes(&rule, CtState::Established, Some(&connection)), want, "{rule}");
+        assert_eq!(takes(&rule, CtState::Established, Some(&known)), want, "{rule}");
     }
     for (rule, state, want) in [
         ("-m conntrack --ctstate INVALID", CtState::Invalid, true),

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use tidegate_packet::Plain;
 
 use crate::known::tuple;
-use crate::store::NONE;
+use crate::slots::Located;
 use crate::table::Conntrack;
 
 /// With fewer connections the core's own cache holds them: two megabytes with their index.
@@ -23,12 +23,12 @@ const WORTHWHILE: usize = 8192;
 pub struct Sought {
     pub(crate) hash: u64,
     /// Entries of the index whose hash looks like this one: most often one, and the right one.
-    pub(crate) entries: [u32; 2],
+    pub(crate) entries: [Located; 2],
 }
 
 impl Sought {
     /// Of no packet.
-    pub const NOTHING: Self = Self { hash: 0, entries: [NONE; 2] };
+    pub const NOTHING: Self = Self { hash: 0, entries: [Located::NOWHERE; 2] };
 }
 
 impl Conntrack {
@@ -62,7 +62,7 @@ impl Conntrack {
         }
         let mut touched = 0;
         for entry in packets.iter().flat_map(|sought| sought.entries) {
-            if let Some(conn) = self.slots.get(entry / 2) {
+            if let Some(conn) = entry.conn(&self.slots) {
                 // Something of each line.
                 touched ^= conn.mark ^ conn.same_source[0];
             }
@@ -105,7 +105,7 @@ mod tests {
             let known = table.known(sought, &plain(at), &packets[at], now);
             assert_eq!(known, table.known(&seek(at), &plain(at), &packets[at], now));
             assert_eq!(known.is_some(), at < 1900);
-            known.is_some_and(|known| sought.entries[0] / 2 == known.id.slot)
+            known.is_some_and(|known| sought.entries[0].slot() == known.id.slot)
         };
         let right = ahead.iter().enumerate().filter(|guess| right(*guess)).count();
         assert!((1700..=1900).contains(&right), "{right}");

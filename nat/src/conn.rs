@@ -162,7 +162,7 @@ pub struct Counters {
 }
 
 /// What a protocol keeps for each connection.
-#[derive(Clone, Debug)]
+#[derive(Copy, Clone, Debug)]
 pub(crate) enum Proto {
     /// Nothing.
     Plain,
@@ -264,6 +264,11 @@ impl Connection {
         conn.set_tuple(Direction::Original, &original);
         conn.set_tuple(Direction::Reply, &reply);
         conn
+    }
+
+    /// The connection out of a place that the next one will have.
+    pub(crate) fn take_out(&mut self) -> Self {
+        Self { rare: self.rare.take(), ..*self }
     }
 
     /// Status bits.

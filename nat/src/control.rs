@@ -191,8 +191,8 @@ impl Conntrack {
         if !consistent || status.without(Update::STATUS) != Status::default() {
             return Err(Refused::Invalid);
         }
-        if self.holder(&original, zones, Direction::Original, now).is_some()
-            || self.holder(&reply, zones, Direction::Reply, now).is_some()
+        if self.holder(self.hashed(&original), zones, Direction::Original, now).is_some()
+            || self.holder(self.hashed(&reply), zones, Direction::Reply, now).is_some()
         {
             return Err(Refused::Exists);
         }

@@ -41,8 +41,7 @@ impl HashKey {
     /// Of a whole tuple in a zone.
     #[inline]
     pub(crate) fn zoned(&self, t: &Tuple, zone: u16) -> u64 {
-        // Whoever sends packets doesn't choose the zone, so it needn't go through the key.
-        self.tuple(t) ^ u64::from(zone).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        in_zone(self.tuple(t), zone)
     }
 
     /// Of a number.
@@ -58,8 +57,12 @@ impl HashKey {
     /// Of a tuple's source alone.
     #[inline]
     pub(crate) fn source(&self, t: &Tuple) -> u64 {
-        let s = halves(t.src);
-        self.words(&[s[0], s[1], u64::from(t.sport) << 16 | u64::from(t.protocol)])
+        let port = u64::from(t.sport) << 8 | u64::from(t.protocol);
+        if t.src.is_v4() {
+            self.message(&[], 7, u64::from(t.src.v4_u32()) << 24 | port)
+        } else {
+            self.message(&halves(t.src), 19, port)
+        }
     }
 
     /// Of one end of a flow.
@@ -98,6 +101,13 @@ impl HashKey {
         }
         v[0] ^ v[1] ^ v[2] ^ v[3]
     }
+}
+
+/// The hash of a tuple in a zone. Whoever sends packets doesn't choose the zone, so it needn't go
+/// through the key.
+#[inline]
+pub(crate) fn in_zone(hash: u64, zone: u16) -> u64 {
+    hash ^ u64::from(zone).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// What a tuple is besides its addresses: five bytes.

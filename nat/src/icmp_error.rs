@@ -27,7 +27,7 @@ pub(crate) fn track(
     // A quoted ICMP message that is no query has no inverse and no connection.
     let answer = tuple.inverse().ok_or(InvalidReason::IcmpNoConnection)?;
     let (id, direction) =
-        table.lookup(&answer, zones, now).ok_or(InvalidReason::IcmpNoConnection)?;
+        table.lookup(table.hashed(&answer), zones, now).ok_or(InvalidReason::IcmpNoConnection)?;
     let conn = table.get(id).ok_or(InvalidReason::IcmpNoConnection)?;
     // RFC 5927 section 4: an error goes to the sender of what it quotes.
     if conn.tuple(direction).dst != packet.dst {

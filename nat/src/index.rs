@@ -7,7 +7,9 @@
 //! entries, however many there are in all; the directory, four bytes a segment, is all that
 //! doubles.
 //!
-//! As in hashbrown, the caller knows the hashes: entries are no more than numbers here.
+//! As in hashbrown, the caller knows the hashes: entries are no more than numbers here. The upper
+//! half of a hash is all that counts, so an entry can have it beside its number and needn't be hashed
+//! anew when it moves.
 
 use hashbrown::HashTable;
 
@@ -17,8 +19,16 @@ const MOST: usize = 448;
 const JOIN: usize = MOST / 4;
 /// Where the bits for the directory begin: hashbrown uses the lowest and the highest seven.
 const SHIFT: u32 = 32;
-/// No more bits than this for the directory: 2^24 segments hold seven thousand million entries.
-const MOST_BITS: u32 = 24;
+/// No more bits than this for the directory: 2^16 segments hold twenty million entries and become
+/// longer when there are more.
+const MOST_BITS: u32 = 16;
+
+/// A hash for hashbrown made of the upper half: 16 bits for the directory, and above them seven that
+/// it compares and nine for the place among 512, which it takes from below.
+#[inline]
+fn spread(hash: u64) -> u64 {
+    hash >> SHIFT << SHIFT | hash >> 48
+}
 
 #[derive(Debug)]
 struct Segment<T> {
@@ -74,12 +84,12 @@ impl<T> Index<T> {
 
     #[inline]
     pub(crate) fn find(&self, hash: u64, eq: impl FnMut(&T) -> bool) -> Option<&T> {
-        self.segments[self.segment(hash)].table.find(hash, eq)
+        self.segments[self.segment(hash)].table.find(spread(hash), eq)
     }
 
     pub(crate) fn find_mut(&mut self, hash: u64, eq: impl FnMut(&T) -> bool) -> Option<&mut T> {
         let segment = self.segment(hash);
-        self.segments[segment].table.find_mut(hash, eq)
+        self.segments[segment].table.find_mut(spread(hash), eq)
     }
 
     /// Adds an entry that isn't there. `hasher` is asked for the hashes of those that have to move,
@@ -90,7 +100,17 @@ impl<T> Index<T> {
             self.split(hash, &hasher);
             segment = self.segment(hash);
         }
-        self.segments[segment].table.insert_unique(hash, entry, hasher);
+        let table = &mut self.segments[segment].table;
+        // A new one is at once as long as it may become: by doubling each entry would move once more.
+        // One that is full of what removed entries leave would be doubled, too.
+        if table.len() == table.capacity() && table.len() < MOST {
+            let old = std::mem::replace(table, HashTable::with_capacity(MOST));
+            for entry in old {
+                let hash = spread(hasher(&entry));
+                table.insert_unique(hash, entry, |entry| spread(hasher(entry)));
+            }
+        }
+        table.insert_unique(spread(hash), entry, |entry| spread(hasher(entry)));
         self.len += 1;
     }
 
@@ -104,10 +124,10 @@ impl<T> Index<T> {
     ) -> Option<T> {
         let segment = self.segment(hash);
         let table = &mut self.segments[segment].table;
-        let (entry, _) = table.find_entry(hash, eq).ok()?.remove();
+        let (entry, _) = table.find_entry(spread(hash), eq).ok()?.remove();
         self.len -= 1;
         if table.len() * 8 < table.capacity() {
-            table.shrink_to(table.len() * 2, &hasher);
+            table.shrink_to(table.len() * 2, |entry| spread(hasher(entry)));
         }
         if table.len() <= JOIN / 2 {
             while self.join(hash, &hasher) {}
@@ -127,9 +147,9 @@ impl<T> Index<T> {
         let table = std::mem::take(&mut self.segments[old].table);
         let mut halves = [HashTable::with_capacity(MOST), HashTable::with_capacity(MOST)];
         for entry in table {
-            let hash = hasher(&entry);
+            let hash = spread(hasher(&entry));
             let upper = hash >> (SHIFT + bits) & 1;
-            halves[upper as usize].insert_unique(hash, entry, hasher);
+            halves[upper as usize].insert_unique(hash, entry, |entry| spread(hasher(entry)));
         }
         let [lower, upper] = halves;
         self.segments[old] = Segment { table: lower, bits: bits + 1 };
@@ -166,7 +186,7 @@ impl<T> Index<T> {
         let moved = std::mem::take(&mut self.segments[other as usize].table);
         let Segment { table, bits: alike } = &mut self.segments[here];
         for entry in moved {
-            table.insert_unique(hasher(&entry), entry, hasher);
+            table.insert_unique(spread(hasher(&entry)), entry, |entry| spread(hasher(entry)));
         }
         *alike = bits;
         self.spare.push(other);
@@ -255,6 +275,21 @@ mod tests {
         let Index { segments, spare, directory, .. } = &index;
         assert_eq!((segments.len(), spare.len(), directory.len()), (1, 0, 1));
         assert!(segments[0].table.capacity() < 16);
+    }
+
+    /// What comes and goes for long leaves nothing behind that would make tables longer.
+    #[test]
+    fn turnover_makes_nothing_longer() {
+        const N: u32 = 20_000;
+        let mut index = Index::new();
+        (0..N).for_each(|n| index.insert(hash(&n), n, hash));
+        for n in N..30 * N {
+            let old = n - N;
+            assert_eq!(index.remove(hash(&old), |&m| m == old, hash), Some(old));
+            index.insert(hash(&n), n, hash);
+        }
+        assert!(index.segments.iter().all(|s| s.table.capacity() <= MOST));
+        assert!((30 * N - N..30 * N).all(|n| has(&index, n)));
     }
 
     proptest! {

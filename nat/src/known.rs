@@ -12,8 +12,7 @@ use tidegate_packet::{Instant, Plain};
 use crate::ahead::Sought;
 use crate::conn::{Connection, Status};
 use crate::settings::Settings;
-use crate::slots::{conn_at, conn_of, way_of};
-use crate::store::NONE;
+use crate::slots::{Located, conn_of};
 use crate::table::Conntrack;
 use crate::tracked::{ConnId, Entry, InvalidReason, Role, State, Tracked};
 use crate::{Direction, Tuple, tcp, translate, udp};
@@ -58,7 +57,7 @@ impl Conntrack {
     ) -> Option<Known> {
         let entry = match sought.entries[0] {
             // What looks like it is it nearly always.
-            NONE => *self.index.find(sought.hash, |_| true)?,
+            Located::NOWHERE => *self.index.find(sought.hash, |entry| entry.has(sought.hash))?,
             guess => guess,
         };
         match self.met(entry, plain, packet, now) {
@@ -87,12 +86,12 @@ impl Conntrack {
     #[inline(always)]
     fn met<const V6: bool>(
         &self,
-        entry: u32,
+        entry: Located,
         plain: &Plain<V6>,
         packet: &[u8],
         now: Instant,
     ) -> Option<Known> {
-        let (conn, way) = (conn_at(&self.slots, entry)?, way_of(entry));
+        let (conn, way) = (entry.conn(&self.slots)?, entry.way());
         if !conn.has_plain(way, plain, packet)
             || conn.zones()[way.index()] != 0
             || conn.is_expired(now)
@@ -105,7 +104,7 @@ impl Conntrack {
             src == dst
         };
         let direction = if own_answer { Direction::Reply } else { way };
-        let id = ConnId { slot: entry / 2, generation: conn.generation };
+        let id = ConnId { slot: entry.slot(), generation: conn.generation };
         Some(Known { id, direction, path: conn.path(direction) })
     }
 

@@ -7,7 +7,7 @@ use crate::choice::MappingRule;
 use crate::conn::{Connection, Direction, Status};
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
-use crate::tracked::{ConnId, Entry, Tracked};
+use crate::tracked::{Entry, Loose, Tracked};
 use crate::{Manip, Tuple};
 
 /// The addresses and ports a translation may choose from.
@@ -57,22 +57,45 @@ impl Conntrack {
         if !self.needs_nat(tracked, manip) {
             return Ok(());
         }
-        let Entry::Own(conn) = &mut tracked.entry else { return Ok(()) };
+        let Entry::Own(loose) = &mut tracked.entry else { return Ok(()) };
+        let known = loose.is_free(Direction::Reply, self.shared.entered);
+        // The null binding leaves what is free as it is.
+        if range.is_none() && (manip == Manip::Destination || self.mappings.len() == 0) {
+            let reply = loose.reply();
+            if let Some(hash) = known.or_else(|| self.vacant(&reply, loose.zones(), now)) {
+                loose.free[Direction::Reply.index()] = Some(hash);
+                loose.status.set(Status::done(manip));
+                return Ok(());
+            }
+        }
+        let Loose { conn, free, source, .. } = &mut **loose;
         // What the packet will look like so far: earlier manipulations included.
         let Some(current) = conn.reply().inverse() else { return Ok(()) };
-        let range = range.map_or_else(Range::default, |r| r.without_netmap(&current, manip));
+        let of_network = range.and_then(|range| range.without_netmap(&current, manip));
+        let range = of_network.as_ref().or(range).unwrap_or(&Range::ANY);
         let zones = conn.zones();
         let mapping = crate::mapping::NONE;
-        let mut choice =
-            Choice { table: self, conn, zones, manip, range: &range, now, random, mapping };
+        let mut choice = Choice {
+            table: self,
+            conn,
+            zones,
+            manip,
+            range,
+            now,
+            random,
+            mapping,
+            free: known.map(|hash| (current, hash)),
+            source: None,
+        };
         let chosen = choice.choose(&current).ok_or(Exhausted)?;
         let Some(reply) = chosen.inverse() else { return Ok(()) };
         // A clash of the destination may still be mended by another source port.
-        let (reserved, mapping) = (choice.is_reserved(&chosen), choice.mapping);
-        let taken = reserved || self.holder(&reply, zones, Direction::Reply, now).is_some();
-        if manip == Manip::Source && taken {
+        if manip == Manip::Source && (choice.is_reserved(&chosen) || !choice.is_free(&chosen)) {
             return Err(Exhausted);
         }
+        let (mapping, known) = (choice.mapping, choice.free.filter(|(tuple, _)| *tuple == chosen));
+        free[Direction::Reply.index()] = known.map(|(_, hash)| hash);
+        *source = choice.source.or(*source);
         if manip == Manip::Source {
             conn.set_mapping(0, mapping);
         }
@@ -83,19 +106,38 @@ impl Conntrack {
         conn.status.set(Status::done(manip));
         Ok(())
     }
+
+    /// The hash of a reply tuple, if no connection has it.
+    fn vacant(&mut self, reply: &Tuple, zones: [u16; 2], now: Instant) -> Option<u64> {
+        let (_, hash) = self.hashed(reply);
+        let holder = self.holder((reply, hash), zones, Direction::Reply, now);
+        holder.is_none().then_some(hash)
+    }
 }
 
 impl Range {
-    /// Resolves NETMAP to the one address it stands for.
-    fn without_netmap(&self, current: &Tuple, manip: Manip) -> Self {
-        let Some(network) = self.netmap else { return *self };
+    /// Anything goes, and what is there already goes first.
+    const ANY: Self = Self {
+        addrs: None,
+        ports: None,
+        base_port: None,
+        random: false,
+        random_fully: false,
+        persistent: false,
+        netmap: None,
+        mapping: None,
+    };
+
+    /// Resolves NETMAP, if that is asked for, to the one address it stands for.
+    fn without_netmap(&self, current: &Tuple, manip: Manip) -> Option<Self> {
+        let network = self.netmap?;
         let old = match manip {
             Manip::Source => current.src,
             Manip::Destination => current.dst,
         };
         let mask = network.mask();
         let new = Addr::from_bits(network.addr().bits() & mask | old.bits() & !mask);
-        Self { addrs: Some((new, new)), netmap: None, ..*self }
+        Some(Self { addrs: Some((new, new)), netmap: None, ..*self })
     }
 
     pub(crate) fn any_random(&self) -> bool {
@@ -131,6 +173,10 @@ pub(crate) struct Choice<'a> {
     pub(crate) random: &'a mut dyn FnMut() -> u32,
     /// The endpoint-independent mapping that was chosen.
     pub(crate) mapping: u32,
+    /// The tuple last found to be free, and the hash of what answers to it look like.
+    pub(crate) free: Option<(Tuple, u64)>,
+    /// The hash of the original source, once it was needed.
+    pub(crate) source: Option<u64>,
 }
 
 impl Choice<'_> {
@@ -184,20 +230,29 @@ impl Choice<'_> {
         if self.manip == Manip::Source && self.is_reserved(tuple) {
             return true;
         }
-        let reply = tuple.inverse();
-        let taken = reply.is_some_and(|reply| self.occupant(&reply).is_some());
+        let taken = !self.is_free(tuple);
         self.table.stats.found += u64::from(taken);
         taken
     }
 
-    fn occupant(&mut self, reply: &Tuple) -> Option<(ConnId, Direction)> {
-        self.table.holder(reply, self.zones, Direction::Reply, self.now)
+    /// Whether answers to this tuple belong to no connection.
+    fn is_free(&mut self, tuple: &Tuple) -> bool {
+        if self.free.is_some_and(|(known, _)| known == *tuple) {
+            return true;
+        }
+        let Some(reply) = tuple.inverse() else { return true };
+        let Some(hash) = self.table.vacant(&reply, self.zones, self.now) else { return false };
+        self.free = Some((*tuple, hash));
+        true
     }
 
     /// The newest translation of the same original source that the range allows
     /// (`find_appropriate_src`): endpoint-independent mapping (RFC 4787 REQ-1) as far as it goes.
-    fn existing_mapping(&self, current: &Tuple) -> Option<Tuple> {
-        self.table.outside_end(current, self.zones[0], |(src, sport)| {
+    fn existing_mapping(&mut self, current: &Tuple) -> Option<Tuple> {
+        let hash = self.table.key.source(current);
+        // An identifier of ICMP may have been changed with the destination.
+        self.source = self.conn.has_source(current).then_some(hash);
+        self.table.outside_end((current, hash), self.zones[0], |(src, sport)| {
             let mapped = Tuple { src, sport, ..*current };
             (self.range.has_addr(mapped.src) && self.range.has_port(&mapped, Manip::Source))
                 .then_some(mapped)
@@ -259,7 +314,9 @@ impl Choice<'_> {
     /// (TIME_WAIT or CLOSE), if its sequence numbers are beyond that one's.
     fn evict(&mut self, tuple: &Tuple) -> bool {
         let Some(reply) = tuple.inverse() else { return false };
-        let Some((id, direction)) = self.occupant(&reply) else { return true };
+        let reply = self.table.hashed(&reply);
+        let holder = self.table.holder(reply, self.zones, Direction::Reply, self.now);
+        let Some((id, direction)) = holder else { return true };
         let Some(mine) = self.conn.tcp() else { return false };
         let done = self.table.visit_of(id, |table| {
             let Some(old) = table.get(id) else { return false };

@@ -150,7 +150,7 @@ fn next(direction: Direction, state: SctpState, kind: u8) -> Option<SctpState> {
 }
 
 /// SCTP's part of a connection.
-#[derive(Clone, Debug)]
+#[derive(Copy, Clone, Debug)]
 pub(crate) struct SctpTrack {
     pub(crate) state: SctpState,
     /// The tag that packets of a direction must have; zero: not known.

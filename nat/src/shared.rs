@@ -16,7 +16,7 @@ use hashbrown::HashTable;
 use tidegate_packet::{Addr, Instant, Parsed, protocol};
 
 use crate::gre::Calls;
-use crate::hash::HashKey;
+use crate::hash::{HashKey, in_zone};
 use crate::signs::Sign;
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     flows: u32,
     /// Connections in all tables.
     pub(crate) connections: usize,
+    /// How many have ever entered one: as long as it stays the same, what was free is free.
+    pub(crate) entered: u64,
     /// Random numbers drawn so far.
     pub(crate) draws: u64,
     /// Calls of PPTP, by which GRE finds its connections.
@@ -64,6 +66,7 @@ impl Default for Shared {
             sources: HashTable::new(),
             flows: 0,
             connections: 0,
+            entered: 0,
             draws: 0,
             calls: Calls::default(),
         }
@@ -141,24 +144,26 @@ impl Shared {
         self.shards > 1
     }
 
+    /// `source` is the hash of its source, if that is translated.
     pub(crate) fn enter(
         &mut self,
-        key: &HashKey,
         conn: &mut Connection,
         hashes: [u64; 2],
+        source: Option<u64>,
         shard: u8,
     ) {
         self.connections += 1;
+        self.entered += 1;
         if !self.is_divided() {
             return;
         }
         self.registry.enter(hashes, shard);
         self.sign(conn, hashes, shard, true);
-        let Some(end) = mapped_source(conn) else { return };
+        let (Some(end), Some(hash)) = (mapped_source(conn), source) else { return };
         self.flows = self.flows.wrapping_add(1);
         // With several tables nothing else is in its place.
         conn.same_source[0] = self.flows;
-        let hash = source_hash(key, &conn.original(), conn.zones()[0]);
+        let hash = in_zone(hash, conn.zones()[0]);
         match self.sources.find_mut(hash, |s| s.hash == hash) {
             Some(source) => {
                 source.mapped.insert(self.flows, end);
@@ -180,7 +185,7 @@ impl Shared {
         if mapped_source(conn).is_none() {
             return;
         }
-        let hash = source_hash(key, &conn.original(), conn.zones()[0]);
+        let hash = in_zone(key.source(&conn.original()), conn.zones()[0]);
         let Ok(mut found) = self.sources.find_entry(hash, |s| s.hash == hash) else { return };
         let mapped = &mut found.get_mut().mapped;
         mapped.remove(&conn.same_source[0]);
@@ -188,10 +193,6 @@ impl Shared {
             found.remove();
         }
     }
-}
-
-fn source_hash(key: &HashKey, tuple: &Tuple, zone: u16) -> u64 {
-    key.source(tuple) ^ u64::from(zone).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The outside end of a connection whose source is translated.
@@ -300,7 +301,7 @@ impl Conntrack {
     /// The connection in any table that has this tuple in a zone: as [`Conntrack::lookup_in`].
     pub(crate) fn holder(
         &mut self,
-        tuple: &Tuple,
+        tuple: (&Tuple, u64),
         zones: [u16; 2],
         direction: Direction,
         now: Instant,
@@ -309,30 +310,29 @@ impl Conntrack {
         if own.is_some() || !self.shared.is_divided() {
             return own;
         }
-        let shard = self.registered(tuple, zones, zones[direction.index()])?;
+        let shard = self.registered(tuple.1, zones, zones[direction.index()])?;
         if shard == self.number {
             return None;
         }
         self.visit(shard, |table| table.lookup_in(tuple, zones, direction, now)).flatten()
     }
 
-    fn registered(&self, tuple: &Tuple, zones: [u16; 2], zone: u16) -> Option<u8> {
-        let hash = self.key.zoned(tuple, zone);
-        self.shared.registry.owner(hash, |way| zones[way] == zone)
+    fn registered(&self, hash: u64, zones: [u16; 2], zone: u16) -> Option<u8> {
+        self.shared.registry.owner(in_zone(hash, zone), |way| zones[way] == zone)
     }
 
     /// The newest of the outside ends that the same original source has in any table and `fits`.
     pub(crate) fn outside_end<R>(
         &self,
-        tuple: &Tuple,
+        (tuple, hash): (&Tuple, u64),
         zone: u16,
         mut fits: impl FnMut((Addr, u16)) -> Option<R>,
     ) -> Option<R> {
         if !self.shared.is_divided() {
-            let in_zone = self.same_source(tuple).filter(|conn| conn.zones()[0] == zone);
+            let in_zone = self.same_source((tuple, hash)).filter(|conn| conn.zones()[0] == zone);
             return in_zone.filter_map(mapped_source).find_map(fits);
         }
-        let hash = source_hash(&self.key, tuple, zone);
+        let hash = in_zone(hash, zone);
         let source = self.shared.sources.find(hash, |s| s.hash == hash)?;
         source.mapped.values().rev().find_map(|end| fits(*end))
     }
@@ -360,8 +360,9 @@ impl Conntrack {
         if !self.shared.is_divided() {
             return 0;
         }
-        let owner = self.registered(tuple, zones, zones[0]).or_else(|| {
-            (zones[0] != zones[1]).then(|| self.registered(tuple, zones, zones[1])).flatten()
+        let hash = self.key.tuple(tuple);
+        let owner = self.registered(hash, zones, zones[0]).or_else(|| {
+            (zones[0] != zones[1]).then(|| self.registered(hash, zones, zones[1])).flatten()
         });
         owner
             .or_else(|| self.expecting(tuple, zones, now))
@@ -390,11 +391,12 @@ impl Conntrack {
 
     /// Removes the connection with this tuple from whichever table has it.
     pub(crate) fn delete_anywhere(&mut self, tuple: &Tuple, zones: [u16; 2]) -> bool {
-        let delete = |table: &mut Self| match table.find_slot(tuple, zones) {
+        let hash = self.key.tuple(tuple);
+        let delete = |table: &mut Self| match table.find_slot((tuple, hash), zones) {
             Some((id, _)) => table.delete(id),
             None => false,
         };
-        let shard = self.registered(tuple, zones, zones[0]).filter(|shard| *shard != self.number);
+        let shard = self.registered(hash, zones, zones[0]).filter(|shard| *shard != self.number);
         delete(self) || shard.and_then(|shard| self.visit(shard, delete)) == Some(true)
     }
 
@@ -413,8 +415,8 @@ impl Conntrack {
         if own.is_some() || !self.shared.is_divided() {
             return own;
         }
-        let shard =
-            self.registered(tuple, zones, zones[0]).filter(|shard| *shard != self.number)?;
+        let hash = self.key.tuple(tuple);
+        let shard = self.registered(hash, zones, zones[0]).filter(|shard| *shard != self.number)?;
         let mut found = None;
         self.shared.others.as_ref()?.visit(shard, &mut |table| found = state(table));
         found

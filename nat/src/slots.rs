@@ -1,7 +1,7 @@
 //! How connections are found, and how they enter and leave the table.
 //!
-//! Connections live in numbered slots (`store.rs`); the index holds a number and a direction for
-//! each tuple and reads the tuple itself from the slot. A generation tells a connection from a
+//! Connections live in numbered slots (`store.rs`); the index holds a number, a direction and half a
+//! hash for each tuple and reads the tuple itself from the slot. A generation tells a connection from a
 //! later one in the same slot, so a [`crate::Tracked`] that outlives its connection finds nothing.
 
 use tidegate_packet::Instant;
@@ -9,53 +9,64 @@ use tidegate_packet::Instant;
 use crate::Tuple;
 use crate::conn::{Connection, Direction, Status};
 use crate::event::{Changes, EventKind};
-use crate::hash::HashKey;
+use crate::hash::{HashKey, in_zone};
 use crate::store::{NONE, Slots};
 use crate::table::Conntrack;
 use crate::tracked::ConnId;
 
 impl Conntrack {
+    /// A tuple with its hash outside zones.
     #[inline]
-    pub(crate) fn find_slot(&self, tuple: &Tuple, zones: [u16; 2]) -> Option<(ConnId, Direction)> {
-        let found = self.find_hashed(tuple, zones, zones[0]);
+    pub(crate) fn hashed<'a>(&self, tuple: &'a Tuple) -> (&'a Tuple, u64) {
+        (tuple, self.key.tuple(tuple))
+    }
+
+    #[inline]
+    pub(crate) fn find_slot(
+        &self,
+        (tuple, hash): (&Tuple, u64),
+        zones: [u16; 2],
+    ) -> Option<(ConnId, Direction)> {
+        let found = self.find_hashed((tuple, hash), zones, zones[0]);
         // Most often both are the same.
         if found.is_none() && zones[0] != zones[1] {
-            return self.find_hashed(tuple, zones, zones[1]);
+            return self.find_hashed((tuple, hash), zones, zones[1]);
         }
         found
     }
 
     /// The connection that has this tuple in a direction whose zone is that of the same direction of
-    /// `zones` and equals `zone` (`nf_ct_key_equal` in the chain of that zone).
+    /// `zones` and equals `zone` (`nf_ct_key_equal` in the chain of that zone). `hash` is the tuple's
+    /// outside zones.
     #[inline]
-    pub(crate) fn find_hashed(
+    fn find_hashed(
         &self,
-        tuple: &Tuple,
+        (tuple, hash): (&Tuple, u64),
         zones: [u16; 2],
         zone: u16,
     ) -> Option<(ConnId, Direction)> {
-        let hash = self.key.zoned(tuple, zone);
+        let hash = in_zone(hash, zone);
         let &entry = self.index.find(hash, |&e| {
-            conn_at(&self.slots, e).is_some_and(|conn| {
-                let way = way_of(e);
-                conn.has_tuple(way, tuple) && {
-                    let (own, way) = (conn.zones()[way.index()], way.index());
-                    own == zone && own == zones[way]
-                }
-            })
+            e.has(hash)
+                && e.conn(&self.slots).is_some_and(|conn| {
+                    let way = e.way();
+                    conn.has_tuple(way, tuple) && {
+                        let (own, way) = (conn.zones()[way.index()], way.index());
+                        own == zone && own == zones[way]
+                    }
+                })
         })?;
-        let slot = entry / 2;
         // Of a flow that is its own answer, netfilter finds the reply first.
-        let own_answer = tuple.src == tuple.dst && tuple.sport == tuple.dport;
-        let original = entry & 1 == 0 && !own_answer;
-        let direction = if original { Direction::Original } else { Direction::Reply };
-        Some((ConnId { slot, generation: self.slots.get(slot)?.generation }, direction))
+        let own_answer = tuple.sport == tuple.dport && tuple.src == tuple.dst;
+        let direction = if own_answer { Direction::Reply } else { entry.way() };
+        let generation = entry.conn(&self.slots)?.generation;
+        Some((ConnId { slot: entry.slot(), generation }, direction))
     }
 
     /// As [`Conntrack::find`]; a connection that is found expired is removed.
     pub(crate) fn lookup(
         &mut self,
-        tuple: &Tuple,
+        tuple: (&Tuple, u64),
         zones: [u16; 2],
         now: Instant,
     ) -> Option<(ConnId, Direction)> {
@@ -66,7 +77,7 @@ impl Conntrack {
     /// The same for one direction's zone only, as netfilter asks whether a tuple is taken.
     pub(crate) fn lookup_in(
         &mut self,
-        tuple: &Tuple,
+        tuple: (&Tuple, u64),
         zones: [u16; 2],
         direction: Direction,
         now: Instant,
@@ -93,11 +104,12 @@ impl Conntrack {
 
     /// The newest of the connections whose original source is that of `tuple` and was translated,
     /// and from there on the older ones.
-    pub(crate) fn same_source(&self, tuple: &Tuple) -> impl Iterator<Item = &Connection> {
-        let head = self
-            .sources
-            .find(self.key.source(tuple), |&s| same_source_at(&self.slots, s, tuple))
-            .copied();
+    /// `hash` is that of the source.
+    pub(crate) fn same_source(
+        &self,
+        (tuple, hash): (&Tuple, u64),
+    ) -> impl Iterator<Item = &Connection> {
+        let head = self.sources.find(hash, |&s| same_source_at(&self.slots, s, tuple)).copied();
         let at = |slot: u32| self.slots.get(slot);
         std::iter::successors(head.and_then(at), move |conn| at(conn.same_source[0]))
     }
@@ -109,29 +121,43 @@ impl Conntrack {
             .map(|way| self.key.zoned(&conn.tuple(way), zones[way.index()]))
     }
 
-    pub(crate) fn insert(&mut self, mut conn: Connection) -> ConnId {
-        self.hold_mappings(&mut conn);
+    pub(crate) fn insert(&mut self, conn: Connection) -> ConnId {
         let hashes = self.hashes(&conn);
-        let (source, translated) = (conn.original(), conn.status.has(Status::SNAT));
-        self.shared.enter(&self.key, &mut conn, hashes, self.number);
+        self.enter(conn, hashes, None)
+    }
+
+    /// The same with the hashes of its tuples in their zones, and of its source if that is known.
+    pub(crate) fn enter(
+        &mut self,
+        mut conn: Connection,
+        hashes: [u64; 2],
+        source: Option<u64>,
+    ) -> ConnId {
+        debug_assert_eq!(hashes, self.hashes(&conn));
+        self.hold_mappings(&mut conn);
+        // Where its source is found, if it is translated.
+        let source = conn.status.has(Status::SNAT).then(|| {
+            let tuple = conn.original();
+            let hash = source.unwrap_or_else(|| self.key.source(&tuple));
+            debug_assert_eq!(hash, self.key.source(&tuple));
+            (tuple, hash)
+        });
+        self.shared.enter(&mut conn, hashes, source.map(|(_, hash)| hash), self.number);
         let deadline = conn.deadline;
         let id = self.slots.put(conn);
         let slot = id.slot;
         self.wheel.arm(slot, deadline);
-        let (key, slots) = (self.key, &self.slots);
-        for (direction, hash) in hashes.into_iter().enumerate() {
-            let entry = slot * 2 + direction as u32;
-            self.index.insert(hash, entry, |&e| entry_hash(key, slots, e));
+        for (way, hash) in WAYS.into_iter().zip(hashes) {
+            self.index.insert(hash, Located::new(slot, way, hash), Located::hash);
         }
-        if translated && !self.shared.is_divided() {
-            self.link_source(slot, &source);
+        if let Some((tuple, hash)) = source.filter(|_| !self.shared.is_divided()) {
+            self.link_source(slot, &tuple, hash);
         }
         id
     }
 
-    fn link_source(&mut self, slot: u32, source: &Tuple) {
+    fn link_source(&mut self, slot: u32, source: &Tuple, hash: u64) {
         let (key, slots) = (self.key, &self.slots);
-        let hash = key.source(source);
         let head = self.sources.find_mut(hash, |&s| same_source_at(slots, s, source));
         let old = match head {
             Some(head) => std::mem::replace(head, slot),
@@ -171,13 +197,12 @@ impl Conntrack {
         self.settle_lease(slot, true);
         let conn = self.slots.get(slot)?;
         let translated = conn.status.has(Status::SNAT);
-        // It stands in its slot until nothing refers to it: entries that move are hashed anew.
-        let (key, slots) = (self.key, &self.slots);
+        // It stands in its slot until nothing refers to it: sources that move are hashed anew.
         let hashes = self.hashes(conn);
         self.shared.leave(&self.key, conn, hashes, self.number);
-        for (direction, hash) in hashes.into_iter().enumerate() {
-            let entry = slot * 2 + direction as u32;
-            self.index.remove(hash, |&e| e == entry, |&e| entry_hash(key, slots, e));
+        for (way, hash) in WAYS.into_iter().zip(hashes) {
+            let entry = Located::new(slot, way, hash);
+            self.index.remove(hash, |&e| e == entry, Located::hash);
         }
         if translated && !self.shared.is_divided() {
             self.unlink_source(slot);
@@ -229,25 +254,51 @@ pub(crate) fn conn_of(slots: &mut Slots, id: ConnId) -> Option<&mut Connection> 
     slots.get_mut(id.slot).filter(|conn| conn.generation == id.generation)
 }
 
-/// The direction that an entry of the index is of.
-#[inline]
-pub(crate) fn way_of(entry: u32) -> Direction {
-    if entry & 1 == 0 { Direction::Original } else { Direction::Reply }
-}
+const WAYS: [Direction; 2] = [Direction::Original, Direction::Reply];
 
-/// Under which an entry of the index is found.
-fn entry_hash(key: HashKey, slots: &Slots, entry: u32) -> u64 {
-    let way = way_of(entry);
-    slots.get(entry / 2).map_or(0, |conn| key.zoned(&conn.tuple(way), conn.zones()[way.index()]))
+/// An entry of the index: where a tuple is found. The upper half of the tuple's hash, the number of a
+/// slot and, in the last bit, a direction.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Located(u64);
+
+impl Located {
+    /// No tuple's place.
+    pub(crate) const NOWHERE: Self = Self(u64::MAX);
+
+    fn new(slot: u32, way: Direction, hash: u64) -> Self {
+        Self(hash >> 32 << 32 | u64::from(slot) << 1 | way.index() as u64)
+    }
+
+    /// Under which it is found: the lower half doesn't count.
+    fn hash(&self) -> u64 {
+        self.0
+    }
+
+    /// Whether it is found under this hash.
+    #[inline]
+    pub(crate) fn has(self, hash: u64) -> bool {
+        self.0 >> 32 == hash >> 32
+    }
+
+    #[inline]
+    pub(crate) fn slot(self) -> u32 {
+        self.0 as u32 >> 1
+    }
+
+    /// The direction that the tuple is of.
+    #[inline]
+    pub(crate) fn way(self) -> Direction {
+        WAYS[(self.0 & 1) as usize]
+    }
+
+    #[inline]
+    pub(crate) fn conn(self, slots: &Slots) -> Option<&Connection> {
+        slots.get(self.slot())
+    }
 }
 
 fn source_hash(key: HashKey, slots: &Slots, slot: u32) -> u64 {
     slots.get(slot).map_or(0, |conn| key.source(&conn.original()))
-}
-
-#[inline]
-pub(crate) fn conn_at(slots: &Slots, entry: u32) -> Option<&Connection> {
-    slots.get(entry / 2)
 }
 
 fn same_source_at(slots: &Slots, slot: u32, tuple: &Tuple) -> bool {
@@ -276,7 +327,10 @@ mod tests {
             let mut table = Conntrack::new(Settings::default(), [1, 1]);
             let ids: Vec<ConnId> = (0..4).map(|port| table.insert(conn(port))).collect();
             let chain = |table: &Conntrack| -> Vec<u16> {
-                table.same_source(&conn(0).original()).map(|c| c.original().dport).collect()
+                table
+                    .same_source((&conn(0).original(), table.key.source(&conn(0).original())))
+                    .map(|c| c.original().dport)
+                    .collect()
             };
             assert_eq!(chain(&table), [3, 2, 1, 0]);
             table.remove(ids[gone].slot);

@@ -7,19 +7,21 @@ use crate::event::{Before, Changes, EventKind, Events};
 use crate::expect::Expectations;
 use crate::expiry::Wheel;
 use crate::extra::Template;
-use crate::hash::HashKey;
+use crate::hash::{HashKey, in_zone};
 use crate::index::Index;
 use crate::lease::Leases;
 use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::slots::conn_of;
+use crate::slots::{Located, conn_of};
 use crate::stats::Stats;
 use crate::store::Slots;
 use crate::sweep::{Room, Sweep};
 use crate::tcp::{self, TcpVerdict};
-use crate::tracked::{ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Role, State, Tracked};
+use crate::tracked::{
+    ConfirmDrop, Confirmed, ConnId, Entry, InvalidReason, Loose, Role, State, Tracked,
+};
 use crate::{Manip, Tuple, generic, icmp, icmp_error, udp};
 
 /// The table of one worker.
@@ -28,8 +30,8 @@ pub struct Conntrack {
     pub(crate) settings: Settings,
     pub(crate) key: HashKey,
     pub(crate) slots: Slots,
-    /// Slot number and direction of each tuple: `slot * 2 + direction`.
-    pub(crate) index: Index<u32>,
+    /// Where each tuple is found.
+    pub(crate) index: Index<Located>,
     /// Newest connection of each translated source: `find_appropriate_src` of netfilter.
     pub(crate) sources: Index<u32>,
     pub(crate) mappings: Box<Mappings>,
@@ -39,6 +41,8 @@ pub struct Conntrack {
     /// Which shard's it is.
     pub(crate) number: u8,
     pub(crate) sweep: Sweep,
+    /// Memory for the next new connection.
+    spare: Option<Box<Loose>>,
     /// Where the search for a victim goes on when the table is full.
     pub(crate) victim: u32,
     pub(crate) events: Events,
@@ -69,6 +73,7 @@ impl Conntrack {
             shared: Box::default(),
             number,
             sweep: Sweep::default(),
+            spare: None,
             victim: 0,
             events: Events::default(),
             stats: Stats::default(),
@@ -147,13 +152,14 @@ impl Conntrack {
         }
         let mut tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
         self.complete(&mut tuple, segment);
-        if let Some((id, direction)) = self.lookup(&tuple, template.zones, now)
+        let hash = self.key.tuple(&tuple);
+        if let Some((id, direction)) = self.lookup((&tuple, hash), template.zones, now)
             && let Some(tracked) =
                 self.packet_of(id, direction, packet.transport, packet.len, segment, now)?
         {
             return Ok(tracked);
         }
-        self.start(template, tuple, packet, segment, now)
+        self.start(template, (tuple, hash), packet, segment, now)
     }
 
     /// Hands a packet of a known connection to its protocol. `None`: the connection is over and
@@ -224,7 +230,7 @@ impl Conntrack {
         if over {
             if let Some(mut conn) = self.remove(id.slot) {
                 conn.status.set(Status::DYING);
-                entry = Entry::Own(Box::new(conn));
+                entry = Entry::Own(self.loose(conn, [None; 2]));
             }
         } else if deadline < armed {
             self.wheel.arm(id.slot, deadline);
@@ -236,7 +242,7 @@ impl Conntrack {
     fn start(
         &mut self,
         template: &Template,
-        tuple: Tuple,
+        (tuple, hash): (Tuple, u64),
         packet: &Parsed,
         segment: &[u8],
         now: Instant,
@@ -253,7 +259,7 @@ impl Conntrack {
             _ if packet.protocol == protocol::SCTP => Proto::Sctp(SctpTrack::new(segment)?),
             _ => Proto::Plain,
         };
-        let mut conn = Box::new(Connection::new(tuple, reply, proto, settings.acct));
+        let mut conn = Connection::new(tuple, reply, proto, settings.acct);
         conn.extend(settings);
         let direction = Direction::Original;
         match packet.transport {
@@ -269,10 +275,22 @@ impl Conntrack {
             }
         }
         conn.count(direction, packet.len);
-        let mut tracked =
-            Tracked { state: State::New, direction, entry: Entry::Own(conn), role: Role::Member };
+        let entry = Entry::Own(self.loose(conn, [Some(hash), None]));
+        let mut tracked = Tracked { state: State::New, direction, entry, role: Role::Member };
         self.prepare(&mut tracked, template, now);
         Ok(tracked)
+    }
+
+    /// A connection that goes with its packet, in the memory that the one before has left.
+    fn loose(&mut self, conn: Connection, free: [Option<u64>; 2]) -> Box<Loose> {
+        let loose = Loose { conn, free, entered: self.shared.entered, source: None };
+        match self.spare.take() {
+            Some(mut place) => {
+                *place = loose;
+                place
+            }
+            None => Box::new(loose),
+        }
     }
 
     /// The tracking of a packet that the gateway makes in answer to `question` (a reset, an
@@ -405,14 +423,27 @@ impl Conntrack {
         if conn.status.has(Status::DYING) {
             return Ok(Confirmed::Nothing);
         }
-        let ([original, reply], zones) = ([conn.original(), conn.reply()], conn.zones());
-        // Both tuples must be free, also as the other direction of somebody else's.
-        if self.holder(&original, zones, Direction::Original, now).is_some()
-            || self.holder(&reply, zones, Direction::Reply, now).is_some()
+        // Both tuples must be free, also as the other direction of somebody else's. Most often that
+        // was seen when they were chosen, and nobody has come since.
+        let mut hashes = [0; 2];
+        for (direction, hash) in
+            [Direction::Original, Direction::Reply].into_iter().zip(&mut hashes)
         {
-            self.stats.insert_failed += 1;
-            self.stats.drop += 1;
-            return Err(ConfirmDrop::Clash);
+            let zones = conn.zones();
+            let found = match conn.is_free(direction, self.shared.entered) {
+                Some(hash) => hash,
+                None => {
+                    let tuple = conn.tuple(direction);
+                    let hash = self.key.tuple(&tuple);
+                    if self.holder((&tuple, hash), zones, direction, now).is_some() {
+                        self.stats.insert_failed += 1;
+                        self.stats.drop += 1;
+                        return Err(ConfirmDrop::Clash);
+                    }
+                    hash
+                }
+            };
+            *hash = in_zone(found, zones[direction.index()]);
         }
         let mut made_room = false;
         if self.settings.max != 0 && self.total() >= self.settings.max as usize {
@@ -423,13 +454,14 @@ impl Conntrack {
             };
             made_room = room == Room::ThrownOut;
         }
-        let Entry::Own(mut conn) = std::mem::replace(&mut tracked.entry, Entry::None) else {
+        let Entry::Own(mut loose) = std::mem::replace(&mut tracked.entry, Entry::None) else {
             return Ok(Confirmed::Nothing);
         };
-        conn.status.set(Status::CONFIRMED);
-        conn.deadline = now + (conn.deadline - Instant::ZERO);
-        conn.start(now);
-        let id = self.insert(*conn);
+        loose.status.set(Status::CONFIRMED);
+        loose.deadline = now + (loose.deadline - Instant::ZERO);
+        loose.start(now);
+        let id = self.enter(loose.conn.take_out(), hashes, loose.source);
+        self.spare = Some(loose);
         if self.events.wanted()
             && let Some(conn) = conn_of(&mut self.slots, id)
         {
@@ -478,7 +510,7 @@ impl Conntrack {
         zones: [u16; 2],
         now: Instant,
     ) -> Option<(ConnId, Direction)> {
-        let (id, direction) = self.find_slot(tuple, zones)?;
+        let (id, direction) = self.find_slot(self.hashed(tuple), zones)?;
         self.get(id).filter(|c| !c.is_expired(now)).map(|_| (id, direction))
     }
 

@@ -211,7 +211,7 @@ impl Last {
 }
 
 /// TCP's part of a connection. 56 bytes, and `store.rs` has a test that says so.
-#[derive(Clone, Debug)]
+#[derive(Copy, Clone, Debug)]
 pub(crate) struct TcpTrack {
     pub(crate) peers: [Peer; 2],
     pub(crate) last: Last,

@@ -1,5 +1,7 @@
 //! What stays with a packet on its way: state, direction, connection.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::conn::{Connection, Direction};
 
 /// A packet's relation to its connection, as `--ctstate` sees it.
@@ -111,8 +113,45 @@ pub struct Tracked {
 pub(crate) enum Entry {
     None,
     /// Not in the table: new (this packet alone has it), or removed by this very packet.
-    Own(Box<Connection>),
+    Own(Box<Loose>),
     Known(ConnId),
+}
+
+/// A connection outside the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Loose {
+    pub(crate) conn: Connection,
+    /// Hashes outside zones of its tuples, original and reply, as far as they were looked for and
+    /// not found in any table.
+    pub(crate) free: [Option<u64>; 2],
+    /// How many connections had entered tables by then ([`crate::shared`]).
+    pub(crate) entered: u64,
+    /// The hash of its original source, if that was asked for.
+    pub(crate) source: Option<u64>,
+}
+
+impl Loose {
+    /// A tuple's hash, if it is known that the tuple is free still.
+    #[inline]
+    pub(crate) fn is_free(&self, direction: Direction, entered: u64) -> Option<u64> {
+        self.free[direction.index()].filter(|_| self.entered == entered)
+    }
+}
+
+impl Deref for Loose {
+    type Target = Connection;
+
+    #[inline]
+    fn deref(&self) -> &Connection {
+        &self.conn
+    }
+}
+
+impl DerefMut for Loose {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.conn
+    }
 }
 
 /// What the packet is to its connection.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gateway, Rules, addr, ip, show, to, to_range};
-use tidegate_nat::{ConfirmDrop, Order, Range, Settings, Tuple};
+use tidegate_nat::{ConfirmDrop, Conntrack, Manip, Order, Range, Settings, Tracked, Tuple};
 use tidegate_packet::builder::{self, Tcp, echo, tcp, udp};
 use tidegate_packet::{Parsed, protocol};
 
@@ -262,6 +262,31 @@ fn the_second_of_two_new_packets_clashes() {
     let mut second = gw.table.track(&packet, &bytes, true, gw.now);
     assert!(gw.table.confirm(&mut first, gw.now).is_ok());
     assert_eq!(gw.table.confirm(&mut second, gw.now), Err(ConfirmDrop::Clash));
+}
+
+/// The same of two flows that have chosen one outside port, neither of which was in the table then.
+#[test]
+fn what_was_free_when_it_was_chosen_may_be_taken_when_it_is_confirmed() {
+    let mut gw = Gateway::new();
+    let mut begin = |host: &str| {
+        let bytes = datagram(host, 5000, "8.8.8.8", 53);
+        let packet = Parsed::parse(&bytes).unwrap();
+        let mut tracked = gw.table.track(&packet, &bytes, true, gw.now);
+        for (manip, range) in [(Manip::Destination, None), (Manip::Source, Some(to(WAN)))] {
+            let mut random = || 0;
+            gw.table.set_nat(&mut tracked, manip, range.as_ref(), gw.now, &mut random).unwrap();
+        }
+        tracked
+    };
+    let [mut first, mut second] = ["192.168.0.5", "192.168.0.6"].map(&mut begin);
+    let reply = |table: &Conntrack, tracked: &Tracked| table.view(tracked).unwrap().reply();
+    assert_eq!(reply(&gw.table, &first), reply(&gw.table, &second));
+    assert!(gw.table.confirm(&mut first, gw.now).is_ok());
+    assert_eq!(gw.table.confirm(&mut second, gw.now), Err(ConfirmDrop::Clash));
+    // And what was taken may be free by then.
+    gw.table.flush();
+    assert!(gw.table.confirm(&mut second, gw.now).is_ok());
+    assert_eq!(gw.table.len(), 1);
 }
 
 #[test]

@@ -118,6 +118,13 @@ impl Addr {
         *self == Self::UNSPECIFIED_V4 || *self == Self::UNSPECIFIED_V6
     }
 
+    /// Whether it is an IPv4 address that isn't out of `0.0.0.0/8`, `127.0.0.0/8`, a group's or beyond:
+    /// one that any host may have.
+    #[inline]
+    pub fn is_v4_host(&self) -> bool {
+        self.is_v4() && matches!(self.0[12], 1..=126 | 128..=223)
+    }
+
     /// `224.0.0.0/4` or `ff00::/8`.
     #[inline]
     pub fn is_multicast(&self) -> bool {

@@ -25,24 +25,24 @@ use tidegate_packet::{Family, checksum, ipv4, protocol, tcp};
 
 impl Engine {
     /// A packet that came in by an interface.
-    pub(crate) fn forward(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
-        self.sanity(&packet)?;
+    pub(crate) fn forward(&mut self, packet: &mut Packet<'_>) -> Result<Fate, Drop> {
+        self.sanity(packet)?;
         // Linux can be told to show fragments to the raw table (`raw_before_defrag` of iptable_raw);
         // the whole doesn't meet it again then.
         let raw_first = self.policy.raw_before_defrag;
         if raw_first && packet.pieces.is_none() {
-            self.rules(TableName::Raw, Hook::Prerouting, &mut packet, None)?;
+            self.rules(TableName::Raw, Hook::Prerouting, packet, None)?;
         }
-        if self.must_reassemble(&packet)
-            && let Some(fate) = self.defragment(&packet)?
+        if self.must_reassemble(packet)
+            && let Some(fate) = self.defragment(packet)?
         {
             return Ok(fate);
         }
         if !raw_first {
-            self.rules(TableName::Raw, Hook::Prerouting, &mut packet, None)?;
+            self.rules(TableName::Raw, Hook::Prerouting, packet, None)?;
         }
-        self.after_reassembly(&mut packet)?;
-        match self.route_in(&mut packet)? {
+        self.after_reassembly(packet)?;
+        match self.route_in(packet)? {
             Destination::Local => self.deliver(packet),
             Destination::Onward(hop) => self.pass_on(packet, hop),
         }
@@ -62,69 +62,69 @@ impl Engine {
     }
 
     /// INPUT: for the gateway itself.
-    fn deliver(&mut self, packet: Packet<'_>) -> Result<Fate, Drop> {
+    fn deliver(&mut self, packet: &mut Packet<'_>) -> Result<Fate, Drop> {
         self.with_room(packet, Self::deliver_in_place)
     }
 
-    fn deliver_in_place(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
-        self.rules(TableName::Mangle, Hook::Input, &mut packet, None)?;
-        self.rules(TableName::Filter, Hook::Input, &mut packet, None)?;
-        self.rules(TableName::Security, Hook::Input, &mut packet, None)?;
-        self.translate(Hook::Input, &mut packet, None)?;
-        if self.shake(&mut packet)? {
+    fn deliver_in_place(&mut self, packet: &mut Packet<'_>) -> Result<Fate, Drop> {
+        self.rules(TableName::Mangle, Hook::Input, packet, None)?;
+        self.rules(TableName::Filter, Hook::Input, packet, None)?;
+        self.rules(TableName::Security, Hook::Input, packet, None)?;
+        self.translate(Hook::Input, packet, None)?;
+        if self.shake(packet)? {
             return Ok(Fate::Consumed);
         }
-        self.confirm(&mut packet)?;
+        self.confirm(packet)?;
         self.host(packet)
     }
 
     /// FORWARD: for somebody else.
-    fn pass_on(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
-        self.hop_limit_and_mtu(&mut packet, hop)?;
+    fn pass_on(&mut self, packet: &mut Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+        self.hop_limit_and_mtu(packet, hop)?;
         let out = Some(hop.egress);
-        self.rules(TableName::Mangle, Hook::Forward, &mut packet, out)?;
-        self.rules(TableName::Filter, Hook::Forward, &mut packet, out)?;
-        self.rules(TableName::Security, Hook::Forward, &mut packet, out)?;
+        self.rules(TableName::Mangle, Hook::Forward, packet, out)?;
+        self.rules(TableName::Filter, Hook::Forward, packet, out)?;
+        self.rules(TableName::Security, Hook::Forward, packet, out)?;
         if packet.options.is_some() {
-            self.forward_options(&mut packet, hop);
+            self.forward_options(packet, hop);
         }
         self.leave(packet, hop)
     }
 
     /// POSTROUTING: the last look, the source translation, and out.
-    fn leave(&mut self, packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    fn leave(&mut self, packet: &mut Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         self.with_room(packet, |engine, packet| engine.leave_in_place(packet, hop))
     }
 
-    fn leave_in_place(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    fn leave_in_place(&mut self, packet: &mut Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
-        self.rules(TableName::Mangle, Hook::Postrouting, &mut packet, out)?;
-        self.translate(Hook::Postrouting, &mut packet, out)?;
-        if self.shake(&mut packet)? {
+        self.rules(TableName::Mangle, Hook::Postrouting, packet, out)?;
+        self.translate(Hook::Postrouting, packet, Some(hop))?;
+        if self.shake(packet)? {
             return Ok(Fate::Consumed);
         }
-        self.confirm(&mut packet)?;
+        self.confirm(packet)?;
         if hop.egress == LOOPBACK {
-            self.loop_back(&packet, LOOPBACK);
+            self.loop_back(packet, LOOPBACK);
             return Ok(Fate::Consumed);
         }
         // Who sends a broadcast hears it, too.
         if hop.broadcast && packet.input.is_none() {
-            self.loop_back(&packet, hop.egress);
+            self.loop_back(packet, hop.egress);
         }
         self.link_out(packet, hop)
     }
 
     /// OUTPUT: a packet of the gateway's own, routed to `hop`.
-    pub(crate) fn send(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    pub(crate) fn send(&mut self, packet: &mut Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         let out = Some(hop.egress);
         let before = (packet.parsed.src, packet.parsed.dst, packet.mark);
-        self.rules(TableName::Raw, Hook::Output, &mut packet, out)?;
-        self.track(&mut packet);
-        self.rules(TableName::Mangle, Hook::Output, &mut packet, out)?;
-        self.translate(Hook::Output, &mut packet, out)?;
-        self.rules(TableName::Filter, Hook::Output, &mut packet, out)?;
-        self.rules(TableName::Security, Hook::Output, &mut packet, out)?;
+        self.rules(TableName::Raw, Hook::Output, packet, out)?;
+        self.track(packet);
+        self.rules(TableName::Mangle, Hook::Output, packet, out)?;
+        self.translate(Hook::Output, packet, Some(hop))?;
+        self.rules(TableName::Filter, Hook::Output, packet, out)?;
+        self.rules(TableName::Security, Hook::Output, packet, out)?;
         let rerouted = before != (packet.parsed.src, packet.parsed.dst, packet.mark);
         // Towards link-local addresses and groups the link stays the one that was meant (Linux's
         // `ip6_route_me_harder`).
@@ -272,7 +272,7 @@ impl Engine {
             Some(egress) if bound => Hop { egress, next: dst, broadcast: false },
             link => self.route_out(dst, link)?,
         };
-        self.send(packet, hop)
+        self.send(&mut packet, hop)
     }
 
     /// `TEE` (nf_dup_ipv4, nf_dup_ipv6). Who gets it is settled by the rule, not by its address.
@@ -305,7 +305,7 @@ impl Engine {
             delta.update(header, 10, checksum::Field::Complete);
             packet.parsed.dont_fragment = true;
         }
-        self.send(packet, hop)
+        self.send(&mut packet, hop)
     }
 
     /// A packet of the host device's kernel: like one of the gateway's own.
@@ -315,7 +315,7 @@ impl Engine {
         let mut packet = Packet::decode(frame, l3)?;
         super::offload::check_packet(&mut packet)?;
         match self.route_out(packet.parsed.dst, None) {
-            Ok(hop) => self.send(packet, hop),
+            Ok(hop) => self.send(&mut packet, hop),
             Err(reason) => {
                 self.tell_host(&packet);
                 Err(reason)
@@ -343,11 +343,11 @@ impl Engine {
         packet.tracked = tracked;
         packet.mark = mark;
         if input == LOOPBACK {
-            return self.forward(packet);
+            return self.forward(&mut packet);
         }
         // Its route is known; asked again, its source would be a martian's.
         self.rules(TableName::Raw, Hook::Prerouting, &mut packet, None)?;
         self.after_reassembly(&mut packet)?;
-        self.deliver(packet)
+        self.deliver(&mut packet)
     }
 }

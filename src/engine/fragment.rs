@@ -71,7 +71,7 @@ impl Engine {
         if let Some(Carried { mark, tracking, trace }) = carried {
             (again.mark, again.tracking, again.trace) = (mark, tracking, trace);
         }
-        let fate = self.forward(again)?;
+        let fate = self.forward(&mut again)?;
         if let Fate::Transmit(port) = fate {
             self.outbox.push((port, frame));
         }
@@ -80,10 +80,10 @@ impl Engine {
 
     /// Cuts a packet that is too long for its egress, or that came in fragments: those keep their
     /// boundaries where they fit (RFC 791 section 3.2, RFC 8200 section 4.5).
-    pub(crate) fn fragment_out(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    pub(crate) fn fragment_out(&mut self, packet: &mut Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         if let Some(gso) = packet.frame.meta.offload.gso {
-            for segment in segments(&packet, gso).ok_or(Drop::Offload)? {
-                self.send_fragment(&segment, &packet, hop)?;
+            for segment in segments(packet, gso).ok_or(Drop::Offload)? {
+                self.send_fragment(&segment, packet, hop)?;
             }
             return Ok(Fate::Consumed);
         }
@@ -97,7 +97,7 @@ impl Engine {
                 let id = self.next_fragment_id();
                 refragment(packet.bytes(), &pieces, mtu, id).ok_or(Drop::TooBig)?
             }
-            (None, Family::V4) => cut(&packet, mtu).ok_or(Drop::TooBig)?,
+            (None, Family::V4) => cut(packet, mtu).ok_or(Drop::TooBig)?,
             // Only the sender fragments IPv6 (RFC 8200 section 5).
             (None, Family::V6) if packet.input.is_some() => return Err(Drop::TooBig),
             (None, Family::V6) => {
@@ -107,7 +107,7 @@ impl Engine {
             }
         };
         for fragment in fragments {
-            self.send_fragment(&fragment, &packet, hop)?;
+            self.send_fragment(&fragment, packet, hop)?;
         }
         Ok(Fate::Consumed)
     }
@@ -117,7 +117,7 @@ impl Engine {
         let l3 = frame.meta.start;
         let mut fragment = Packet::decode(frame.frame(), l3)?;
         fragment.input = whole.input;
-        if let Fate::Transmit(port) = self.link_out(fragment, hop)? {
+        if let Fate::Transmit(port) = self.link_out(&mut fragment, hop)? {
             self.outbox.push((port, frame));
         }
         Ok(())

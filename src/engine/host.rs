@@ -17,7 +17,7 @@ use tidegate_packet::{Addr, Family, Transport, checksum, icmp, icmpv6, protocol}
 
 impl Engine {
     /// Hands a packet to the host.
-    pub(crate) fn host(&mut self, mut packet: Packet<'_>) -> Result<Fate, Drop> {
+    pub(crate) fn host(&mut self, packet: &mut Packet<'_>) -> Result<Fate, Drop> {
         let neighbour_discovery = matches!(
             packet.parsed.transport,
             Transport::Icmpv6 {
@@ -27,16 +27,16 @@ impl Engine {
         );
         // The host's own kernel looks at what is for it.
         if self.host_port.is_none() || neighbour_discovery {
-            self.extension_headers(&packet)?;
+            self.extension_headers(packet)?;
         }
         if neighbour_discovery {
-            if !transport_checksum_is_right(&packet) {
+            if !transport_checksum_is_right(packet) {
                 return Err(Drop::HostMalformed);
             }
-            return self.ndp_in(&packet);
+            return self.ndp_in(packet);
         }
         if let Some(port) = self.host_port {
-            return Ok(to_host_device(&mut packet, port));
+            return Ok(to_host_device(packet, port));
         }
         // A fragment that is all there is of its packet is none (RFC 6946).
         let in_part = packet.parsed.fragment.is_some_and(|f| f.offset != 0 || f.more);
@@ -48,12 +48,12 @@ impl Engine {
             packet.parsed.transport,
             Transport::Other | Transport::Ports { .. } | Transport::Udp { .. }
         );
-        if knows && !transport_checksum_is_right(&packet) {
+        if knows && !transport_checksum_is_right(packet) {
             return Err(Drop::HostMalformed);
         }
         match packet.parsed.transport {
-            Transport::Icmp { kind, code, .. } => self.host_icmp(&packet, kind, code),
-            Transport::Icmpv6 { kind, .. } => self.host_icmpv6(&packet, kind),
+            Transport::Icmp { kind, code, .. } => self.host_icmp(packet, kind, code),
+            Transport::Icmpv6 { kind, .. } => self.host_icmpv6(packet, kind),
             // Nobody here would look into these.
             Transport::Malformed
                 if !matches!(packet.parsed.protocol, protocol::SCTP | protocol::DCCP) =>
@@ -65,16 +65,16 @@ impl Engine {
                 Err(Drop::HostIgnored)
             }
             Transport::Tcp { .. } => {
-                self.send_reset(&packet, Origin::Host);
+                self.send_reset(packet, Origin::Host);
                 Err(Drop::HostIgnored)
             }
             Transport::Udp { .. } if packet.parsed.protocol == protocol::UDP => {
-                if !datagram_is_right(&packet) {
+                if !datagram_is_right(packet) {
                     return Err(Drop::HostMalformed);
                 }
                 // The kernel forgets the connection before it answers (__udp4_lib_rcv).
                 packet.tracked = None;
-                self.send_error(&packet, Message::port_unreachable(packet.parsed.family));
+                self.send_error(packet, Message::port_unreachable(packet.parsed.family));
                 Err(Drop::HostIgnored)
             }
             // IGMP is understood by every Linux host, so it isn't refused.
@@ -82,7 +82,7 @@ impl Engine {
                 Err(Drop::HostIgnored)
             }
             _ => {
-                self.refuse_protocol(&packet);
+                self.refuse_protocol(packet);
                 Err(Drop::HostIgnored)
             }
         }

@@ -105,7 +105,7 @@ impl Engine {
                 if self.diverts_dhcp(interface, &packet) {
                     return Ok(Fate::Consumed);
                 }
-                self.forward(packet)
+                self.forward(&mut packet)
             }
             _ => Err(Drop::LinkProtocol),
         }
@@ -168,12 +168,15 @@ impl Engine {
         let client = packet.parsed.protocol == protocol::UDP
             && packet.parsed.ports() == Some((67, 68))
             && self.dhcp_interfaces.contains(&interface);
+        if !client {
+            return false;
+        }
         let room = self.dhcp_frames.len() < MAX_DHCP_FRAMES
             && ethernet::HEADER_LEN + packet.bytes().len() <= MAX_DHCP_FRAME;
-        if client && !room {
+        if !room {
             self.counters.drop(Drop::HostIgnored);
         }
-        if let (true, true, Some(link)) = (client, room, packet.link) {
+        if let (true, Some(link)) = (room, packet.link) {
             let mut frame = vec![0; ethernet::HEADER_LEN];
             ethernet::write(&mut frame, link.dst, link.src, ethernet::IPV4);
             frame.extend_from_slice(packet.bytes());
@@ -183,7 +186,7 @@ impl Engine {
             }
             self.dhcp_frames.push((interface, frame));
         }
-        client
+        true
     }
 }
 

@@ -22,18 +22,18 @@ pub struct Hop {
 
 impl Engine {
     /// Sends a packet that has passed everything else.
-    pub(crate) fn link_out(&mut self, mut packet: Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
+    pub(crate) fn link_out(&mut self, packet: &mut Packet<'_>, hop: Hop) -> Result<Fate, Drop> {
         if packet.wire_len() > self.interfaces.get(hop.egress).mtu || packet.pieces.is_some() {
             return self.fragment_out(packet, hop);
         }
         let dst = match self.link_address(hop) {
             Ok(mac) => mac,
-            Err(ask) => return self.wait_for_neighbour(&packet, hop, ask),
+            Err(ask) => return self.wait_for_neighbour(packet, hop, ask),
         };
-        write_link_header(&mut packet, dst, self.interfaces.get(hop.egress).mac);
+        write_link_header(packet, dst, self.interfaces.get(hop.egress).mac);
         match self.egress_port(hop.egress, dst) {
             Some(port) => {
-                self.decide(&packet, hop, dst, port);
+                self.decide(packet, hop, dst, port);
                 Ok(Fate::Transmit(port))
             }
             None => {

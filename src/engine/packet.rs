@@ -159,11 +159,10 @@ impl<'a> Packet<'a> {
     }
 
     /// The same packet in other memory, in which its bytes stand at the same place.
-    pub fn moved_to<'b>(self, frame: &'b mut OwnedFrame) -> Packet<'b>
-    where
-        'a: 'b,
-    {
-        Packet { frame: frame.frame(), ..self }
+    pub fn moved_to<'b>(&mut self, frame: &'b mut OwnedFrame) -> Packet<'b> {
+        let (tracked, pieces) = (self.tracked.take(), self.pieces.take());
+        let options = self.options.take();
+        Packet { frame: frame.frame(), tracked, pieces, options, ..*self }
     }
 
     /// A copy that owns its memory.

@@ -45,6 +45,8 @@ pub struct Policy {
     echo_ignore_broadcasts: [bool; 2],
     tracks: [bool; 2],
     translates: [bool; 2],
+    /// A bit for each table and hook: there is a chain.
+    chains: [u32; 2],
     /// `icmp_msgs_per_sec`.
     pub icmp_per_second: u32,
     /// `icmp_msgs_burst`.
@@ -86,6 +88,7 @@ impl Policy {
             echo_ignore_broadcasts: FAMILIES.map(|f| sysctls.icmp_echo_ignore_broadcasts(f)),
             tracks: [false; 2],
             translates: [false; 2],
+            chains: [0; 2],
             icmp_per_second: sysctls.icmp_msgs_per_sec(),
             icmp_burst: sysctls.icmp_msgs_burst(),
             default_ttl: sysctls.ip_default_ttl(),
@@ -99,6 +102,7 @@ impl Policy {
     /// Reads the rules alone again.
     pub fn follow_rules(&mut self, rulesets: [&Ruleset; 2]) {
         self.translates = rulesets.map(has_nat_table);
+        self.chains = rulesets.map(chains_of);
         self.tracks = rulesets.map(Ruleset::uses_conntrack);
     }
 
@@ -140,6 +144,27 @@ impl Policy {
     pub fn translates(&self, family: Family) -> bool {
         self.translates[family as usize]
     }
+
+    /// Whether a table of a family has a chain at a hook.
+    #[inline]
+    pub fn has_chain(&self, family: Family, table: TableName, hook: Hook) -> bool {
+        self.chains[family as usize] & chain_bit(table, hook) != 0
+    }
+}
+
+const HOOKS: [Hook; 5] =
+    [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+
+const fn chain_bit(table: TableName, hook: Hook) -> u32 {
+    1 << (table as u32 * HOOKS.len() as u32 + hook as u32)
+}
+
+fn chains_of(ruleset: &Ruleset) -> u32 {
+    let tables =
+        [TableName::Raw, TableName::Mangle, TableName::Nat, TableName::Filter, TableName::Security];
+    let places = tables.into_iter().flat_map(|table| HOOKS.map(|hook| (table, hook)));
+    let there = places.filter(|(table, hook)| ruleset.has_rules(*table, *hook));
+    there.fold(0, |bits, (table, hook)| bits | chain_bit(table, hook))
 }
 
 fn has_nat_table(ruleset: &Ruleset) -> bool {

@@ -71,33 +71,11 @@ impl Engine {
     ) -> Result<Routed, Drop> {
         let src = packet.parsed.src;
         let checks = self.policy.interface(input);
-        let local_only = input != LOOPBACK && !checks.route_localnet;
-        // RFC 1812 section 5.3.7. A group's packets come from somebody, too (Linux's
-        // `ip_mc_validate_source`).
-        if dst.is_multicast() {
-            let nobody =
-                src.is_multicast() || src.is_limited_broadcast() || local_only && src.is_loopback();
-            let joined = self.interfaces.get(input).joined(dst);
-            return match (joined, nobody) {
-                (true, false) => self.local_after_source(src, input).map(Routed::To),
-                (true, true) => Err(Drop::MartianSource),
-                (false, _) => Err(Drop::MulticastNotJoined),
-            };
-        }
-        if src.is_multicast() || src.is_limited_broadcast() {
-            return Err(Drop::MartianSource);
-        }
-        if dst.is_limited_broadcast() || src.is_unspecified() && dst.is_unspecified() {
-            return self.local_after_source(src, input).map(Routed::To);
-        }
-        if src.is_unspecified() {
-            return Err(Drop::MartianSource);
-        }
-        if dst.is_unspecified() || local_only && dst.is_loopback() {
-            return Err(Drop::MartianDestination);
-        }
-        if local_only && src.is_loopback() {
-            return Err(Drop::MartianSource);
+        // Most addresses are nothing special.
+        if !(src.is_v4_host() && dst.is_v4_host())
+            && let Some(local) = self.special_v4(packet, dst, input)?
+        {
+            return Ok(Routed::To(local));
         }
         let found = self.routes.lookup(dst, Some(input)).map(|f| f.target);
         match found {
@@ -115,6 +93,46 @@ impl Engine {
                 Ok(Routed::Refused(refused))
             }
         }
+    }
+
+    /// What becomes of packets of or to addresses that no host has, if that is decided by them alone.
+    #[cold]
+    fn special_v4(
+        &self,
+        packet: &Packet<'_>,
+        dst: Addr,
+        input: InterfaceId,
+    ) -> Result<Option<Destination>, Drop> {
+        let src = packet.parsed.src;
+        let local_only = input != LOOPBACK && !self.policy.interface(input).route_localnet;
+        // RFC 1812 section 5.3.7. A group's packets come from somebody, too (Linux's
+        // `ip_mc_validate_source`).
+        if dst.is_multicast() {
+            let nobody =
+                src.is_multicast() || src.is_limited_broadcast() || local_only && src.is_loopback();
+            let joined = self.interfaces.get(input).joined(dst);
+            return match (joined, nobody) {
+                (true, false) => self.local_after_source(src, input).map(Some),
+                (true, true) => Err(Drop::MartianSource),
+                (false, _) => Err(Drop::MulticastNotJoined),
+            };
+        }
+        if src.is_multicast() || src.is_limited_broadcast() {
+            return Err(Drop::MartianSource);
+        }
+        if dst.is_limited_broadcast() || src.is_unspecified() && dst.is_unspecified() {
+            return self.local_after_source(src, input).map(Some);
+        }
+        if src.is_unspecified() {
+            return Err(Drop::MartianSource);
+        }
+        if dst.is_unspecified() || local_only && dst.is_loopback() {
+            return Err(Drop::MartianDestination);
+        }
+        if local_only && src.is_loopback() {
+            return Err(Drop::MartianSource);
+        }
+        Ok(None)
     }
 
     fn local_after_source(&self, src: Addr, input: InterfaceId) -> Result<Destination, Drop> {

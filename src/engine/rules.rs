@@ -5,6 +5,8 @@ use super::interface::{InterfaceId, Interfaces};
 use super::packet::Packet;
 use super::route::{Routes, Target};
 use super::{Engine, clamp_mss, log};
+use std::cell::LazyCell;
+use std::ops::Deref;
 use std::sync::Arc;
 use tidegate_filter as filter;
 use tidegate_filter::live::Change;
@@ -23,7 +25,7 @@ impl Engine {
         packet: &mut Packet<'_>,
         output: Option<InterfaceId>,
     ) -> Result<(), Drop> {
-        if !self.rules.of(packet.parsed.family).has_rules(table, hook) {
+        if !self.policy.has_chain(packet.parsed.family, table, hook) {
             return Ok(());
         }
         match self.evaluate(table, hook, packet, output) {
@@ -70,7 +72,9 @@ impl Engine {
         let mut reports =
             Reports { log, listened, copies, mark: None, labels: 0, copied: packet.copied };
         let verdict = loop {
-            let connection = connection_view(conntrack, packet.tracked.as_ref(), *now);
+            let known = packet.tracked.as_ref().and_then(|t| Some((t, conntrack.view(t)?)));
+            let connection =
+                known.map(|(t, conn)| LazyCell::new(|| connection_view(t, conn, *now)));
             let view = View { interfaces, routes, conntrack, now: *now };
             let query = Query {
                 packet: &packet.parsed,
@@ -80,7 +84,7 @@ impl Engine {
                 port: packet.port.and_then(|port| interfaces.bridge_port_name(port)),
                 link: packet.link,
                 state: state_of(packet),
-                connection: connection.as_ref(),
+                connection: connection.as_ref().map(|shown| shown as &dyn Deref<Target = _>),
                 mark: packet.mark,
                 now: *now,
                 unix_nanos: *unix_nanos,
@@ -395,12 +399,10 @@ fn state_of(packet: &Packet<'_>) -> filter::CtState {
 
 /// A packet's connection as rules see it.
 fn connection_view(
-    conntrack: &nat::Conntrack,
-    tracked: Option<&nat::Tracked>,
+    tracked: &nat::Tracked,
+    conn: &nat::Connection,
     now: tidegate_packet::Instant,
-) -> Option<filter::Connection> {
-    let tracked = tracked?;
-    let conn = conntrack.view(tracked)?;
+) -> filter::Connection {
     let status = conn.status();
     let flow = |t: &nat::Tuple| filter::Flow {
         src: t.src,
@@ -409,7 +411,7 @@ fn connection_view(
         dport: t.dport,
         protocol: t.protocol,
     };
-    Some(filter::Connection {
+    filter::Connection {
         original: flow(&conn.original()),
         reply: flow(&conn.reply()),
         zones: conn.zones(),
@@ -428,7 +430,7 @@ fn connection_view(
         helper: conn.master_helper().map(super::track::shown),
         expires: expires(conn, now),
         accounting: conn.accounting().map(|c| (c.packets, c.bytes)),
-    })
+    }
 }
 
 /// Whole seconds left as `--ctexpire` sees them: netfilter takes what a connection was promised that

@@ -65,6 +65,6 @@ impl Engine {
         packet.frame.meta.offload.checksum = Checksum::Valid;
         packet.synproxy = true;
         let hop = self.route_out(packet.parsed.dst, None)?;
-        self.send(packet, hop)
+        self.send(&mut packet, hop)
     }
 }

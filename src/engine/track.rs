@@ -45,15 +45,15 @@ impl Engine {
     /// with the packet; then it goes on in memory of its own.
     pub(crate) fn with_room(
         &mut self,
-        packet: Packet<'_>,
-        go_on: impl FnOnce(&mut Self, Packet<'_>) -> Result<Fate, Drop>,
+        packet: &mut Packet<'_>,
+        go_on: impl FnOnce(&mut Self, &mut Packet<'_>) -> Result<Fate, Drop>,
     ) -> Result<Fate, Drop> {
         let helped = packet.tracked.as_ref().is_some_and(|t| self.conntrack.needs_help(t));
         if !helped || packet.has_room(HELP_ROOM) {
             return go_on(self, packet);
         }
         let mut frame = packet.with_room(HELP_ROOM);
-        match go_on(self, packet.moved_to(&mut frame))? {
+        match go_on(self, &mut packet.moved_to(&mut frame))? {
             Fate::Transmit(port) => {
                 frame.slot.truncate(frame.meta.end);
                 self.outbox.push((port, frame));

@@ -3,6 +3,7 @@
 use super::Engine;
 use super::counters::Drop;
 use super::interface::{InterfaceId, LOOPBACK};
+use super::link_out::Hop;
 use super::packet::Packet;
 use super::track;
 use crate::io::Checksum;
@@ -53,8 +54,9 @@ impl Engine {
         &mut self,
         hook: Hook,
         packet: &mut Packet<'_>,
-        output: Option<InterfaceId>,
+        hop: Option<Hop>,
     ) -> Result<(), Drop> {
+        let output = hop.map(|hop| hop.egress);
         let family = packet.parsed.family;
         let has_table = self.policy.translates(family);
         if !has_table && self.conntrack.total() == 0 {
@@ -87,7 +89,7 @@ impl Engine {
         }
         if has_table && self.conntrack.needs_nat(&tracked, manip) {
             packet.tracked = Some(tracked);
-            let mut range = self.ask_nat_table(hook, packet, output)?;
+            let mut range = self.ask_nat_table(hook, packet, hop)?;
             let Some(taken) = packet.tracked.take() else { return Ok(()) };
             tracked = taken;
             if let (None, Some(input)) = (&range.0, packet.input) {
@@ -110,15 +112,16 @@ impl Engine {
             && !packet.parsed.is_icmp_error()
         {
             packet.tracked = Some(tracked);
-            self.ask_nat_table(hook, packet, output)?;
+            self.ask_nat_table(hook, packet, hop)?;
             let Some(taken) = packet.tracked.take() else { return Ok(()) };
             tracked = taken;
         }
         let field = packet.checksum_field();
         let bytes = &mut packet.frame.slot[packet.l3..packet.frame.meta.end];
         let done = self.conntrack.translate(&tracked, manip, &mut packet.parsed, bytes, field);
-        let translated = self.conntrack.view(&tracked).is_some_and(|c| c.is_translated());
-        if let (true, Some(pieces)) = (translated, &mut packet.pieces) {
+        if let Some(pieces) = &mut packet.pieces
+            && self.conntrack.view(&tracked).is_some_and(|c| c.is_translated())
+        {
             pieces.header_was_written(header_len(packet.parsed.protocol));
         }
         packet.tracked = Some(tracked);
@@ -182,9 +185,10 @@ impl Engine {
         &mut self,
         hook: Hook,
         packet: &mut Packet<'_>,
-        output: Option<InterfaceId>,
+        hop: Option<Hop>,
     ) -> Result<(Option<Range>, Option<InterfaceId>), Drop> {
-        if !self.rules.of(packet.parsed.family).has_rules(TableName::Nat, hook) {
+        let output = hop.map(|hop| hop.egress);
+        if !self.policy.has_chain(packet.parsed.family, TableName::Nat, hook) {
             return Ok((None, None));
         }
         let action = match self.evaluate(TableName::Nat, hook, packet, output) {
@@ -202,10 +206,10 @@ impl Engine {
                 (Some(Range { netmap, ..Range::default() }), None)
             }
             NatAction::Masquerade(range) => {
-                let egress = output.ok_or(Drop::NatImpossible)?;
-                let addr = self.masquerade_address(packet, egress)?;
+                let hop = hop.ok_or(Drop::NatImpossible)?;
+                let addr = self.masquerade_address(packet.parsed.dst, hop)?;
                 let range = mapped(range, output, true);
-                (Some(Range { addrs: Some((addr, addr)), ..range }), Some(egress))
+                (Some(Range { addrs: Some((addr, addr)), ..range }), Some(hop.egress))
             }
             NatAction::Redirect(range) => {
                 let addr = self.redirect_address(packet)?;
@@ -215,11 +219,9 @@ impl Engine {
     }
 
     /// The egress's address towards the packet's next hop.
-    fn masquerade_address(&self, packet: &Packet<'_>, egress: InterfaceId) -> Result<Addr, Drop> {
-        let dst = packet.parsed.dst;
-        let next = self.route_out(dst, Some(egress)).map_or(dst, |hop| hop.next);
-        let towards = if next.is_v6_link_local() { dst } else { next };
-        self.interfaces.get(egress).source_address(towards).ok_or(Drop::NatImpossible)
+    fn masquerade_address(&self, dst: Addr, hop: Hop) -> Result<Addr, Drop> {
+        let towards = if hop.next.is_v6_link_local() { dst } else { hop.next };
+        self.interfaces.get(hop.egress).source_address(towards).ok_or(Drop::NatImpossible)
     }
 
     /// The ingress's first address; loopback for the gateway's own packets.

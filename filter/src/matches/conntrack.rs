@@ -115,6 +115,8 @@ struct Conntrack {
     status: Asked<Statuses>,
     expire: Asked<(u32, u32)>,
     direction: Option<Direction>,
+    /// Whether anything but the state is asked.
+    more_than_state: bool,
 }
 
 const ADDRESSES: [&str; 4] = ["ctorigsrc", "ctorigdst", "ctreplsrc", "ctrepldst"];
@@ -130,7 +132,7 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
     for (place, name) in ports.iter_mut().zip(PORTS) {
         *place = ask(given, name, |word| word.port_range(None))?;
     }
-    Ok(Box::new(Conntrack {
+    let mut built = Conntrack {
         states: ask(given, "ctstate", |word| states(word, true))?,
         protocol: ask(given, "ctproto", protocol)?,
         addresses,
@@ -141,7 +143,17 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Match>> {
             Some((word, _)) => Some(direction(word)?),
             None => None,
         },
-    }))
+        more_than_state: false,
+    };
+    let Conntrack { states, protocol, status, expire, direction, .. } = &built;
+    built.more_than_state = states.is_none()
+        || protocol.is_some()
+        || addresses.iter().any(Option::is_some)
+        || ports.iter().any(Option::is_some)
+        || status.is_some()
+        || expire.is_some()
+        || direction.is_some();
+    Ok(Box::new(built))
 }
 
 fn ask<T>(
@@ -211,16 +223,19 @@ impl Conntrack {
 impl Match for Conntrack {
     fn matches(&self, context: &mut Context<'_>) -> bool {
         let query = context.query;
-        let in_state = |wanted: States| {
+        let translated = |wanted: States| {
             let nat = query
                 .connection
                 .map_or(0, |c| (u8::from(c.snat) * SNAT) | (u8::from(c.dnat) * DNAT));
-            wanted.has(query.state) || wanted.0 & nat != 0
+            wanted.0 & nat != 0
+        };
+        let in_state = |wanted: States| {
+            wanted.has(query.state) || wanted.0 & (SNAT | DNAT) != 0 && translated(wanted)
         };
         if !holds(self.states, in_state) {
             return false;
         }
-        match query.connection {
+        match query.connection.filter(|_| self.more_than_state) {
             Some(connection) => self.connection_matches(connection),
             // Without a connection the state is all there is: netfilter then forgets the rest.
             None => self.states.is_some(),
@@ -240,7 +255,16 @@ impl Match for Conntrack {
     }
 
     fn save(&self, out: &mut String) {
-        let Self { states, protocol, addresses, ports, status, expire, direction } = self;
+        let Self {
+            states,
+            protocol,
+            addresses,
+            ports,
+            status,
+            expire,
+            direction,
+            more_than_state: _,
+        } = self;
         if let Some((states, inverted)) = states {
             save_option(out, "ctstate", *inverted, states);
         }

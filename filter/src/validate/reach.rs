@@ -3,7 +3,6 @@
 
 use super::chain::ChainDraft;
 use super::rule::Draft;
-use crate::base::Base;
 use crate::diagnostic::Problem;
 use crate::query::TableName;
 use crate::ruleset::Action;
@@ -77,14 +76,7 @@ fn decides(action: &Action) -> bool {
 
 /// A rule without conditions; a comment is none.
 fn takes_all(draft: &Draft) -> bool {
-    let Base { source, destination, input, output, protocol, fragment } = &draft.rule.base;
-    let anywhere = [source, destination].iter().all(|a| a.network.is_any() && !a.inverted);
-    anywhere
-        && input.is_none()
-        && output.is_none()
-        && protocol.is_none()
-        && fragment.is_none()
-        && draft.rule.matches.iter().all(|m| m.spec.name == "comment")
+    draft.rule.base.is_any() && draft.rule.matches.iter().all(|m| m.spec.name == "comment")
 }
 
 /// Only the first packet of a connection comes to the nat table.

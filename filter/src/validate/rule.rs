@@ -207,14 +207,11 @@ fn draft<'a>(
             Action::Target(spec, (spec.build)(&given).map_err(|p| p.of_option(extension))?)
         }
     };
-    let base = Base {
-        source,
-        destination,
-        input: ast.input.as_ref().map(|(i, _)| i.clone()),
-        output: ast.output.as_ref().map(|(o, _)| o.clone()),
-        protocol: protocol.map(|p| Protocol { number: p.number, inverted: p.inverted }),
-        fragment: ast.fragment,
-    };
+    let mut base = Base::new(source, destination);
+    base.input = ast.input.as_ref().map(|(i, _)| i.clone());
+    base.output = ast.output.as_ref().map(|(o, _)| o.clone());
+    base.protocol = protocol.map(|p| Protocol { number: p.number, inverted: p.inverted });
+    base.fragment = ast.fragment;
     let rule = Rule::new(base, matches.into(), action);
     let named = rule.tied || rule.matches.iter().any(|m| m.test.never_new());
     let spans = ast.matches.iter().filter(|_| named).map(|m| m.extension.name.span.clone());

@@ -1,6 +1,8 @@
 //! Packets, a gateway and a log for the tests.
 #![allow(dead_code)]
 
+use std::ops::Deref;
+
 use tidegate_filter::*;
 use tidegate_packet::builder::{self, Ip, Tcp};
 use tidegate_packet::{Addr, Family, Instant, Parsed, checksum, protocol};
@@ -138,12 +140,13 @@ pub fn evaluate_edited(
     effects: &mut dyn Effects,
 ) -> (Verdict, Edited) {
     let mut packet = *query.packet;
-    let connection = query.connection.copied();
+    let connection = query.connection.map(|connection| **connection);
     let mut edited = Edited { bytes: query.bytes.to_vec(), connection, seen: Vec::new() };
     let (mut state, mut trace) = (query.state, query.trace);
     let mut walk = rules.walk(table, hook);
     loop {
         let connection = edited.connection.as_ref();
+        let connection = connection.as_ref().map(|known| known as &dyn Deref<Target = _>);
         let query =
             Query { packet: &packet, bytes: &edited.bytes, connection, state, trace, ..*query };
         match walk.resume(&query, counters, memory, effects) {
