@@ -140,8 +140,7 @@ fn segment(
 ) -> Vec<u8> {
     // A timestamp, as nearly all segments have.
     let options = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1];
-    let tcp =
-        Tcp { sport, dport, seq, ack, flags, window: 512, options: &options, ..Tcp::default() };
+    let tcp = Tcp { sport, dport, seq, ack, flags, window: 512, options: &options };
     builder::tcp(
         Ip::new(src, dst, protocol::TCP),
         tcp,
