@@ -121,7 +121,7 @@ fn main() -> io::Result<()> {
     if !arguments.tap && !arguments.no_hold {
         for name in [&arguments.a, &arguments.b] {
             let index = Netlink::open()?.require_link(name)?.index;
-            match ingress::hold(index, ingress::Method::Best) {
+            match ingress::hold(index, ingress::Method::Best, None) {
                 Ok(hold) => holds.push(hold),
                 Err(error) => eprintln!("the kernel handles the frames of {name} too: {error}"),
             }

@@ -5,9 +5,10 @@ use crate::conntrack::{Hub, Moment};
 use crate::control::Reserved;
 use crate::dhcp::{DhcpClient, Lease};
 use crate::diagnostic::{Diagnostic, Report, Severity, Style};
-use crate::engine::{InterfaceId, PortId};
+use crate::engine::{self, InterfaceId, Leases, PortId};
 use crate::gateway::Gateway;
 use crate::handover::{Bell, HandOver};
+use crate::io::bypass::Bypass;
 use crate::log::{LogError, Sinks};
 use crate::notify;
 use crate::rules::{self, Rulesets};
@@ -101,7 +102,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let sinks = Sinks::open(&config.log)?;
     // Before the devices: a signal from now on ends the gateway in order.
     let signals = watch_signals(wake.clone())?;
-    let built = setup::build(&config, v4, v6)?;
+    let built = setup::build(&config, v4, v6, clock)?;
     if let Some(refused) = built.held.kernel_not_held() {
         tracing::info!("the kernel handles what we take as well, which costs speed: {refused}");
     }
@@ -115,6 +116,14 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     }
     engine.listen(sinks.groups().clone());
     let gateway = Gateway::new(engine, built.workers.len());
+    let bypass = built.bypass.map(|bypass| {
+        let leases = Arc::new(Leases::new(bypass.clone(), built.links.len(), engine::OFTEN));
+        for (port, link) in built.links.iter().enumerate() {
+            leases.set_link(PortId(port as u16), *link);
+        }
+        gateway.change(|engine| engine.set_leases(&leases));
+        (bypass, leases)
+    });
     let keeper = Keeper::new(gateway.clone(), clock, fingerprints, sets.clone());
     if let Some(state) = state {
         keeper.restore(state);
@@ -145,6 +154,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
         held: built.held,
         missing: HashMap::new(),
         opened: HashMap::new(),
+        bypass,
         reopened: 0,
         inboxes: workers.threads.iter().map(|t| (t.inbox.clone(), t.waker.clone())).collect(),
     };
@@ -301,6 +311,8 @@ struct Manager {
     missing: HashMap<PortId, String>,
     /// The index of the interface that a port was opened again on.
     opened: HashMap<PortId, u32>,
+    /// Who forwards flows for the gateway, and what is leased to it.
+    bypass: Option<(Arc<Bypass>, Arc<Leases>)>,
     /// How often a port was opened again.
     reopened: u16,
     /// Where the workers take new devices from.

@@ -78,9 +78,14 @@ impl Gateway {
         result
     }
 
+    /// A command has changed a set: what was decided about flows may be wrong now.
+    pub fn sets_changed(&self) {
+        self.engine().sets_changed();
+    }
+
     /// All counters, of the engine and of the shards.
     pub fn counters(&self) -> Counters {
-        self.engine().counters()
+        self.settled().counters()
     }
 
     /// Lets `work` count in a shard what happens outside.
@@ -140,6 +145,13 @@ impl Gateway {
     /// Whether something waits for the manager.
     pub fn has_news(&self) -> bool {
         self.each(|lent| lent.has_news()).contains(&true)
+    }
+
+    /// Leases flows of a shard that have sent many packets.
+    pub fn lease_wanted(&self, shard: usize, now: Instant) {
+        let mut shard = self.shards.lock(shard);
+        shard.set_time(now);
+        shard.lease_wanted();
     }
 
     /// A burst of frames that the worker of a shard has received.
@@ -244,6 +256,11 @@ impl Burst<'_> {
     /// Whether something waits for the manager.
     pub fn has_news(&self) -> bool {
         self.news || matches!(&self.held, Held::Shard(shard) if shard.has_news())
+    }
+
+    /// Whether there are flows for [`Gateway::lease_wanted`].
+    pub fn wants_leases(&self) -> bool {
+        matches!(&self.held, Held::Shard(shard) if shard.wants_leases())
     }
 
     /// The engine.

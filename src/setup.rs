@@ -4,12 +4,14 @@
 
 use crate::config::{self, Addresses, Config, Kind, PortKind, RouteKind};
 use crate::engine::{self, Engine, Interface, InterfaceId, Interfaces, Setup, StaticRoute, Target};
+use crate::io::bypass::Bypass;
 use crate::io::{af_packet, ingress, tap};
 use crate::link::netlink::Netlink;
 use crate::link::{self, Adopted, records};
-use crate::worker::Device;
+use crate::worker::{Clock, Device};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tidegate_filter::Ruleset;
 use tidegate_packet::{Family, MacAddr, Prefix};
 
@@ -95,6 +97,10 @@ pub struct Built {
     pub workers: Vec<Vec<Device>>,
     /// What must live as long as the gateway runs.
     pub held: Held,
+    /// Who can forward established flows, if BPF is allowed.
+    pub bypass: Option<Arc<Bypass>>,
+    /// By port number: the kernel's number of the interface, where the bypass is at work.
+    pub links: Vec<Option<u32>>,
 }
 
 /// Guards that give things back when they are dropped.
@@ -152,10 +158,15 @@ struct Opening<'a> {
     held: Held,
     ports: u16,
     steering: u32,
+    bypass: Option<Arc<Bypass>>,
+    links: Vec<Option<u32>>,
 }
 
-/// Builds a gateway from a configuration and its rules.
-pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Built, SetupError> {
+/// Builds a gateway from a configuration and its rules. `clock` is the gateway's.
+pub fn build(config: &Config, v4: Ruleset, v6: Ruleset, clock: Clock) -> Result<Built, SetupError> {
+    let bypass = Bypass::open(clock.now()).inspect_err(|error| {
+        tracing::info!("no flow bypasses the gateway: {error}");
+    });
     let mut opening = Opening {
         config,
         records: records().map_err(SetupError::Records)?,
@@ -163,6 +174,8 @@ pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Built, SetupEr
         held: Held::default(),
         ports: 0,
         steering: rand::random(),
+        bypass: bypass.ok(),
+        links: Vec::new(),
     };
     let mut interfaces = Interfaces::new();
     let mut resolved = config.clone();
@@ -189,7 +202,8 @@ pub fn build(config: &Config, v4: Ruleset, v6: Ruleset) -> Result<Built, SetupEr
         steering: opening.steering,
         seed: rand::random(),
     });
-    Ok(Built { config: resolved, engine, workers: opening.workers, held: opening.held })
+    let Opening { workers, held, bypass, links, .. } = opening;
+    Ok(Built { config: resolved, engine, workers, held, bypass, links })
 }
 
 /// A port's device that was opened again.
@@ -200,6 +214,8 @@ pub struct Reopened {
     pub mac: MacAddr,
     /// Its MTU.
     pub mtu: u32,
+    /// The kernel's number of the interface, if the bypass is at work there.
+    pub link: Option<u32>,
 }
 
 /// Opens a port's device again, after its interface was deleted and made anew. `number` must be one
@@ -210,6 +226,7 @@ pub fn reopen(
     number: u16,
     workers: usize,
     steering: u32,
+    bypass: Option<Arc<Bypass>>,
     held: &mut Held,
 ) -> Result<Reopened, SetupError> {
     // It holds the record that the new one needs, and there is nothing to give back to.
@@ -221,17 +238,20 @@ pub fn reopen(
         held: Held::default(),
         ports: number,
         steering,
+        bypass,
+        links: Vec::new(),
     };
     let found = match config.port(port) {
         Some((PortKind::AfPacket, bridged)) => opening.af_packet(port, bridged)?,
         _ => opening.tap(port, tap::Layer::Tap)?,
     };
-    let Opening { workers, held: more, .. } = opening;
+    let Opening { workers, held: more, links, .. } = opening;
     held.adopted.extend(more.adopted);
     held.source_checks.extend(more.source_checks);
     held.holds.extend(more.holds);
     let devices = workers.into_iter().flatten().collect();
-    Ok(Reopened { devices, mac: found.mac, mtu: found.mtu })
+    let link = links.into_iter().next().flatten();
+    Ok(Reopened { devices, mac: found.mac, mtu: found.mtu, link })
 }
 
 impl Opening<'_> {
@@ -296,9 +316,15 @@ impl Opening<'_> {
             let (receive, transmit) = af_packet::open(name, &options).map_err(device)?;
             worker.push(Device { receive: Box::new(receive), transmit: Box::new(transmit) });
         }
-        match ingress::hold(link.index, ingress::Method::Best) {
-            Ok(hold) => self.held.holds.push(hold),
+        let bypass = self.bypass.clone().filter(|bypass| self.watch(bypass));
+        let forward = bypass.as_ref().map(|bypass| bypass.program());
+        match ingress::hold(link.index, ingress::Method::Best, forward) {
+            Ok(hold) => {
+                self.held.holds.push(hold);
+                self.links.push(bypass.map(|_| link.index));
+            }
             Err(refused) => {
+                self.links.push(None);
                 self.held.refused = Some(refused);
                 if self.config.host.is_some() {
                     let check = SourceCheck::set(name)
@@ -310,6 +336,13 @@ impl Opening<'_> {
         Ok(Found { mac: link.mac.unwrap_or_else(random_mac), mtu: link.mtu })
     }
 
+    /// Makes every worker's socket of the last port ask the bypass first.
+    fn watch(&self, bypass: &Bypass) -> bool {
+        let mut sockets = self.workers.iter().filter_map(|devices| devices.last()?.receive.fd());
+        let watched = sockets.try_for_each(|socket| bypass.watch(socket));
+        watched.inspect_err(|error| tracing::info!("no flow bypasses the gateway: {error}")).is_ok()
+    }
+
     fn has_own_mac(&self, name: &str) -> bool {
         self.config.interface(name).is_some_and(|i| i.mac.is_some())
     }
@@ -318,6 +351,7 @@ impl Opening<'_> {
     fn tap(&mut self, name: &str, layer: tap::Layer) -> Result<Found, SetupError> {
         let device = |source| SetupError::Device { name: name.to_owned(), source };
         self.next_port();
+        self.links.push(None);
         let options = tap::Options { layer, multi_queue: self.workers.len() > 1 };
         for worker in &mut self.workers {
             let opened = tap::open(name, options).map_err(|error| explain_tap(name, error));

@@ -3,14 +3,18 @@
 //! The same engine as behind real devices, so what holds here holds there. Tests put hosts around
 //! it, the kernel oracle plays its cases on it, `replay` and `explain` run captures through it.
 
+mod forwarder;
+
 use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{
-    AtHand, Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Lent, OwnedFrame, Place,
-    PortId, Setup, Shards, ShortWay, StaticRoute, TICK, Target, steer,
+    AtHand, Counters, Engine, Fate, Interface, InterfaceId, Interfaces, Leases, Lent, OwnedFrame,
+    Place, PortId, Setup, Shards, ShortWay, StaticRoute, TICK, Target, steer,
 };
 use crate::io::Frame;
 use crate::io::channel::Flying;
 use crate::sysctl::{Assignments, Sysctls};
+use forwarder::InMemory;
+use std::sync::Arc;
 use std::time::Duration;
 use tidegate_filter as filter;
 use tidegate_nat::Stats;
@@ -93,10 +97,15 @@ pub enum SimError {
 /// their own. What holds with one has to hold with any, so all tests can be run with several.
 pub const SHARDS: &str = "TIDEGATE_SIM_SHARDS";
 
+/// In the environment, if it is set at all: simulated gateways lease every flow that can be leased, to
+/// a forwarder in memory. What is seen of a gateway has to be the same.
+pub const LEASES: &str = "TIDEGATE_SIM_LEASES";
+
 /// A gateway in memory.
 #[derive(Debug)]
 pub struct Sim {
     engine: Engine,
+    forwarder: Option<Arc<InMemory>>,
     shards: Shards,
     now: Instant,
     unix_nanos: u64,
@@ -141,7 +150,31 @@ impl Sim {
         engine.set_time(now, unix_nanos);
         let shards = engine.divide(shards);
         let arrival = arrival_wanted().unwrap_or_default();
-        Ok(Self { engine, shards, now, unix_nanos, sent: Vec::new(), arrival, arrived: 0 })
+        let (forwarder, sent) = (None, Vec::new());
+        let mut sim =
+            Self { engine, forwarder, shards, now, unix_nanos, sent, arrival, arrived: 0 };
+        if std::env::var_os(LEASES).is_some() {
+            sim.lease_all();
+        }
+        Ok(sim)
+    }
+
+    /// From now on every flow is leased that can be, from its first packet on.
+    pub fn lease_all(&mut self) {
+        let forwarder = Arc::new(InMemory::default());
+        let ports = self.engine.interfaces().port_count();
+        let leases = Leases::new(forwarder.clone(), ports, 1);
+        for port in 0..ports as u16 {
+            leases.set_link(PortId(port), Some(forwarder::link(port)));
+        }
+        self.engine.set_leases(&Arc::new(leases));
+        self.forwarder = Some(forwarder);
+    }
+
+    /// How many packets have been forwarded without the gateway.
+    pub fn forwarded(&mut self) -> u64 {
+        self.engine.settle(false);
+        self.engine.leases().map_or(0, |leases| leases.taken())
     }
 
     /// A frame arrives on a port (an interface's own name, or a bridge's port).
@@ -154,8 +187,19 @@ impl Sim {
         let Flying { bytes, offload } = frame.into();
         let mut owned = OwnedFrame::new(&bytes);
         owned.meta.offload = offload;
+        if let Some(forwarder) = &self.forwarder {
+            let egress = forwarder.forward(port, &mut owned.frame(), self.now);
+            if let Some(egress) = egress {
+                self.engine.outbox().push((egress, owned));
+                self.gather();
+                return Ok(());
+            }
+        }
         if let Fate::Transmit(egress) = self.input(port, owned.frame()) {
             self.engine.outbox().push((egress, owned));
+        }
+        if self.forwarder.is_some() {
+            self.engine.lease_wanted();
         }
         self.gather();
         Ok(())

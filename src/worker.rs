@@ -254,7 +254,7 @@ impl Worker {
             return Ok(0);
         }
         let mut fates = [Fate::Consumed; BURST];
-        let (own, handed) = {
+        let (own, handed, wants_leases) = {
             let mut held = self.gateway.burst(self.shard, self.clock.now(), unix_nanos());
             let receive = &mut self.devices[port].receive;
             for (index, fate) in fates[..frames].iter_mut().enumerate() {
@@ -264,13 +264,17 @@ impl Worker {
                 self.news.announce();
             }
             count_sent(&mut self.sent, &mut self.handover, held.counters());
-            (held.take_outbox(), held.take_handed())
+            (held.take_outbox(), held.take_handed(), held.wants_leases())
         };
         let result = self.transmit(port, &fates[..frames]);
         self.devices[port].receive.release();
         let own = self.transmit_own(own);
         self.handover.send(handed);
         own?;
+        if wants_leases {
+            // Behind the burst's own frames, so that those that come later don't pass them.
+            self.gateway.lease_wanted(self.shard, self.clock.now());
+        }
         result.map(|()| frames)
     }
 

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 #[path = "netns_io/adopt.rs"]
 mod adopt;
+#[path = "netns_io/bypass.rs"]
+mod bypass;
 #[path = "netns_io/devices.rs"]
 mod devices;
 #[path = "netns_io/joined.rs"]
@@ -45,6 +47,9 @@ fn main() -> ExitCode {
         trial("tcp_over_taps", traffic::tcp_over_taps),
         trial("tcp_from_packet_socket_to_tap", traffic::tcp_from_packet_socket_to_tap),
         trial("the_kernel_is_held_off", traffic::the_kernel_is_held_off),
+        trial("the_kernel_forwards_a_leased_flow", bypass::the_kernel_forwards_a_leased_flow),
+        trial("without_sockets_nothing_is_forwarded", bypass::without_sockets_nothing_is_forwarded),
+        trial("bulk_bypasses_the_gateway", bypass::bulk_bypasses_the_gateway),
         trial("adoption_and_giving_back", adopt::adoption_and_giving_back),
         trial("a_crash_is_made_good", adopt::a_crash_is_made_good),
         trial("an_interface_is_adopted_once", adopt::an_interface_is_adopted_once),

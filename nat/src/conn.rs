@@ -68,6 +68,8 @@ impl Status {
     pub const FIXED_TIMEOUT: Self = Self(1 << 10);
     /// A rule has given it a helper.
     pub const HELPER: Self = Self(1 << 13);
+    /// Somebody else handles its packets ([`crate::lease`]). Nobody outside sees it.
+    pub(crate) const LEASED: Self = Self(1 << 14);
     /// Its addresses are IPv6 and stand in [`Rare`]. No bit of the kernel's: nobody outside sees it.
     pub(crate) const V6: Self = Self(1 << 15);
 
@@ -105,6 +107,10 @@ impl Status {
 
     pub(crate) fn set(&mut self, other: Self) {
         self.0 |= other.0;
+    }
+
+    pub(crate) fn clear(&mut self, other: Self) {
+        self.0 &= !other.0;
     }
 
     /// The bit that says a manipulation changes something.
@@ -263,7 +269,7 @@ impl Connection {
     /// Status bits.
     #[inline]
     pub fn status(&self) -> Status {
-        self.status.without(Status::V6)
+        self.status.without(Status::V6.with(Status::LEASED))
     }
 
     /// Endpoint-independent mappings that translate its source and its destination.
@@ -387,10 +393,15 @@ impl Connection {
 
     #[inline]
     pub(crate) fn count(&mut self, direction: Direction, bytes: u32) {
+        self.count_many(direction, Counters { packets: 1, bytes: u64::from(bytes) });
+    }
+
+    #[inline]
+    pub(crate) fn count_many(&mut self, direction: Direction, counted: Counters) {
         if let Some(rare) = self.rare.as_mut().filter(|rare| rare.counted) {
             let counters = &mut rare.accounting[direction.index()];
-            counters.packets += 1;
-            counters.bytes += u64::from(bytes);
+            counters.packets += counted.packets;
+            counters.bytes += counted.bytes;
         }
     }
 

@@ -135,6 +135,7 @@ impl Conntrack {
 
     /// Changes a connection.
     pub fn update(&mut self, id: ConnId, update: &Update, now: Instant) -> Result<(), Refused> {
+        self.end_lease(id);
         let Some(conn) = conn_of(&mut self.slots, id) else { return Err(Refused::Absent) };
         let armed = conn.deadline;
         conn.forget_paths();
@@ -172,6 +173,7 @@ impl Conntrack {
 
     /// Sets a connection's packet and byte counters to zero.
     pub fn zero_counters(&mut self, id: ConnId) {
+        self.settle_lease(id.slot, false);
         if let Some(rare) = conn_of(&mut self.slots, id).and_then(|conn| conn.rare.as_mut()) {
             rare.accounting = [Counters::default(); 2];
         }

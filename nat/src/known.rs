@@ -51,6 +51,7 @@ impl Conntrack {
 
     /// Remembers what was decided about a direction.
     pub fn set_path(&mut self, id: ConnId, direction: Direction, path: u32) {
+        self.lease_follows(id, direction, path);
         if let Some(conn) = conn_of(&mut self.slots, id) {
             conn.paths[direction.index()] = path;
         }

@@ -33,6 +33,7 @@ mod icmp;
 mod icmp_error;
 mod index;
 mod known;
+pub mod lease;
 mod mapping;
 mod pages;
 mod pair;

@@ -82,6 +82,9 @@ impl Conntrack {
     ) -> Option<(ConnId, Direction)> {
         let (id, direction) = found?;
         if self.get(id)?.is_expired(now) {
+            self.settle_lease(id.slot, false);
+        }
+        if self.get(id)?.is_expired(now) {
             self.remove(id.slot);
             return None;
         }
@@ -165,6 +168,7 @@ impl Conntrack {
 
     /// Takes a connection out of the table.
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Connection> {
+        self.settle_lease(slot, true);
         let conn = self.slots.get(slot)?;
         let translated = conn.status.has(Status::SNAT);
         // It stands in its slot until nothing refers to it: entries that move are hashed anew.

@@ -9,6 +9,7 @@ use crate::expiry::Wheel;
 use crate::extra::Template;
 use crate::hash::HashKey;
 use crate::index::Index;
+use crate::lease::Leases;
 use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
 use crate::settings::Settings;
@@ -44,6 +45,7 @@ pub struct Conntrack {
     pub(crate) stats: Stats,
     /// How often the rules have changed.
     pub(crate) rules: u32,
+    pub(crate) leases: Leases,
 }
 
 impl Conntrack {
@@ -71,6 +73,7 @@ impl Conntrack {
             events: Events::default(),
             stats: Stats::default(),
             rules: 0,
+            leases: Leases::default(),
         }
     }
 
@@ -165,6 +168,9 @@ impl Conntrack {
     ) -> Result<Option<Tracked>, InvalidReason> {
         let settings = &self.settings;
         let Some(conn) = conn_of(&mut self.slots, id) else { return Ok(None) };
+        if conn.status.has(Status::LEASED) {
+            return self.packet_of_leased(id, direction, packet, segment, now);
+        }
         let state = match direction {
             Direction::Reply => State::Established,
             Direction::Original if conn.status.has(Status::SEEN_REPLY) => State::Established,
@@ -285,6 +291,7 @@ impl Conntrack {
     /// A rule answers the packet with a reset, which ends its connection at both sides.
     pub fn set_closing(&mut self, tracked: &Tracked, now: Instant) {
         let Entry::Known(id) = tracked.entry else { return };
+        self.end_lease(id);
         let Some(conn) = conn_of(&mut self.slots, id) else { return };
         let armed = conn.deadline;
         tcp::set_closing(conn, &self.settings, now);
@@ -311,7 +318,10 @@ impl Conntrack {
         match &mut tracked.entry {
             Entry::None => None,
             Entry::Own(conn) => Some(conn),
-            Entry::Known(id) => conn_of(&mut self.slots, *id),
+            Entry::Known(id) => {
+                self.end_lease(*id);
+                conn_of(&mut self.slots, *id)
+            }
         }
     }
 

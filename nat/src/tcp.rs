@@ -10,6 +10,7 @@ use tidegate_packet::tcp::{ACK, FIN, Header, RST, SYN, URG};
 use tidegate_packet::{Instant, Parsed, checksum, protocol};
 
 use crate::conn::{Connection, Direction, Proto, Status};
+use crate::lease::Windows;
 use crate::settings::Settings;
 use crate::tcp_window::{Fit, Peer, Segment, before};
 use crate::tracked::InvalidReason;
@@ -305,6 +306,33 @@ impl TcpTrack {
             _ => return Err(InvalidReason::TcpNew),
         };
         Ok(Self { peers, last: Last::NONE, state: TcpState::None, marks: Marks::default() })
+    }
+
+    /// Whether its windows are all that acknowledgments and data change.
+    pub(crate) fn is_leasable(&self) -> bool {
+        self.state == TcpState::Established && self.peers.iter().all(|peer| peer.max_window != 0)
+    }
+
+    /// For a holder ([`crate::lease`]).
+    pub(crate) fn windows(&self) -> Windows {
+        let Last { seq, ack, end, window, direction, retransmissions, .. } = self.last;
+        let direction = direction.index() as u8;
+        let peers = self.peers.map(Peer::window);
+        Windows { peers, seq, ack, end, window, direction, retransmissions }
+    }
+
+    /// Takes over what a holder has learned: all that it has seen were acknowledgments.
+    pub(crate) fn set_windows(&mut self, windows: &Windows) {
+        let Windows { peers, seq, ack, end, window, direction, retransmissions } = *windows;
+        let direction = if direction == 0 { Direction::Original } else { Direction::Reply };
+        self.peers = peers.map(Peer::from_window);
+        let kind = Kind::Ack;
+        self.last = Last { seq, ack, end, window, direction, kind, retransmissions, ..self.last };
+    }
+
+    /// How long it lives after an acknowledgment.
+    pub(crate) fn timeout_of_acks(&self, settings: &Settings) -> Duration {
+        self.timeout(Kind::Ack, settings)
     }
 
     pub(crate) fn state(&self) -> TcpState {

@@ -17,6 +17,7 @@ use tidegate_packet::tcp::{
 };
 
 use crate::conn::Direction;
+use crate::lease::PeerWindow;
 use crate::tcp::{TcpState, TcpTrack};
 
 /// The least tolerance of equation 4.
@@ -132,15 +133,15 @@ impl Peer {
     /// It offered window scaling.
     pub(crate) const SCALE: u8 = 1 << 0;
     /// It permits SACK.
-    pub(crate) const SACK: u8 = 1 << 1;
+    pub(crate) const SACK: u8 = PeerWindow::SACK;
     /// It sent the first FIN.
     pub(crate) const CLOSE_INIT: u8 = 1 << 2;
     /// Its windows aren't judged.
     pub(crate) const LIBERAL: u8 = 1 << 3;
     /// It sent data that wait for their acknowledgment.
-    pub(crate) const UNACKNOWLEDGED: u8 = 1 << 4;
+    pub(crate) const UNACKNOWLEDGED: u8 = PeerWindow::UNACKNOWLEDGED;
     /// `max_ack` holds something.
-    pub(crate) const MAXACK_SET: u8 = 1 << 5;
+    pub(crate) const MAXACK_SET: u8 = PeerWindow::MAXACK_SET;
 
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
@@ -148,6 +149,16 @@ impl Peer {
 
     pub(crate) fn set(&mut self, flag: u8) {
         self.flags |= flag;
+    }
+
+    pub(crate) fn window(self) -> PeerWindow {
+        let Self { end, max_end, max_window, max_ack, scale, flags } = self;
+        PeerWindow { end, max_end, max_window, max_ack, scale, flags }
+    }
+
+    pub(crate) fn from_window(window: PeerWindow) -> Self {
+        let PeerWindow { end, max_end, max_window, max_ack, scale, flags } = window;
+        Self { end, max_end, max_window, max_ack, scale, flags }
     }
 
     /// The sender of a connection's first SYN.
@@ -290,6 +301,21 @@ impl TcpTrack {
             Fit::Beyond if liberal => Fit::Accept,
             Fit::Beyond => Fit::Beyond,
         }
+    }
+
+    /// For an acknowledgment of an established connection, data or none: learns from it if it fits
+    /// whatever the settings are.
+    pub(crate) fn accept(&mut self, direction: Direction, segment: &Segment<'_>) -> bool {
+        let (sender, receiver) =
+            (self.peers[direction.index()], self.peers[direction.other().index()]);
+        let Segment { seq, ack, end, .. } = *segment;
+        let sack = if receiver.has(Peer::SACK) { segment.sack() } else { ack };
+        let begun = sender.max_window != 0 && receiver.max_window != 0;
+        if !begun || judge(&sender, &receiver, seq, end, sack) != Fit::Accept {
+            return false;
+        }
+        self.learn(direction, true, segment, [seq, ack, end, sack]);
+        true
     }
 
     /// Takes over what a segment inside the window says.

@@ -52,6 +52,12 @@ pub(crate) fn check_lite(
     Ok(())
 }
 
+/// Until when packets change nothing but a flow's deadline; `None`: as long as they come.
+pub(crate) fn steady_until(conn: &Connection, start: Instant) -> Option<Instant> {
+    let steady = conn.status.has(Status::ASSURED) || !conn.status.has(Status::SEEN_REPLY);
+    (!steady).then_some(start + STREAM_AFTER)
+}
+
 /// Answers alone (a DNS query) don't make a flow assured; traffic later than two seconds after its
 /// start does, and gives it the longer timeout.
 pub(crate) fn packet(conn: &mut Connection, settings: &Settings, now: Instant) {

@@ -1,7 +1,7 @@
 //! `tidegate status`: how a running gateway is.
 
 use super::{ControlArgs, DONE, FAILED};
-use crate::control::{Reply, Request, Status};
+use crate::control::{BypassStatus, Reply, Request, Status};
 use clap::Args;
 use std::io::{self, Write};
 
@@ -45,8 +45,8 @@ pub(super) fn main(args: &StatusArgs, out: &mut dyn Write, err: &mut dyn Write) 
 }
 
 pub(super) fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
-    let Status { version, pid, uptime, workers, connections, interfaces, drops, logged, log_lost } =
-        status;
+    let Status { version, pid, uptime, workers, connections, interfaces, drops, .. } = status;
+    let Status { logged, log_lost, bypass, .. } = status;
     let s = if *workers == 1 { "" } else { "s" };
     writeln!(out, "tidegate {version}, process {pid}, up {}, {workers} worker{s}", span(*uptime))?;
     writeln!(out, "connections {connections}")?;
@@ -63,6 +63,9 @@ pub(super) fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     for (reason, packets) in drops.iter().filter(|(_, packets)| **packets > 0) {
         writeln!(out, "dropped {packets:>14} packets: {reason}")?;
+    }
+    if let Some(BypassStatus { flows, packets }) = bypass.as_ref().filter(|b| b.packets > 0) {
+        writeln!(out, "bypassing now {flows} flows, {packets} packets so far")?;
     }
     if logged + log_lost > 0 {
         writeln!(out, "logged {logged}, lost {log_lost}")?;

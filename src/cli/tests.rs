@@ -3,7 +3,9 @@
 use super::*;
 use crate::conntrack::gateway::Peer;
 use crate::conntrack::{Ask, Fault, Tell};
-use crate::control::{Handler, InterfaceStatus, Program, Ran, Reserved, Restore, Status};
+use crate::control::{
+    BypassStatus, Handler, InterfaceStatus, Program, Ran, Reserved, Restore, Status,
+};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -164,6 +166,7 @@ impl Handler for Gateway {
             drops: [("ttl".to_owned(), 3), ("never".to_owned(), 0)].into(),
             logged: 20,
             log_lost: 3,
+            bypass: Some(BypassStatus { flows: 2, packets: 700 }),
         }
     }
     fn reload(&self) -> Result<Vec<String>, String> {

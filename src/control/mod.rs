@@ -9,5 +9,7 @@ pub mod protocol;
 pub mod server;
 
 pub use client::Client;
-pub use protocol::{InterfaceStatus, Program, Ran, Reply, Request, Response, Restore, Status};
+pub use protocol::{
+    BypassStatus, InterfaceStatus, Program, Ran, Reply, Request, Response, Restore, Status,
+};
 pub use server::{Handler, Reserved, Server};

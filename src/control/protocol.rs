@@ -167,6 +167,18 @@ pub struct Status {
     /// Those that were lost, since they came faster than they could be written.
     #[serde(default)]
     pub log_lost: u64,
+    /// What the kernel forwards by the gateway's order; absent where BPF isn't allowed.
+    #[serde(default)]
+    pub bypass: Option<BypassStatus>,
+}
+
+/// Established flows that bypass the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BypassStatus {
+    /// Flows that do so now.
+    pub flows: u64,
+    /// Packets that have; the interfaces' counters have them, too.
+    pub packets: u64,
 }
 
 /// How an interface is.

@@ -4,7 +4,7 @@ use super::Wake;
 use super::saved::{Keeper, RestoreOptions};
 use crate::conntrack::gateway::{Peer, answer};
 use crate::conntrack::{Ask, Hub, Moment, Tell};
-use crate::control::{self, Handler, InterfaceStatus, Ran, Restore, Status};
+use crate::control::{self, BypassStatus, Handler, InterfaceStatus, Ran, Restore, Status};
 use crate::engine::{Counters, Interface, Traffic};
 use crate::gateway::Gateway;
 use crate::log::Tally;
@@ -50,6 +50,10 @@ impl Handler for Control {
             drops: counters.drops().map(|(d, n)| (d.name().to_owned(), n)).collect(),
             logged: self.tally.written(),
             log_lost: self.tally.lost(),
+            bypass: engine.leases().map(|leases| BypassStatus {
+                flows: leases.count() as u64,
+                packets: leases.taken(),
+            }),
         }
     }
 
@@ -112,6 +116,7 @@ impl Handler for Control {
 
     fn ipset(&self, args: &[String], input: &str) -> Ran {
         let answer = self.sets.call(args, input, self.clock.now());
+        self.gateway.sets_changed();
         Ran { status: answer.status, out: answer.out, err: answer.err }
     }
 

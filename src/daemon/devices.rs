@@ -52,7 +52,12 @@ impl Manager {
         self.reopened = self.reopened.wrapping_add(1);
         let number = ports.wrapping_add(self.reopened);
         let workers = self.inboxes.len();
-        let again = setup::reopen(&self.config, name, number, workers, steering, &mut self.held)?;
+        let bypass = self.bypass.as_ref().map(|(bypass, _)| bypass.clone());
+        let held = &mut self.held;
+        let again = setup::reopen(&self.config, name, number, workers, steering, bypass, held)?;
+        if let Some((_, leases)) = &self.bypass {
+            leases.set_link(port, again.link);
+        }
         self.take_link(port, name, &again);
         for (device, (inbox, waker)) in again.devices.into_iter().zip(&self.inboxes) {
             // Workers end only when everything does.

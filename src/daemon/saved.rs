@@ -97,6 +97,7 @@ impl Keeper {
             // They were read on their own above; here they meet those that are there.
             let args = ["restore".to_owned(), "-exist".to_owned()];
             let answer = self.sets.call(&args, sets, self.clock.now());
+            self.gateway.sets_changed();
             if answer.status != 0 {
                 return Err(answer.err);
             }

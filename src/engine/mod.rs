@@ -43,7 +43,8 @@ pub(crate) use shard::Place;
 pub(crate) use shard::lock;
 pub use shard::{Lent, Shard, Shards};
 pub(crate) use short::AtHand;
-pub use short::ShortWay;
+pub(crate) use short::plain;
+pub use short::{Leases, OFTEN, ShortWay};
 pub use steer::Onward;
 
 use crate::conntrack::Moment;
@@ -135,6 +136,7 @@ pub struct Engine {
     generation: short::Generation,
     /// That of the shard at work.
     short: Box<short::Short>,
+    leases: Option<Arc<Leases>>,
     at_hand: AtHand,
     /// When connections were swept, and whether that came to its end.
     swept: Instant,
@@ -186,6 +188,7 @@ impl Engine {
             listened: log::Groups::default(),
             short_way,
             short: Box::new(short::Short::new(generation.clone(), host_port)),
+            leases: None,
             at_hand: AtHand::default(),
             swept: Instant::ZERO,
             behind: false,
@@ -316,6 +319,7 @@ impl Engine {
         (self.behind, self.swept) = (false, self.now);
         for number in 0..shards {
             self.lend(number);
+            self.settle_leases();
             self.conntrack.sweep(self.now, most);
             self.behind |= self.conntrack.is_behind();
             news |= self.has_news();
@@ -450,6 +454,9 @@ impl Engine {
         // A comparison goes on.
         if self.short_way != ShortWay::Compared {
             self.short_way = sysctls.short_way().into();
+        }
+        if let Some(leases) = &self.leases {
+            leases.allow(sysctls.bypass());
         }
         self.sysctls = sysctls;
         self.rebuild();

@@ -15,7 +15,8 @@
 //! What all tables share (mappings, expectations, the registry of tuples) is with the engine and goes
 //! into the table that is lent.
 
-use super::short::{AtHand, Short};
+use super::short::lease::Heavy;
+use super::short::{AtHand, Leases, Short};
 use super::steer::{Onward, Steering};
 use super::{Counters, Engine, Fate, PortId};
 use crate::io::Frame;
@@ -251,6 +252,24 @@ impl Shard {
         }
     }
 
+    /// Leases flows that have sent many packets.
+    pub(crate) fn lease_wanted(&mut self) {
+        let Self { conntrack, short, now, .. } = self;
+        short.lease_wanted(conntrack, *now);
+    }
+
+    /// Whether there are flows to be leased.
+    #[inline]
+    pub(crate) fn wants_leases(&self) -> bool {
+        self.short.heavy.as_ref().is_some_and(Heavy::is_wanted)
+    }
+
+    /// From now on flows may be leased.
+    pub(crate) fn set_leases(&mut self, leases: &Arc<Leases>) {
+        self.conntrack.set_holder(leases.clone());
+        self.short.set_leases(leases.clone());
+    }
+
     /// Says what time it is for what happens without the engine.
     pub(crate) fn set_time(&mut self, now: Instant) {
         self.now = now;
@@ -267,17 +286,24 @@ impl Engine {
     /// Counts in the rules what shards' packets have met on the short way. With `end`, no packet has a
     /// short way any more until the engine has decided anew.
     pub fn settle(&mut self, end: bool) {
-        let Self { short, rules, shards, .. } = self;
+        let Self { short, conntrack, rules, shards, leases, counters, .. } = self;
         short.settle(rules.counters_mut(), end);
+        conntrack.settle_leases(|_| end);
         for number in 0..shards.count() {
-            shards.lock(number).short.settle(rules.counters_mut(), end);
+            let mut shard = shards.lock(number);
+            shard.short.settle(rules.counters_mut(), end);
+            shard.conntrack.settle_leases(|_| end);
+        }
+        if let Some(leases) = leases {
+            leases.settle(rules.counters_mut(), counters);
         }
     }
 
     /// How many packets have taken the short way.
     pub fn taken_short_way(&self) -> u64 {
         let shards = (0..self.shards.count()).map(|number| self.shards.lock(number).short.taken);
-        self.short.taken + shards.sum::<u64>()
+        let forwarded = self.leases.as_ref().map_or(0, |leases| leases.taken());
+        self.short.taken + shards.sum::<u64>() + forwarded
     }
 }
 
@@ -297,6 +323,7 @@ impl<'a> Lent<'a> {
     /// Lends this shard's.
     pub fn new(engine: &'a mut Engine, shard: usize) -> Self {
         engine.lend(shard);
+        engine.settle_leases();
         Self(engine)
     }
 

@@ -1,13 +1,14 @@
 //! Keeps the kernel's hands off what packet sockets have taken.
 //!
 //! A packet socket gets a copy; the kernel goes on to handle the original, which costs a third of
-//! the throughput and would answer in the gateway's place. A BPF program of two instructions at
-//! tc ingress, behind the sockets' tap and before everything else, drops it there. It is attached
+//! the throughput and would answer in the gateway's place. A BPF program at tc ingress, behind the
+//! sockets' tap and before everything else, drops it there (or forwards it, where that was decided
+//! at the tap: `bypass`). It is attached
 //! by TCX (Linux 6.6 and later), which ends with the process, or else as a filter on a `clsact`
 //! queue discipline, which dropping the [`Hold`] removes and which the next [`hold`] replaces
 //! after a crash.
 
-use super::sys;
+use super::bpf::{self, Instruction, ProgramKind};
 use crate::link::netlink::Netlink;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -15,7 +16,7 @@ use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
 };
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// While it lives, the kernel drops what arrives on the interface (after packet sockets had it).
 #[derive(Debug)]
@@ -51,17 +52,31 @@ pub enum Method {
     Clsact,
 }
 
-/// Attaches the drop to an interface of the calling thread's namespace.
-pub fn hold(index: u32, method: Method) -> Result<Hold, Unavailable> {
-    let program = load_program().map_err(Unavailable::NoBpf)?;
+/// Attaches a program that drops what arrives on an interface of the calling thread's namespace:
+/// `forward`, which forwards some of it ([`Bypass::program`](super::bypass::Bypass::program)), or else
+/// one that drops all of it.
+pub fn hold(
+    index: u32,
+    method: Method,
+    forward: Option<BorrowedFd<'_>>,
+) -> Result<Hold, Unavailable> {
+    let drop_all;
+    let program = match forward {
+        Some(forward) => forward,
+        None => {
+            drop_all = bpf::load(ProgramKind::Classifier, "tidegate_drop", &DROP_ALL)
+                .map_err(Unavailable::NoBpf)?;
+            drop_all.as_fd()
+        }
+    };
     let tcx = match method {
-        Method::Best => match attach_tcx(&program, index) {
+        Method::Best => match bpf::attach_tcx(program, index) {
             Ok(link) => return Ok(Hold { _link: Some(link), filter: None }),
             Err(error) => error,
         },
         Method::Clsact => io::ErrorKind::Unsupported.into(),
     };
-    match Filter::attach(&program, index) {
+    match Filter::attach(program, index) {
         Ok(filter) => Ok(Hold { _link: None, filter: Some(filter) }),
         Err(filter) => Err(Unavailable::NoAttachment { tcx, filter }),
     }
@@ -74,102 +89,11 @@ impl Hold {
     }
 }
 
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-const BPF_TCX_INGRESS: u32 = 46;
-
-/// `struct bpf_insn`: `r0 = TC_ACT_SHOT` and `exit`
-/// (<https://docs.kernel.org/bpf/standardization/instruction-set.html>).
+/// `r0 = TC_ACT_SHOT` and `exit`.
 const DROP_ALL: [Instruction; 2] = [
     Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 2 },
     Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
 ];
-
-#[repr(C)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// `union bpf_attr` as BPF_PROG_LOAD reads it, up to the last field that it needs.
-#[repr(C)]
-struct LoadAttributes {
-    program_type: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buffer: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-}
-
-/// `union bpf_attr` as BPF_LINK_CREATE reads it for TCX.
-#[repr(C)]
-struct LinkAttributes {
-    program: u32,
-    target_index: u32,
-    attach_type: u32,
-    flags: u32,
-    relative: u32,
-    pad: u32,
-    expected_revision: u64,
-}
-
-fn load_program() -> io::Result<OwnedFd> {
-    let attributes = LoadAttributes {
-        program_type: BPF_PROG_TYPE_SCHED_CLS,
-        instruction_count: DROP_ALL.len() as u32,
-        instructions: DROP_ALL.as_ptr().expose_provenance() as u64,
-        license: c"MIT".as_ptr().expose_provenance() as u64,
-        log_level: 0,
-        log_size: 0,
-        log_buffer: 0,
-        kernel_version: 0,
-        flags: 0,
-        name: *b"tidegate_drop\0\0\0",
-    };
-    // SAFETY: the attributes are laid out as linux/bpf.h has them for this command; the
-    // instructions and the licence they point to are constants.
-    unsafe { bpf(BPF_PROG_LOAD, &attributes) }
-}
-
-fn attach_tcx(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
-    let attributes = LinkAttributes {
-        program: program.as_raw_fd() as u32,
-        target_index: index,
-        attach_type: BPF_TCX_INGRESS,
-        flags: 0,
-        relative: 0,
-        pad: 0,
-        expected_revision: 0,
-    };
-    // SAFETY: the attributes are laid out as linux/bpf.h has them for this command and hold no
-    // pointers.
-    unsafe { bpf(BPF_LINK_CREATE, &attributes) }
-}
-
-/// A bpf(2) command that makes a descriptor.
-///
-/// # Safety
-/// `T` is laid out as the command's part of `union bpf_attr`, and its pointers are good for what
-/// the command does with them.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads `size` bytes of the attributes (bpf(2)); the rest is the caller's
-    // promise.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
-    };
-    let fd = sys::check(fd as libc::c_int)?;
-    // SAFETY: both commands return a descriptor that nobody else owns (bpf(2)). It is closed on
-    // exec (bpf(2), BPF_PROG_LOAD).
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
 
 /// The program as a filter of a `clsact` queue discipline.
 #[derive(Debug)]
@@ -185,7 +109,7 @@ const FILTER_PRIORITY: u32 = 1;
 const FILTER_HANDLE: u32 = 0x7464;
 
 impl Filter {
-    fn attach(program: &OwnedFd, index: u32) -> io::Result<Self> {
+    fn attach(program: BorrowedFd<'_>, index: u32) -> io::Result<Self> {
         let mut netlink = Netlink::open()?;
         let discipline = RouteNetlinkMessage::NewQueueDiscipline(discipline(index));
         let made_discipline = match netlink.request(discipline, NLM_F_CREATE | NLM_F_EXCL) {

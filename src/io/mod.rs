@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 pub mod af_packet;
+mod bpf;
+pub mod bypass;
 pub mod channel;
 pub mod ethtool;
 mod fanout;

@@ -188,6 +188,11 @@ impl Sysctls {
         self.flag("tidegate/short_way")
     }
 
+    /// Whether the kernel may forward flows of many packets about which everything is decided.
+    pub fn bypass(&self) -> bool {
+        self.flag("tidegate/bypass")
+    }
+
     /// Whether the FTP helper expects connections to addresses that aren't the announcer's, as with
     /// `loose=1` of nf_conntrack_ftp.
     pub fn ftp_loose(&self) -> bool {

@@ -117,6 +117,7 @@ pub static PARAMETERS: &[Parameter] = &[
     flag("tidegate/invalid_bypasses_nat", 0, Honoured),
     flag("tidegate/ftp_loose", 0, Honoured),
     flag("tidegate/short_way", 1, Honoured),
+    flag("tidegate/bypass", 1, Honoured),
     flag("tidegate/raw_before_defrag", 0, Honoured),
     // The gateway's own default, see the module's head.
     flag("net/ipv4/ip_forward", 1, Honoured),

@@ -7,9 +7,12 @@ use std::fs::File;
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use tidegate::io::bypass::Bypass;
 use tidegate::lab::privilege;
+use tidegate_packet::Instant;
 
 mod bridge;
+mod bypass;
 mod conntrack;
 mod dhcp;
 mod errors;
@@ -34,6 +37,7 @@ use harness::Outcome;
 enum Needs {
     Namespaces,
     Tun,
+    Bpf,
     Dnsmasq,
     Tcpdump,
 }
@@ -92,6 +96,15 @@ const TESTS: &[Test] = tests! {
         workers::four_workers,
         workers::three_workers_forward_ports,
     }
+    Bpf {
+        bypass::what_bypasses_is_counted_as_ever,
+        bypass::a_new_rule_stops_a_flow_at_once,
+        bypass::a_deleted_connection_is_gone,
+        bypass::nothing_is_forwarded_without_the_gateway,
+        bypass::forwarded_ports_and_ipv6,
+        bypass::datagrams_one_way_and_both,
+        bypass::it_can_be_switched_off,
+    }
     Tun {
         tap::bulk_through_taps,
         tap::a_bridge_of_taps,
@@ -117,6 +130,7 @@ fn main() -> ExitCode {
     let rights = privilege::acquire();
     let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
     let tun = File::options().read(true).write(true).open("/dev/net/tun").map(drop);
+    let bpf = Bypass::open(Instant::ZERO).map(drop);
     let dnsmasq = Command::new("dnsmasq").arg("--version").output().map(drop);
     let tcpdump = Command::new("tcpdump").arg("--version").output().map(drop);
     let trials = TESTS
@@ -129,6 +143,7 @@ fn main() -> ExitCode {
             let missing = match (&rights, test.needs, &tun, program) {
                 (Err(e), ..) => Some(e.to_string()),
                 (_, Needs::Tun, Err(e), _) => Some(format!("/dev/net/tun: {e}")),
+                (_, Needs::Bpf, ..) => bpf.as_ref().err().map(ToString::to_string),
                 (_, Needs::Dnsmasq | Needs::Tcpdump, _, (name, Err(e))) => {
                     Some(format!("{name}: {e}"))
                 }

@@ -67,6 +67,11 @@ impl Namespace {
         Self { file: made.join().expect("the helper thread") }
     }
 
+    /// Another name for it.
+    pub fn again(&self) -> Self {
+        Self { file: self.file.try_clone().expect("another descriptor") }
+    }
+
     /// Runs something inside.
     pub fn run<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {

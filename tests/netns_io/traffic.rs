@@ -70,7 +70,7 @@ fn tcp_both_families(client: (&Namespace, &str), server: (&Namespace, &str), a: 
 }
 
 /// Eight megabytes there, and the same back.
-fn transfer(client: &Namespace, server: &Namespace, address: &str) {
+pub fn transfer(client: &Namespace, server: &Namespace, address: &str) {
     const LEN: usize = 8 << 20;
     let mut seed = 1_u32;
     let data: Vec<u8> = std::iter::repeat_with(|| {
@@ -134,7 +134,7 @@ pub fn the_kernel_is_held_off() {
     for (method, kind) in [(ingress::Method::Best, None), (ingress::Method::Clsact, Some("clsact"))]
     {
         assert!(answers(PATIENCE), "the kernel isn't there in the first place");
-        let hold = match net.gateway.run(|| ingress::hold(index, method)) {
+        let hold = match net.gateway.run(|| ingress::hold(index, method, None)) {
             Ok(hold) => hold,
             // In a user namespace. The daemon says so and goes on.
             Err(error @ ingress::Unavailable::NoBpf(_)) if may_skip() => {

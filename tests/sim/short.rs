@@ -1,5 +1,5 @@
-//! The short way: three gateways get the same frames, one without it, one with it, and one that
-//! takes packets both ways and compares. Nothing may tell them apart, whatever changes between two
+//! The short way: four gateways get the same frames, one without it, one with it, one that takes
+//! packets both ways and compares, and one that leases every flow that it can. Nothing may tell them apart, whatever changes between two
 //! packets.
 
 use crate::common::{addr, frame, gateway_mac, host_mac, page_with_neighbours};
@@ -22,18 +22,21 @@ type End = (&'static str, u8, u8);
 const LAN: End = ("eth0", 2, 0);
 const UPLINK: End = ("ppp0", 99, 2);
 
-/// The three.
-struct Three([(Sim, Sets); 3]);
+/// The four.
+struct Four([(Sim, Sets); 4]);
 
-impl Three {
+impl Four {
     fn new(config: &SimConfig) -> Self {
-        Self([ShortWay::Off, ShortWay::On, ShortWay::Compared].map(|mode| {
+        let modes = [ShortWay::Off, ShortWay::On, ShortWay::Compared, ShortWay::On];
+        let mut four = Self(modes.map(|mode| {
             let sets = Sets::new();
             sets.restore(SETS, Instant::from_secs(3600)).expect("sets");
             let mut sim = Sim::with_sets(config, &sets).expect("a gateway");
             sim.engine_mut().set_short_way(mode);
             (sim, sets)
-        }))
+        }));
+        four.0[3].0.lease_all();
+        four
     }
 
     fn each(&mut self, mut change: impl FnMut(&mut Sim)) {
@@ -70,7 +73,7 @@ impl Three {
         self.same()
     }
 
-    /// All that can be seen of the three is the same; what they have sent.
+    /// All that can be seen of the four is the same; what they have sent.
     fn same(&mut self) -> Vec<(String, Vec<u8>)> {
         let seen = self.0.each_mut().map(|(sim, _)| {
             let sent: Vec<_> =
@@ -92,15 +95,21 @@ impl Three {
             let drops: Vec<_> = counters.drops().collect();
             (sent, rules, connections, drops, counters.received)
         });
-        let [off, on, compared] = seen;
+        let [off, on, compared, leasing] = seen;
         assert_eq!(off, on);
         assert_eq!(off, compared);
+        assert_eq!(off, leasing);
         off.0
     }
 
     /// How many packets have taken the short way, where there is one.
     fn taken(&self) -> [u64; 2] {
         [1, 2].map(|n: usize| self.0[n].0.taken_short_way())
+    }
+
+    /// How many packets the gateway that leases has never seen.
+    fn forwarded(&mut self) -> u64 {
+        self.0[3].0.forwarded()
     }
 
     fn iptables(&mut self, args: &str) {
@@ -121,6 +130,7 @@ impl Three {
         let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
         for (sim, sets) in &self.0 {
             assert_eq!(sets.call(&args, "", sim.now()).status, 0);
+            sim.engine().sets_changed();
         }
     }
 
@@ -159,36 +169,37 @@ fn inward(n: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Two datagrams each way; the first decide.
-fn warm(three: &mut Three, n: u16) {
+fn warm(four: &mut Four, n: u16) {
     for _ in 0..3 {
-        assert_eq!(three.send(LAN, &outward(n, b"out")).len(), 1);
-        assert_eq!(three.send(UPLINK, &inward(n, b"back")).len(), 1);
+        assert_eq!(four.send(LAN, &outward(n, b"out")).len(), 1);
+        assert_eq!(four.send(UPLINK, &inward(n, b"back")).len(), 1);
     }
 }
 
 #[test]
 fn datagrams_both_ways() {
-    let mut three = Three::new(&config(USUAL));
-    warm(&mut three, 0);
-    let before = three.taken();
+    let mut four = Four::new(&config(USUAL));
+    warm(&mut four, 0);
+    let before = four.taken();
     for len in [0, 1, 100, 1400] {
-        assert_eq!(three.send(LAN, &outward(0, &vec![7; len])).len(), 1);
-        assert_eq!(three.send(UPLINK, &inward(0, &vec![8; len])).len(), 1);
+        assert_eq!(four.send(LAN, &outward(0, &vec![7; len])).len(), 1);
+        assert_eq!(four.send(UPLINK, &inward(0, &vec![8; len])).len(), 1);
     }
-    assert_eq!(three.taken(), before.map(|n| n + 8));
+    assert_eq!(four.taken(), before.map(|n| n + 8));
+    assert!(four.forwarded() >= 8);
     // Other flows decide for themselves, and have the same way.
     for n in 1..20 {
-        warm(&mut three, n);
+        warm(&mut four, n);
     }
-    assert!(three.taken()[0] >= before[0] + 8 + 19 * 2);
+    assert!(four.taken()[0] >= before[0] + 8 + 19 * 2);
 }
 
 /// Anything uncommon goes the long way, and is what it ever was.
 #[test]
 fn what_is_not_plain() {
-    let mut three = Three::new(&config(USUAL));
-    warm(&mut three, 0);
-    let before = three.taken();
+    let mut four = Four::new(&config(USUAL));
+    warm(&mut four, 0);
+    let before = four.taken();
     let mut packets: Vec<Vec<u8>> = Vec::new();
     let ip = |hop_limit| Ip {
         hop_limit,
@@ -211,20 +222,20 @@ fn what_is_not_plain() {
     tidegate_packet::ipv4::write_checksum(&mut fragment);
     packets.push(fragment);
     for packet in &packets {
-        three.send(LAN, packet);
+        four.send(LAN, packet);
     }
     // Not for the gateway's station; with link padding; by another port.
-    three.inject("eth0", frame(host_mac(2), host_mac(3), &outward(0, b"elsewhere")));
-    three.inject("eth0", frame(host_mac(2), MacAddr::BROADCAST, &outward(0, b"everywhere")));
-    assert_eq!(three.taken(), before);
-    three.send(("eth1", 9, 1), &outward(0, b"by another port"));
+    four.inject("eth0", frame(host_mac(2), host_mac(3), &outward(0, b"elsewhere")));
+    four.inject("eth0", frame(host_mac(2), MacAddr::BROADCAST, &outward(0, b"everywhere")));
+    assert_eq!(four.taken(), before);
+    four.send(("eth1", 9, 1), &outward(0, b"by another port"));
     let mut padded = frame(host_mac(2), gateway_mac(0), &outward(0, b"padded"));
     padded.extend([0xaa; 9]);
-    assert_eq!(three.inject("eth0", padded).len(), 1);
+    assert_eq!(four.inject("eth0", padded).len(), 1);
     // Its checksum is absent (RFC 768).
     let mut absent = outward(0, b"no checksum");
     absent[26..28].fill(0);
-    assert_eq!(three.send(LAN, &absent)[0].1[40..42], [0, 0]);
+    assert_eq!(four.send(LAN, &absent)[0].1[40..42], [0, 0]);
 }
 
 /// Rules that look at more than the flow are asked about every packet.
@@ -247,23 +258,23 @@ fn rules_that_look_at_packets() {
         ("-m conntrack --ctexpire 1:1000 -j ACCEPT", false),
     ] {
         let text = USUAL.replace(":FORWARD DROP\n", &format!(":FORWARD DROP\n-A FORWARD {rule}\n"));
-        let mut three = Three::new(&config(&text));
+        let mut four = Four::new(&config(&text));
         for round in 0..6 {
             for len in [10, 150] {
-                three.send(LAN, &outward(0, &vec![round; len]));
-                three.send(UPLINK, &inward(0, &vec![round; len]));
+                four.send(LAN, &outward(0, &vec![round; len]));
+                four.send(UPLINK, &inward(0, &vec![round; len]));
             }
         }
-        assert_eq!(three.taken().map(|n| n > 5), [short; 2], "{rule}");
+        assert_eq!(four.taken().map(|n| n > 5), [short; 2], "{rule}");
     }
 }
 
 /// Each change counts for the very next packet.
 #[test]
 fn what_changes_counts_at_once() {
-    type Change = (&'static str, fn(&mut Three), bool);
-    let gone = |three: &mut Three| {
-        three.connections(|table, id, _| assert!(table.delete(id)));
+    type Change = (&'static str, fn(&mut Four), bool);
+    let gone = |four: &mut Four| {
+        four.connections(|table, id, _| assert!(table.delete(id)));
     };
     let changes: &[Change] = &[
         ("a rule", |t| t.iptables("-I FORWARD -p udp --dport 53 -j DROP"), false),
@@ -282,17 +293,17 @@ fn what_changes_counts_at_once() {
             ":FORWARD DROP\n",
             ":FORWARD DROP\n-A FORWARD -m set --match-set blocked src -j DROP\n",
         );
-        let mut three = Three::new(&config(&rules));
-        warm(&mut three, 0);
-        let before = three.taken();
+        let mut four = Four::new(&config(&rules));
+        warm(&mut four, 0);
+        let before = four.taken();
         assert!(before[0] >= 2 && before[0] == before[1], "{what}: {before:?}");
-        change(&mut three);
-        three.same();
-        let sent = three.send(LAN, &outward(0, b"after"));
+        change(&mut four);
+        four.same();
+        let sent = four.send(LAN, &outward(0, b"after"));
         assert_eq!(sent.iter().any(|(port, _)| port == "ppp0"), *passes, "{what}");
         for _ in 0..3 {
-            three.send(UPLINK, &inward(0, b"and back"));
-            three.send(LAN, &outward(0, b"and out"));
+            four.send(UPLINK, &inward(0, b"and back"));
+            four.send(LAN, &outward(0, b"and out"));
         }
     }
 }
@@ -301,7 +312,7 @@ fn what_changes_counts_at_once() {
 fn another_station_at_the_next_hop() {
     let mut config = config(USUAL);
     config.neighbours.clear();
-    let mut three = Three::new(&config);
+    let mut four = Four::new(&config);
     let arp =
         |operation: u8, sender: u8, sender_ip: [u8; 4], target: MacAddr, target_ip: [u8; 4]| {
             let mut bytes = vec![0; ethernet::HEADER_LEN];
@@ -315,34 +326,34 @@ fn another_station_at_the_next_hop() {
         };
     let (router, wan) = ([203, 0, 113, 2], [203, 0, 113, 1]);
     let (client, lan) = ([192, 168, 0, 2], [192, 168, 0, 1]);
-    three.send(LAN, &outward(0, b"first"));
-    three.inject("ppp0", arp(2, 99, router, gateway_mac(2), wan));
-    three.send(UPLINK, &inward(0, b"answer"));
-    three.inject("eth0", arp(2, 2, client, gateway_mac(0), lan));
-    warm(&mut three, 0);
-    let taken = three.taken();
+    four.send(LAN, &outward(0, b"first"));
+    four.inject("ppp0", arp(2, 99, router, gateway_mac(2), wan));
+    four.send(UPLINK, &inward(0, b"answer"));
+    four.inject("eth0", arp(2, 2, client, gateway_mac(0), lan));
+    warm(&mut four, 0);
+    let taken = four.taken();
     assert!(taken[0] > 0);
     // The router has another card now.
-    three.inject("ppp0", arp(1, 77, router, MacAddr::default(), router));
-    let sent = three.send(LAN, &outward(0, b"to the new one"));
+    four.inject("ppp0", arp(1, 77, router, MacAddr::default(), router));
+    let sent = four.send(LAN, &outward(0, b"to the new one"));
     assert_eq!(sent[0].1[..6], host_mac(77).0);
-    three.inject("ppp0", arp(1, 99, router, MacAddr::default(), router));
+    four.inject("ppp0", arp(1, 99, router, MacAddr::default(), router));
     // Minutes of packets: each address is asked for again when its time is over, not before, and
     // forgotten where nobody answers.
     for second in 0..100u8 {
         for _ in 0..3 {
-            three.send(LAN, &outward(0, &[second; 5]));
-            three.send(UPLINK, &inward(0, &[second; 5]));
+            four.send(LAN, &outward(0, &[second; 5]));
+            four.send(UPLINK, &inward(0, &[second; 5]));
         }
-        let asked = three.advance(1000);
+        let asked = four.advance(1000);
         for (port, _) in asked.iter().filter(|_| second < 70) {
             match port.as_str() {
-                "ppp0" => three.inject("ppp0", arp(2, 99, router, gateway_mac(2), wan)),
-                _ => three.inject("eth0", arp(2, 2, client, gateway_mac(0), lan)),
+                "ppp0" => four.inject("ppp0", arp(2, 99, router, gateway_mac(2), wan)),
+                _ => four.inject("eth0", arp(2, 2, client, gateway_mac(0), lan)),
             };
         }
     }
-    assert!(three.taken()[0] > taken[0] + 100, "{:?}", three.taken());
+    assert!(four.taken()[0] > taken[0] + 100, "{:?}", four.taken());
 }
 
 #[test]
@@ -350,21 +361,21 @@ fn marks_and_status_of_the_connection() {
     let rules = "*mangle\n-A PREROUTING -j CONNMARK --restore-mark\n\
         -A FORWARD -m connmark --mark 9 -j DROP\n-A FORWARD -m mark --mark 3\n\
         -A FORWARD -m conntrack --ctstatus ASSURED\nCOMMIT\n";
-    let mut three = Three::new(&config(&format!("{rules}{USUAL}")));
-    warm(&mut three, 0);
+    let mut four = Four::new(&config(&format!("{rules}{USUAL}")));
+    warm(&mut four, 0);
     // A stream after two seconds: the status changes under way.
-    three.advance(2500);
-    warm(&mut three, 0);
-    let taken = three.taken();
+    four.advance(2500);
+    warm(&mut four, 0);
+    let taken = four.taken();
     assert!(taken[0] > 4);
     for (mark, passes) in [(3, true), (9, false), (0, true)] {
         let update = Update { mark: Some((u32::MAX, mark)), ..Update::default() };
-        three.connections(|table, id, now| {
+        four.connections(|table, id, now| {
             table.update(id, &update, now).expect("a connection");
         });
         for _ in 0..3 {
-            assert_eq!(three.send(LAN, &outward(0, b"marked")).len(), usize::from(passes));
-            three.send(UPLINK, &inward(0, b"marked"));
+            assert_eq!(four.send(LAN, &outward(0, b"marked")).len(), usize::from(passes));
+            four.send(UPLINK, &inward(0, b"marked"));
         }
     }
 }
@@ -381,9 +392,9 @@ fn segments() {
         (rules.replace("-A FORWARD -p tcp -m tcp --tcp-flags PSH PSH\n", ""), true),
         (rules, false),
     ] {
-        let mut three = Three::new(&config(&rules));
+        let mut four = Four::new(&config(&rules));
         let (client, server) = (addr("192.168.0.2"), addr("203.0.113.2"));
-        let send = |three: &mut Three, out: bool, seq, ack, flags, payload: &[u8]| {
+        let send = |four: &mut Four, out: bool, seq, ack, flags, payload: &[u8]| {
             let (src, dst, sport, dport) = match out {
                 true => (client, server, 40_000, 80),
                 false => (server, addr("203.0.113.1"), 80, 40_000),
@@ -391,41 +402,42 @@ fn segments() {
             let options: &[u8] = if flags & tcp::SYN != 0 { &[2, 4, 5, 0xb4] } else { &[] };
             let fields = Tcp { sport, dport, seq, ack, flags, window: 60_000, options };
             let packet = builder::tcp(Ip::new(src, dst, protocol::TCP), fields, payload);
-            three.send(if out { LAN } else { UPLINK }, &packet)
+            four.send(if out { LAN } else { UPLINK }, &packet)
         };
         const PUSH: u8 = tcp::ACK | tcp::PSH;
-        send(&mut three, true, 100, 0, tcp::SYN, b"");
-        send(&mut three, false, 500, 101, tcp::SYN | tcp::ACK, b"");
-        send(&mut three, true, 101, 501, tcp::ACK, b"");
+        send(&mut four, true, 100, 0, tcp::SYN, b"");
+        send(&mut four, false, 500, 101, tcp::SYN | tcp::ACK, b"");
+        send(&mut four, true, 101, 501, tcp::ACK, b"");
         for n in 0..10 {
             let flags = if n % 2 == 0 { tcp::ACK } else { PUSH | tcp::ECE };
             assert_eq!(
-                send(&mut three, true, 101 + n * 100, 501 + n * 10, flags, &[1; 100]).len(),
+                send(&mut four, true, 101 + n * 100, 501 + n * 10, flags, &[1; 100]).len(),
                 1
             );
             assert_eq!(
-                send(&mut three, false, 501 + n * 10, 201 + n * 100, flags, &[2; 10]).len(),
+                send(&mut four, false, 501 + n * 10, 201 + n * 100, flags, &[2; 10]).len(),
                 1
             );
         }
-        assert_eq!(three.taken().map(|n| n > 10), [short; 2]);
+        assert_eq!(four.taken().map(|n| n > 10), [short; 2]);
+        assert_eq!(four.forwarded() > 10, short);
         // Far beyond the window, and twice the same.
-        assert!(send(&mut three, true, 900_000_000, 601, tcp::ACK, b"far").is_empty());
+        assert!(send(&mut four, true, 900_000_000, 601, tcp::ACK, b"far").is_empty());
         // To the outside address it is for the gateway then.
-        send(&mut three, false, 601, 900_000_000, tcp::ACK, b"far");
-        assert_eq!(send(&mut three, true, 101, 501, tcp::ACK, &[1; 100]).len(), 1);
+        send(&mut four, false, 601, 900_000_000, tcp::ACK, b"far");
+        assert_eq!(send(&mut four, true, 101, 501, tcp::ACK, &[1; 100]).len(), 1);
         // One side ends, the other goes on for a while.
-        send(&mut three, true, 1101, 601, tcp::FIN | tcp::ACK, b"");
+        send(&mut four, true, 1101, 601, tcp::FIN | tcp::ACK, b"");
         for n in 0..5 {
-            send(&mut three, false, 601 + n * 10, 1102, PUSH, &[2; 10]);
-            send(&mut three, true, 1102, 611 + n * 10, tcp::ACK, b"");
+            send(&mut four, false, 601 + n * 10, 1102, PUSH, &[2; 10]);
+            send(&mut four, true, 1102, 611 + n * 10, tcp::ACK, b"");
         }
-        send(&mut three, false, 651, 1102, tcp::FIN | tcp::ACK, b"");
-        send(&mut three, true, 1102, 652, tcp::ACK, b"");
-        send(&mut three, true, 1102, 652, tcp::ACK, b"late");
-        send(&mut three, false, 652, 1102, tcp::RST, b"");
-        three.advance(20_000);
-        send(&mut three, true, 1102, 652, tcp::ACK, b"too late");
+        send(&mut four, false, 651, 1102, tcp::FIN | tcp::ACK, b"");
+        send(&mut four, true, 1102, 652, tcp::ACK, b"");
+        send(&mut four, true, 1102, 652, tcp::ACK, b"late");
+        send(&mut four, false, 652, 1102, tcp::RST, b"");
+        four.advance(20_000);
+        send(&mut four, true, 1102, 652, tcp::ACK, b"too late");
     }
 }
 
@@ -440,46 +452,46 @@ fn stations_on_a_bridge() {
             *name = "br0".into();
         }
     }
-    let mut three = Three::new(&config);
+    let mut four = Four::new(&config);
     let at = |port| (port, 2, 0);
     for port in ["tap0", "tap1", "tap0"] {
         for _ in 0..4 {
-            assert_eq!(three.send(at(port), &outward(0, b"out")).len(), 1);
-            let back = three.send(UPLINK, &inward(0, b"back"));
+            assert_eq!(four.send(at(port), &outward(0, b"out")).len(), 1);
+            let back = four.send(UPLINK, &inward(0, b"back"));
             assert_eq!(back[0].0, port);
         }
     }
-    assert!(three.taken()[0] > 6, "{:?}", three.taken());
+    assert!(four.taken()[0] > 6, "{:?}", four.taken());
     // Nothing but the server's packets for longer than a bridge remembers.
     for _ in 0..310 {
-        three.advance(1000);
-        three.send(UPLINK, &inward(0, b"back"));
+        four.advance(1000);
+        four.send(UPLINK, &inward(0, b"back"));
     }
-    three.send(at("tap1"), &outward(0, b"out"));
-    assert_eq!(three.send(UPLINK, &inward(0, b"back"))[0].0, "tap1");
+    four.send(at("tap1"), &outward(0, b"out"));
+    assert_eq!(four.send(UPLINK, &inward(0, b"back"))[0].0, "tap1");
 }
 
 #[test]
 fn ipv6_and_the_switch() {
-    let mut three = Three::new(&page_with_neighbours());
+    let mut four = Four::new(&page_with_neighbours());
     let datagram = |out: bool| {
         let (client, server) = (addr("fd00:1::2"), addr("2001:db8:1::2"));
         let (src, dst) = if out { (client, server) } else { (server, client) };
         let (sport, dport) = if out { (5000, 53) } else { (53, 5000) };
         builder::udp(Ip::new(src, dst, protocol::UDP), sport, dport, b"six")
     };
-    let rounds = |three: &mut Three| {
+    let rounds = |four: &mut Four| {
         for _ in 0..5 {
-            three.send(LAN, &datagram(true));
-            three.send(UPLINK, &datagram(false));
+            four.send(LAN, &datagram(true));
+            four.send(UPLINK, &datagram(false));
         }
     };
-    rounds(&mut three);
-    let taken = three.taken();
+    rounds(&mut four);
+    let taken = four.taken();
     assert!(taken[0] > 4, "{taken:?}");
-    three.engines(|engine| engine.set_short_way(ShortWay::Off));
-    rounds(&mut three);
-    assert_eq!(three.taken(), taken);
+    four.engines(|engine| engine.set_short_way(ShortWay::Off));
+    rounds(&mut four);
+    assert_eq!(four.taken(), taken);
 }
 
 #[test]

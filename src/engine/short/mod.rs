@@ -10,16 +10,19 @@
 //! elsewhere ends the generation of all paths ([`Generation`]) or, where it concerns one
 //! connection, its paths (`nat/src/known.rs`).
 
+pub use lease::{Leases, OFTEN};
 pub use paths::{End, Generation};
 
 pub(crate) mod compare;
+pub(crate) mod lease;
 pub(crate) mod paths;
-mod plain;
+pub(crate) mod plain;
 mod record;
 
 use super::interface::PortId;
 use super::{Engine, Fate};
 use crate::io::{Checksum, Frame};
+use lease::Heavy;
 use paths::{Decision, Paths};
 use plain::Plain;
 use tidegate_filter::{self as filter, Trail};
@@ -48,6 +51,8 @@ pub(crate) struct Short {
     pub paths: Paths,
     /// Packets that have taken it.
     pub taken: u64,
+    /// Flows that have taken it often, if that is good for anything.
+    pub heavy: Option<Heavy>,
 }
 
 /// What is known of the packet at hand when it begins its long way, and what it leaves behind there.
@@ -83,7 +88,14 @@ impl From<bool> for ShortWay {
 
 impl Short {
     pub fn new(generation: Generation, host_port: Option<PortId>) -> Self {
-        Self { mode: ShortWay::On, generation, host_port, paths: Paths::default(), taken: 0 }
+        Self {
+            mode: ShortWay::On,
+            generation,
+            host_port,
+            paths: Paths::default(),
+            taken: 0,
+            heavy: None,
+        }
     }
 
     /// Takes a packet the short way if it has one. `None`: the frame is as it
@@ -143,6 +155,9 @@ impl Short {
         let fate = Fate::Transmit(path.egress);
         self.paths.count(place, parsed.len);
         self.taken += 1;
+        if let Some(heavy) = &mut self.heavy {
+            heavy.note(known.id);
+        }
         Some(fate)
     }
 }

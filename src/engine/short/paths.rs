@@ -6,9 +6,10 @@
 //! of those means nothing. Before the numbers run out all connections forget theirs.
 
 use super::super::interface::PortId;
+use super::lease::Leases;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tidegate_filter as filter;
 use tidegate_filter::sets::Changes;
 use tidegate_nat::NO_PATH;
@@ -31,12 +32,28 @@ pub struct Generation {
 
 /// Ends generations, for whoever knows that something has changed.
 #[derive(Clone, Debug, Default)]
-pub struct End(Arc<AtomicU64>);
+pub struct End(Arc<Ending>);
+
+#[derive(Debug, Default)]
+struct Ending {
+    number: AtomicU64,
+    /// Whoever forwards packets by what was decided.
+    leases: OnceLock<Arc<Leases>>,
+}
 
 impl End {
     /// Voids everything that was decided so far.
     pub fn end(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.0.number.fetch_add(1, Ordering::SeqCst);
+        if let Some(leases) = self.0.leases.get() {
+            leases.stop();
+        }
+    }
+
+    /// These end too.
+    pub(crate) fn stop_with(&self, leases: Arc<Leases>) {
+        // There is one gateway, and it has told us.
+        let _ = self.0.leases.set(leases);
     }
 }
 
@@ -61,7 +78,12 @@ impl Generation {
     #[inline]
     pub fn number(&self) -> [u64; 3] {
         let [v4, v6] = &self.sets;
-        [self.own.0.load(Ordering::Acquire), v4.number(), v6.number()]
+        [self.own.0.number.load(Ordering::SeqCst), v4.number(), v6.number()]
+    }
+
+    /// The same as one number, never zero: none of them ever falls.
+    pub fn sum(&self) -> u64 {
+        self.number().iter().fold(1, |sum, n| sum.wrapping_add(*n))
     }
 }
 
@@ -92,6 +114,8 @@ pub(crate) struct Entry {
     pub path: Option<Path>,
     /// From then on the long way has to look at the neighbour again.
     until: Instant,
+    /// And from then on the neighbour may be another.
+    known_until: Instant,
     /// Packets and bytes that the rules haven't counted yet.
     packets: u64,
     bytes: u64,
@@ -137,7 +161,8 @@ impl Default for Paths {
 
 impl Entry {
     fn refused() -> Self {
-        Self { path: None, until: Instant::ZERO, packets: 0, bytes: 0 }
+        let (until, known_until) = (Instant::ZERO, Instant::ZERO);
+        Self { path: None, until, known_until, packets: 0, bytes: 0 }
     }
 }
 
@@ -176,17 +201,24 @@ impl Paths {
         self.first
     }
 
+    /// Until when a decision holds if nobody can look at the neighbour sooner; `place` is what
+    /// [`Paths::get`] gave.
+    pub fn known_until(&self, place: u32) -> Instant {
+        self.entries.get(place as usize).map_or(Instant::ZERO, |entry| entry.known_until)
+    }
+
     /// The number of a decision that holds until then, if there is room for it.
-    pub fn add(&mut self, path: Path, until: Instant) -> Option<u32> {
+    pub fn add(&mut self, path: Path, until: Instant, known_until: Instant) -> Option<u32> {
         if let Some(&place) = self.by_path.get(&path) {
-            self.entries[place as usize].until = until;
+            let entry = &mut self.entries[place as usize];
+            (entry.until, entry.known_until) = (until, known_until);
             return Some(self.first + place);
         }
         if self.entries.len() >= MOST {
             return None;
         }
         let place = self.entries.len() as u32;
-        let entry = Entry { path: Some(path.clone()), until, ..Entry::refused() };
+        let entry = Entry { path: Some(path.clone()), until, known_until, ..Entry::refused() };
         self.entries.push(entry);
         self.by_path.insert(path, place);
         Some(self.first + place)
@@ -252,9 +284,9 @@ mod tests {
     fn equal_decisions_have_one_number_and_the_latest_time() {
         let mut paths = Paths::default();
         let at = Instant::from_secs;
-        let [one, two] = [1, 2].map(|port| paths.add(path(port), at(10)).expect("room"));
+        let [one, two] = [1, 2].map(|port| paths.add(path(port), at(10), at(10)).expect("room"));
         assert_ne!(one, two);
-        assert_eq!(paths.add(path(1), at(20)), Some(one));
+        assert_eq!(paths.add(path(1), at(20), at(20)), Some(one));
         assert_eq!(
             [10, 11, 20, 21].map(|t| egress(&paths, one, at(t))),
             [Some(1), Some(1), Some(1), None]
@@ -267,9 +299,9 @@ mod tests {
     #[test]
     fn numbers_of_another_generation_mean_nothing() {
         let (mut paths, now) = (Paths::default(), Instant::ZERO);
-        let old = [paths.refusal(), paths.add(path(1), now).expect("room")];
+        let old = [paths.refusal(), paths.add(path(1), now, now).expect("room")];
         assert!(!paths.renew([1, 0, 0]));
-        let new = paths.add(path(2), now).expect("room");
+        let new = paths.add(path(2), now, now).expect("room");
         for number in old {
             assert!(matches!(paths.get(number, now), Decision::None), "{number}");
         }
@@ -281,10 +313,10 @@ mod tests {
         let mut paths = Paths { first: u32::MAX - MOST as u32 - 9, ..Paths::default() };
         for n in 0..MOST - 1 {
             let mtu = n as u32;
-            assert!(paths.add(Path { mtu, ..path(1) }, Instant::ZERO).is_some());
+            assert!(paths.add(Path { mtu, ..path(1) }, Instant::ZERO, Instant::ZERO).is_some());
         }
-        assert_eq!(paths.add(path(2), Instant::ZERO), None, "full");
+        assert_eq!(paths.add(path(2), Instant::ZERO, Instant::ZERO), None, "full");
         assert!(paths.renew([1, 0, 0]));
-        assert_eq!(paths.add(path(2), Instant::ZERO), Some(NO_PATH + 2));
+        assert_eq!(paths.add(path(2), Instant::ZERO, Instant::ZERO), Some(NO_PATH + 2));
     }
 }

@@ -10,7 +10,7 @@ use tidegate_packet::{Family, Parsed, Transport, ethernet, ipv4, ipv6, protocol,
 
 /// A packet without anything uncommon: TCP in the middle of a connection or UDP, whole, without
 /// options and extension headers, in a frame without tags.
-pub(super) struct Plain {
+pub(crate) struct Plain {
     pub parsed: Parsed,
     pub tuple: Tuple,
     /// Where the IP header stands in the slot.
@@ -117,7 +117,7 @@ impl Plain {
 
     /// Whether it came in where a path begins.
     #[inline]
-    pub fn comes_by(&self, path: &Path, port: PortId, frame: &Frame<'_>) -> bool {
+    pub(super) fn comes_by(&self, path: &Path, port: PortId, frame: &Frame<'_>) -> bool {
         let link = &frame.bytes()[..12];
         path.input == port
             && path.family == self.parsed.family

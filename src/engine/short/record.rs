@@ -39,7 +39,7 @@ impl Engine {
         }
         self.at_hand.deciding = None;
         let place = packet.tracked.as_ref().and_then(|t| self.conntrack.may_have_path(t));
-        let Some((path, until)) = self.path_of(packet, hop, station, port) else {
+        let Some((path, until, known_until)) = self.path_of(packet, hop, station, port) else {
             return self.refuse_path(known);
         };
         // What has changed meanwhile may be about this very way.
@@ -47,7 +47,7 @@ impl Engine {
         if place != Some((known.id, known.direction)) || !current {
             return;
         }
-        if let Some(number) = self.short.paths.add(path, until) {
+        if let Some(number) = self.short.paths.add(path, until, known_until) {
             self.conntrack.set_path(known.id, known.direction, number);
         }
     }
@@ -79,7 +79,7 @@ impl Engine {
         hop: Hop,
         station: MacAddr,
         egress: PortId,
-    ) -> Option<(Path, Instant)> {
+    ) -> Option<(Path, Instant, Instant)> {
         let input = packet.input?;
         let link = packet.link.filter(|link| link.kind == LinkType::Unicast)?;
         // Whose next hop is on his own link is told so; broadcasts are heard by the gateway too.
@@ -87,10 +87,9 @@ impl Engine {
             return None;
         }
         let bridged = |id: InterfaceId| self.interfaces.get(id).kind == Kind::Bridge;
-        let mut until =
-            (self.now + LONGEST).min(self.neighbours.known_until((hop.egress, hop.next))?);
+        let mut known_until = self.neighbours.known_until((hop.egress, hop.next))?;
         if bridged(hop.egress) {
-            until = until.min(self.stations.known_until(hop.egress, station)?);
+            known_until = known_until.min(self.stations.known_until(hop.egress, station)?);
         }
         let mut header = [0; ethernet::HEADER_LEN];
         let interface = self.interfaces.get(hop.egress);
@@ -106,6 +105,6 @@ impl Engine {
             mtu: interface.mtu,
             counted: self.at_hand.trail.counted().into(),
         };
-        Some((path, until))
+        Some((path, known_until.min(self.now + LONGEST), known_until))
     }
 }
