@@ -90,6 +90,10 @@ impl Conntrack {
             && let Some(slot) = self.wheel.pop(now)
         {
             *left -= 1;
+            if self.slots.get(slot).is_some_and(|conn| conn.deadline <= now) {
+                // Whoever holds its lease may have seen packets since.
+                self.settle_lease(slot, false);
+            }
             let Some(conn) = self.slots.get(slot) else { continue };
             if conn.deadline <= now {
                 self.remove(slot);
@@ -177,6 +181,9 @@ impl Conntrack {
 
     /// Carries an order out for the connection in a slot. True if the connection is gone.
     fn obey(&mut self, order: &Order, slot: u32) -> bool {
+        if matches!(order, Order::ForgetWindows(_)) {
+            self.settle_lease(slot, true);
+        }
         let Some(conn) = self.slots.get_mut(slot) else { return false };
         match order {
             Order::ForgetWindows(family) => {
