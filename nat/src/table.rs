@@ -384,7 +384,7 @@ impl Conntrack {
     }
 
     /// Remembers the egress interface of a masqueraded connection, so that
-    /// [`Conntrack::forget_masqueraded`] and [`Conntrack::check_egress`] find it.
+    /// a sweep's order and [`Conntrack::check_egress`] find it.
     pub fn set_masqueraded(&mut self, tracked: &mut Tracked, interface: u32) {
         if let Some(conn) = self.view_mut(tracked) {
             conn.set_masqueraded(interface);

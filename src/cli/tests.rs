@@ -234,6 +234,7 @@ w0    uplink  02:00:00:00:00:01  mtu 1500  192.168.0.1/24 fd00:1::1/64
       in               7 packets                700 bytes
       out              8 packets           12345678 bytes
 dropped              3 packets: ttl
+bypassing now 2 flows, 700 packets so far
 logged 20, lost 3
 "
     );

@@ -309,7 +309,7 @@ impl Engine {
     }
 
     /// Removes connections whose time is over and carries out orders to connections, in all shards:
-    /// about [`SWEPT_AT_ONCE`] of them. True if something waits for the manager.
+    /// about 512 of them. True if something waits for the manager.
     pub fn sweep(&mut self) -> bool {
         let shards = self.shards.count().max(1);
         let most = (SWEPT_AT_ONCE / shards).max(SWEPT_AT_ONCE / 16);
