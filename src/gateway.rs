@@ -291,7 +291,11 @@ impl Burst<'_> {
 
     /// Whether there are flows for [`Gateway::lease_wanted`].
     pub fn wants_leases(&self) -> bool {
-        matches!(&self.held, Held::Shard(shard) if shard.wants_leases())
+        match &self.held {
+            Held::Shard(shard) => shard.wants_leases(),
+            Held::Engine(engine) => engine.wants_leases(),
+            Held::Nothing => false,
+        }
     }
 
     /// The engine.

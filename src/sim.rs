@@ -3,7 +3,7 @@
 //! The same engine as behind real devices, so what holds here holds there. Tests put hosts around
 //! it, the kernel oracle plays its cases on it, `replay` and `explain` run captures through it.
 
-mod forwarder;
+pub(crate) mod forwarder;
 
 use crate::diagnostic::{Report, Source, Style};
 use crate::engine::{

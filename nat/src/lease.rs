@@ -249,11 +249,11 @@ impl Conntrack {
                     conn.status.set(Status::LEASED);
                     holder.resume(number, conn.windows());
                 }
-                // Nothing has happened since the pause.
-                _ => {
+                // Nothing has happened since the pause. A connection that has gone has ended it itself.
+                _ if self.leases.leased.remove(&slot).is_some() => {
                     holder.report(number, true);
-                    self.leases.leased.remove(&slot);
                 }
+                _ => {}
             }
         }
         result

@@ -15,7 +15,7 @@ use tidegate_packet::{self as packet, Addr, Instant, ethernet, ipv4, protocol, t
 
 /// See the module. The kernel's number of a port's interface is the port's, plus one.
 #[derive(Debug, Default)]
-pub(super) struct InMemory {
+pub(crate) struct InMemory {
     flows: Mutex<BTreeMap<u32, Leased>>,
     generation: AtomicU64,
 }

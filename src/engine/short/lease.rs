@@ -1,8 +1,8 @@
 //! Flows of many packets that somebody else forwards: the kernel, by the gateway's order.
 //!
 //! What the short way does with a packet is so little that it can be said in advance ([`Flow`]). A flow
-//! that has gone the short way often ([`OFTEN`]) is leased to a [`Forwarder`], which is nearer to the
-//! devices. It takes the flow's plain packets as the short way would, and leaves all others to the
+//! that has gone the short way often ([`OFTEN`]), and whose packets are large or come one by one, is
+//! leased to a [`Forwarder`], which is nearer to the devices. It takes the flow's plain packets as the short way would, and leaves all others to the
 //! gateway. What it has seen is asked for before anybody looks at the connection, the rules' counters
 //! or the clock (`nat/src/lease.rs`), and a lease ends with the generation that its paths are of.
 
@@ -24,6 +24,11 @@ use tidegate_packet::{Family, Instant, ethernet};
 pub const OFTEN: u16 = 32;
 /// Flows that are watched at the same time; of two at one place that with more packets stays.
 const WATCHED: usize = 256;
+/// Shorter packets, in bytes, don't gain by being leased if they come many at a time: copying them costs
+/// little, and a worker takes a burst's off the core that they come by. A forwarder works there.
+const SMALL: u64 = 512;
+/// That they do is seen of a leased flow by so many of them a second.
+const FLOOD: u64 = 50_000;
 /// A lease of which nothing was seen for so long ends: others may want its place.
 const IDLE: Duration = Duration::from_secs(10);
 /// A lease ends when it has less time left than this, so that it doesn't run out between two ticks.
@@ -33,8 +38,21 @@ const TOO_SHORT: Duration = Duration::from_millis(600);
 #[derive(Debug)]
 pub(crate) struct Heavy {
     leases: Arc<Leases>,
-    watched: Box<[Option<(ConnId, u16)>; WATCHED]>,
+    watched: Box<[Option<Watched>; WATCHED]>,
     wanted: Vec<ConnId>,
+    /// Counts bursts.
+    burst: u32,
+}
+
+/// A flow whose packets are counted until they are many.
+#[derive(Copy, Clone, Debug)]
+struct Watched {
+    id: ConnId,
+    packets: u16,
+    bytes: u64,
+    /// Bursts that they came in, and the last one.
+    bursts: u16,
+    burst: u32,
 }
 
 /// The leases of a gateway.
@@ -67,6 +85,9 @@ struct Lease {
     until: Instant,
     /// When something was seen of it.
     used: Instant,
+    /// When it was last asked whether it is a flood, and packets and bytes since then.
+    asked: Instant,
+    recent: [u64; 2],
     ways: [Option<Course>; 2],
 }
 
@@ -84,38 +105,54 @@ struct Course {
 
 impl Heavy {
     pub fn new(leases: Arc<Leases>) -> Self {
-        Self { leases, watched: Box::new([None; WATCHED]), wanted: Vec::new() }
+        Self { leases, watched: Box::new([None; WATCHED]), wanted: Vec::new(), burst: 0 }
     }
 
-    /// A flow's packet has gone the short way.
+    /// Another burst begins.
     #[inline]
-    pub fn note(&mut self, id: ConnId) {
+    pub fn begin_burst(&mut self) {
+        self.burst = self.burst.wrapping_add(1);
+    }
+
+    /// A flow's packet of this many bytes has gone the short way.
+    #[inline]
+    pub fn note(&mut self, id: ConnId, bytes: u32) {
+        let burst = self.burst;
         let place = &mut self.watched[id.number() as usize % WATCHED];
-        match place {
-            Some((same, count)) if *same == id => {
-                *count = count.wrapping_add(1);
-                if !count.is_multiple_of(self.leases.often) {
-                    return;
-                }
-            }
-            Some((_, count)) if *count > 0 => {
-                *count -= 1;
+        let flow = match place {
+            Some(flow) if flow.id == id => flow,
+            Some(flow) if flow.packets > 0 => {
+                flow.packets -= 1;
                 return;
             }
-            _ => {
-                *place = Some((id, 1));
-                if self.leases.often > 1 {
-                    return;
-                }
-            }
+            _ => place.insert(Watched::new(id, burst)),
+        };
+        flow.packets += 1;
+        flow.bytes += u64::from(bytes);
+        if flow.burst != burst {
+            (flow.burst, flow.bursts) = (burst, flow.bursts + 1);
         }
-        self.wanted.push(id);
+        let often = self.leases.often;
+        if flow.packets < often {
+            return;
+        }
+        let worth_it = flow.bytes >= SMALL * u64::from(often) || flow.bursts > often / 2;
+        *flow = Watched::new(id, burst);
+        if worth_it && self.wanted.len() < WATCHED {
+            self.wanted.push(id);
+        }
     }
 
     /// Whether there are flows to be leased.
     #[inline]
     pub fn is_wanted(&self) -> bool {
         !self.wanted.is_empty()
+    }
+}
+
+impl Watched {
+    fn new(id: ConnId, burst: u32) -> Self {
+        Self { id, packets: 0, bytes: 0, bursts: 1, burst }
     }
 }
 
@@ -178,7 +215,9 @@ impl Short {
         let (family, generation) = (family?, self.generation.sum());
         let (windows, checksum) = (terms.windows, conntrack.settings().checksum);
         let flow = Flow { family, ways, windows, checksum, generation, until };
-        Some((flow, Lease { family, generation, until, used: now, ways: courses }, paths))
+        let (used, asked, recent) = (now, now, [0; 2]);
+        let lease = Lease { family, generation, until, used, asked, recent, ways: courses };
+        Some((flow, lease, paths))
     }
 }
 
@@ -255,11 +294,14 @@ impl Leases {
 
     /// Whether a lease should end by now.
     pub fn is_ending(&self, number: u32, generation: u64, now: Instant) -> bool {
-        let books = self.books();
-        let Some(lease) = books.leases.get(number as usize).and_then(Option::as_ref) else {
+        let mut books = self.books();
+        let Some(lease) = books.leases.get_mut(number as usize).and_then(Option::as_mut) else {
             return true;
         };
-        lease.generation != generation || lease.until < now + TOO_SHORT || lease.used + IDLE < now
+        lease.generation != generation
+            || lease.until < now + TOO_SHORT
+            || lease.used + IDLE < now
+            || lease.is_flood(now)
     }
 
     /// Adds what has been forwarded to the rules' counters and the ports'.
@@ -296,6 +338,19 @@ impl Leases {
     }
 }
 
+impl Lease {
+    /// Whether its packets have been many and small lately. Answers now and then.
+    fn is_flood(&mut self, now: Instant) -> bool {
+        let millis = (now - self.asked).as_millis() as u64;
+        if millis < 100 {
+            return false;
+        }
+        let [packets, bytes] = std::mem::take(&mut self.recent);
+        self.asked = now;
+        packets * 1000 > FLOOD * millis && bytes < SMALL * packets
+    }
+}
+
 impl Books {
     fn enter(&mut self, number: u32, report: &Report) {
         let Some(Some(lease)) = self.leases.get_mut(number as usize) else { return };
@@ -306,6 +361,8 @@ impl Books {
             way.packets += counted.packets;
             way.bytes += counted.bytes;
             self.taken += counted.packets;
+            lease.recent[0] += counted.packets;
+            lease.recent[1] += counted.bytes;
             if counted.packets > 0 {
                 lease.used = lease.used.max(report.seen);
             }
@@ -357,6 +414,11 @@ impl Engine {
         }
     }
 
+    /// Whether there are flows to be leased in the shard at work.
+    pub(crate) fn wants_leases(&self) -> bool {
+        self.short.heavy.as_ref().is_some_and(Heavy::is_wanted)
+    }
+
     /// The leases, if there are any.
     pub fn leases(&self) -> Option<&Arc<Leases>> {
         self.leases.as_ref()
@@ -367,5 +429,80 @@ impl Engine {
         let Self { leases: Some(leases), conntrack, generation, now, .. } = self else { return };
         let generation = generation.sum();
         conntrack.settle_leases(|number| leases.is_ending(number, generation, *now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::forwarder::InMemory;
+    use tidegate_nat::Settings;
+    use tidegate_packet::builder::{Ip, udp};
+    use tidegate_packet::{Parsed, protocol};
+
+    fn connection(table: &mut Conntrack, port: u16) -> ConnId {
+        let [src, dst] = ["10.0.0.1", "10.0.0.2"].map(|a| a.parse().unwrap());
+        let bytes = udp(Ip::new(src, dst, protocol::UDP), port, 53, b"x");
+        let packet = Parsed::parse(&bytes).unwrap();
+        let mut tracked = table.track(&packet, &bytes, false, Instant::ZERO);
+        table.confirm(&mut tracked, Instant::ZERO).unwrap();
+        tracked.id().unwrap()
+    }
+
+    /// How often a flow is wanted whose packets come so many at a time.
+    fn wanted(packets: usize, at_a_time: usize, bytes: u32) -> usize {
+        let mut table = Conntrack::new(Settings::default(), [1, 2]);
+        let leases = Leases::new(Arc::new(InMemory::default()), 1, OFTEN);
+        let (mut heavy, id) = (Heavy::new(Arc::new(leases)), connection(&mut table, 4000));
+        for packet in 0..packets {
+            if packet % at_a_time == 0 {
+                heavy.begin_burst();
+            }
+            heavy.note(id, bytes);
+        }
+        heavy.wanted.len()
+    }
+
+    #[test]
+    fn large_packets_and_lonely_ones_are_worth_a_lease() {
+        assert_eq!(wanted(31, 1, 1500), 0, "too few");
+        assert_eq!([wanted(32, 1, 60), wanted(64, 1, 60)], [1, 2]);
+        assert_eq!([wanted(32, 32, 512), wanted(32, 8, 64_000)], [1, 1]);
+        assert_eq!([wanted(320, 8, 60), wanted(320, 64, 511)], [0, 0], "a flood of small ones");
+    }
+
+    #[test]
+    fn others_among_them_count_against_it() {
+        let mut table = Conntrack::new(Settings::default(), [1, 2]);
+        let leases = Leases::new(Arc::new(InMemory::default()), 1, OFTEN);
+        let mut heavy = Heavy::new(Arc::new(leases));
+        let ids: Vec<ConnId> = (0..WATCHED as u16 * 4).map(|n| connection(&mut table, n)).collect();
+        // Four to a place, all with as many packets as the others.
+        for _ in 0..100 {
+            ids.iter().for_each(|id| heavy.note(*id, 1500));
+        }
+        assert_eq!(heavy.wanted, []);
+    }
+
+    #[test]
+    fn a_flood_is_one_by_number_and_size() {
+        let lease = |packets, bytes| Lease {
+            family: Family::V4,
+            generation: 1,
+            until: Instant::from_secs(99),
+            used: Instant::ZERO,
+            asked: Instant::ZERO,
+            recent: [packets, bytes],
+            ways: [None, None],
+        };
+        let half = Instant::from_nanos(500_000_000);
+        for (packets, size, flood) in
+            [(30_000, 60, true), (30_000, 600, false), (20_000, 60, false)]
+        {
+            let mut lease = lease(packets, packets * size);
+            assert!(!lease.is_flood(Instant::from_nanos(99_000_000)), "not so soon");
+            assert_eq!(lease.is_flood(half), flood, "{packets} of {size}");
+            assert!(!lease.is_flood(half + Duration::from_secs(1)), "only what is new");
+        }
     }
 }
