@@ -194,7 +194,10 @@ impl Conntrack {
         }
         let all: Vec<_> = self.leases.leased.iter().map(|(s, l)| (*s, l.number)).collect();
         for (slot, number) in all {
-            self.settle_lease(slot, ends(number));
+            self.settle_lease(slot, false);
+            if ends(number) {
+                self.settle_lease(slot, true);
+            }
         }
     }
 

@@ -291,9 +291,6 @@ impl Shard {
     pub(crate) fn set_time(&mut self, now: Instant) {
         self.now = now;
         self.conntrack.set_event_time(now);
-        if let Some(heavy) = &mut self.short.heavy {
-            heavy.begin_burst();
-        }
     }
 
     /// Whether something has happened to its connections that somebody wants to be told.

@@ -1,7 +1,7 @@
 //! Flows of many packets that somebody else forwards: the kernel, by the gateway's order.
 //!
 //! What the short way does with a packet is so little that it can be said in advance ([`Flow`]). A flow
-//! that has gone the short way often ([`OFTEN`]), and whose packets are large or come one by one, is
+//! that has gone the short way often ([`OFTEN`]), and whose packets are large or answered, is
 //! leased to a [`Forwarder`], which is nearer to the devices. It takes the flow's plain packets as the short way would, and leaves all others to the
 //! gateway. What it has seen is asked for before anybody looks at the connection, the rules' counters
 //! or the clock (`nat/src/lease.rs`), and a lease ends with the generation that its paths are of.
@@ -24,10 +24,11 @@ use tidegate_packet::{Family, Instant, ethernet};
 pub const OFTEN: u16 = 32;
 /// Flows that are watched at the same time; of two at one place that with more packets stays.
 const WATCHED: usize = 256;
-/// Shorter packets, in bytes, don't gain by being leased if they come many at a time: copying them costs
-/// little, and a worker takes a burst's off the core that they come by. A forwarder works there.
+/// Shorter packets, in bytes, don't gain by being leased if nobody answers them: copying them costs
+/// little, and a worker takes half of the work off the core that they come by, where a forwarder would
+/// do it. Of answers, the sooner the better.
 const SMALL: u64 = 512;
-/// That they do is seen of a leased flow by so many of them a second.
+/// That a leased flow has become such a flood is seen by so many of them a second.
 const FLOOD: u64 = 50_000;
 /// A lease of which nothing was seen for so long ends: others may want its place.
 const IDLE: Duration = Duration::from_secs(10);
@@ -40,19 +41,15 @@ pub(crate) struct Heavy {
     leases: Arc<Leases>,
     watched: Box<[Option<Watched>; WATCHED]>,
     wanted: Vec<ConnId>,
-    /// Counts bursts.
-    burst: u32,
 }
 
 /// A flow whose packets are counted until they are many.
 #[derive(Copy, Clone, Debug)]
 struct Watched {
     id: ConnId,
-    packets: u16,
+    /// In each direction.
+    packets: [u16; 2],
     bytes: u64,
-    /// Bursts that they came in, and the last one.
-    bursts: u16,
-    burst: u32,
 }
 
 /// The leases of a gateway.
@@ -85,9 +82,9 @@ struct Lease {
     until: Instant,
     /// When something was seen of it.
     used: Instant,
-    /// When it was last asked whether it is a flood, and packets and bytes since then.
+    /// When it was last asked whether it is a flood, and what was counted since then.
     asked: Instant,
-    recent: [u64; 2],
+    recent: [tidegate_nat::Counters; 2],
     ways: [Option<Course>; 2],
 }
 
@@ -105,39 +102,30 @@ struct Course {
 
 impl Heavy {
     pub fn new(leases: Arc<Leases>) -> Self {
-        Self { leases, watched: Box::new([None; WATCHED]), wanted: Vec::new(), burst: 0 }
-    }
-
-    /// Another burst begins.
-    #[inline]
-    pub fn begin_burst(&mut self) {
-        self.burst = self.burst.wrapping_add(1);
+        Self { leases, watched: Box::new([None; WATCHED]), wanted: Vec::new() }
     }
 
     /// A flow's packet of this many bytes has gone the short way.
     #[inline]
-    pub fn note(&mut self, id: ConnId, bytes: u32) {
-        let burst = self.burst;
+    pub fn note(&mut self, id: ConnId, direction: Direction, bytes: u32) {
         let place = &mut self.watched[id.number() as usize % WATCHED];
         let flow = match place {
             Some(flow) if flow.id == id => flow,
-            Some(flow) if flow.packets > 0 => {
-                flow.packets -= 1;
+            Some(flow) if flow.packets != [0; 2] => {
+                // One of each.
+                flow.packets = flow.packets.map(|n| n.saturating_sub(1));
                 return;
             }
-            _ => place.insert(Watched::new(id, burst)),
+            _ => place.insert(Watched { id, packets: [0; 2], bytes: 0 }),
         };
-        flow.packets += 1;
+        flow.packets[direction as usize] += 1;
         flow.bytes += u64::from(bytes);
-        if flow.burst != burst {
-            (flow.burst, flow.bursts) = (burst, flow.bursts + 1);
-        }
-        let often = self.leases.often;
-        if flow.packets < often {
+        let (often, [there, back]) = (self.leases.often, flow.packets);
+        if there + back < often {
             return;
         }
-        let worth_it = flow.bytes >= SMALL * u64::from(often) || flow.bursts > often / 2;
-        *flow = Watched::new(id, burst);
+        let worth_it = flow.bytes >= SMALL * u64::from(often) || there.min(back) >= often / 4;
+        (flow.packets, flow.bytes) = ([0; 2], 0);
         if worth_it && self.wanted.len() < WATCHED {
             self.wanted.push(id);
         }
@@ -147,12 +135,6 @@ impl Heavy {
     #[inline]
     pub fn is_wanted(&self) -> bool {
         !self.wanted.is_empty()
-    }
-}
-
-impl Watched {
-    fn new(id: ConnId, burst: u32) -> Self {
-        Self { id, packets: 0, bytes: 0, bursts: 1, burst }
     }
 }
 
@@ -215,7 +197,7 @@ impl Short {
         let (family, generation) = (family?, self.generation.sum());
         let (windows, checksum) = (terms.windows, conntrack.settings().checksum);
         let flow = Flow { family, ways, windows, checksum, generation, until };
-        let (used, asked, recent) = (now, now, [0; 2]);
+        let (used, asked, recent) = (now, now, Default::default());
         let lease = Lease { family, generation, until, used, asked, recent, ways: courses };
         Some((flow, lease, paths))
     }
@@ -345,9 +327,11 @@ impl Lease {
         if millis < 100 {
             return false;
         }
-        let [packets, bytes] = std::mem::take(&mut self.recent);
+        let ways = std::mem::take(&mut self.recent);
         self.asked = now;
-        packets * 1000 > FLOOD * millis && bytes < SMALL * packets
+        let [packets, bytes] = [ways[0].packets + ways[1].packets, ways[0].bytes + ways[1].bytes];
+        let answered = ways[0].packets.min(ways[1].packets) >= packets / 4;
+        packets * 1000 > FLOOD * millis && bytes < SMALL * packets && !answered
     }
 }
 
@@ -355,14 +339,16 @@ impl Books {
     fn enter(&mut self, number: u32, report: &Report) {
         let Some(Some(lease)) = self.leases.get_mut(number as usize) else { return };
         let seen = report.counted.iter().zip(&report.frames);
+        for (recent, counted) in lease.recent.iter_mut().zip(&report.counted) {
+            recent.packets += counted.packets;
+            recent.bytes += counted.bytes;
+        }
         for (way, (counted, frames)) in lease.ways.iter_mut().zip(seen) {
             let Some(way) = way else { continue };
             way.frames += frames;
             way.packets += counted.packets;
             way.bytes += counted.bytes;
             self.taken += counted.packets;
-            lease.recent[0] += counted.packets;
-            lease.recent[1] += counted.bytes;
             if counted.packets > 0 {
                 lease.used = lease.used.max(report.seen);
             }
@@ -449,26 +435,25 @@ mod tests {
         tracked.id().unwrap()
     }
 
-    /// How often a flow is wanted whose packets come so many at a time.
-    fn wanted(packets: usize, at_a_time: usize, bytes: u32) -> usize {
+    /// How often a flow is wanted of whose packets every so many-th is an answer.
+    fn wanted(packets: usize, answers: usize, bytes: u32) -> usize {
         let mut table = Conntrack::new(Settings::default(), [1, 2]);
         let leases = Leases::new(Arc::new(InMemory::default()), 1, OFTEN);
         let (mut heavy, id) = (Heavy::new(Arc::new(leases)), connection(&mut table, 4000));
-        for packet in 0..packets {
-            if packet % at_a_time == 0 {
-                heavy.begin_burst();
-            }
-            heavy.note(id, bytes);
+        for packet in 1..=packets {
+            let answer = packet % answers == 0;
+            let direction = if answer { Direction::Reply } else { Direction::Original };
+            heavy.note(id, direction, bytes);
         }
         heavy.wanted.len()
     }
 
     #[test]
-    fn large_packets_and_lonely_ones_are_worth_a_lease() {
-        assert_eq!(wanted(31, 1, 1500), 0, "too few");
-        assert_eq!([wanted(32, 1, 60), wanted(64, 1, 60)], [1, 2]);
-        assert_eq!([wanted(32, 32, 512), wanted(32, 8, 64_000)], [1, 1]);
-        assert_eq!([wanted(320, 8, 60), wanted(320, 64, 511)], [0, 0], "a flood of small ones");
+    fn large_packets_and_answered_ones_are_worth_a_lease() {
+        assert_eq!(wanted(31, 2, 1500), 0, "too few");
+        assert_eq!([wanted(32, 2, 60), wanted(64, 4, 60)], [1, 2]);
+        assert_eq!([wanted(32, 99, 512), wanted(32, 99, 64_000)], [1, 1]);
+        assert_eq!([wanted(320, 999, 60), wanted(320, 20, 511)], [0, 0], "a flood of small ones");
     }
 
     #[test]
@@ -479,29 +464,34 @@ mod tests {
         let ids: Vec<ConnId> = (0..WATCHED as u16 * 4).map(|n| connection(&mut table, n)).collect();
         // Four to a place, all with as many packets as the others.
         for _ in 0..100 {
-            ids.iter().for_each(|id| heavy.note(*id, 1500));
+            ids.iter().for_each(|id| heavy.note(*id, Direction::Original, 1500));
         }
         assert_eq!(heavy.wanted, []);
     }
 
     #[test]
     fn a_flood_is_one_by_number_and_size() {
-        let lease = |packets, bytes| Lease {
+        let lease = |there: u64, back: u64, size: u64| Lease {
             family: Family::V4,
             generation: 1,
             until: Instant::from_secs(99),
             used: Instant::ZERO,
             asked: Instant::ZERO,
-            recent: [packets, bytes],
+            recent: [there, back]
+                .map(|packets| tidegate_nat::Counters { packets, bytes: packets * size }),
             ways: [None, None],
         };
         let half = Instant::from_nanos(500_000_000);
-        for (packets, size, flood) in
-            [(30_000, 60, true), (30_000, 600, false), (20_000, 60, false)]
-        {
-            let mut lease = lease(packets, packets * size);
+        for (there, back, size, flood) in [
+            (30_000, 0, 60, true),
+            (30_000, 5_000, 60, true),
+            (30_000, 0, 600, false),
+            (20_000, 0, 60, false),
+            (30_000, 30_000, 60, false),
+        ] {
+            let mut lease = lease(there, back, size);
             assert!(!lease.is_flood(Instant::from_nanos(99_000_000)), "not so soon");
-            assert_eq!(lease.is_flood(half), flood, "{packets} of {size}");
+            assert_eq!(lease.is_flood(half), flood, "{there} and {back} of {size}");
             assert!(!lease.is_flood(half + Duration::from_secs(1)), "only what is new");
         }
     }

@@ -153,7 +153,7 @@ impl Short {
         self.paths.count(place, plain.packet.len);
         self.taken += 1;
         if let Some(heavy) = &mut self.heavy {
-            heavy.note(known.id, plain.packet.len);
+            heavy.note(known.id, known.direction, plain.packet.len);
         }
         Some(fate)
     }
