@@ -106,7 +106,10 @@ pub(super) fn load(
         Ok(program) => return Ok(program),
         Err(refused) => refused,
     };
-    if !matches!(refused.raw_os_error(), Some(libc::EINVAL | libc::EACCES | libc::E2BIG)) {
+    if !matches!(
+        refused.raw_os_error(),
+        Some(libc::EINVAL | libc::EACCES | libc::EFAULT | libc::E2BIG)
+    ) {
         return Err(refused);
     }
     let mut log = vec![0; 1 << 20];

@@ -276,6 +276,19 @@ pub fn datagrams_one_way_and_both() -> Outcome {
     Ok(())
 }
 
+/// Those that the systemd units leave it.
+pub fn few_capabilities_are_enough() -> Outcome {
+    let network = two_hosts().build()?;
+    let (client, gw) = (network.host("client"), network.host("gw"));
+    let _service = Service::start(network.host("server"), "server", 7)?;
+    let program = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf"];
+    let flags = ["--lan=lan0=192.168.0.1/24", "--uplink=wan0=203.0.113.1/24,via=203.0.113.2"];
+    let gateway = Gateway::start_by(gw, &program, &flags)?;
+    Echo::during(client, "203.0.113.2:7", |_| wait_for_bypass(&gateway))?;
+    gateway.stop()?;
+    Ok(())
+}
+
 pub fn it_can_be_switched_off() -> Outcome {
     let network = two_hosts().build()?;
     let (client, gw) = (network.host("client"), network.host("gw"));

@@ -35,7 +35,14 @@ COMMIT
 
 /// The command that the tests are about.
 pub fn tidegate() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    tidegate_by(&[])
+}
+
+/// The same, run by a program that is given its name.
+fn tidegate_by(program: &[&str]) -> Command {
+    let words: Vec<&str> = [program, &[env!("CARGO_BIN_EXE_tidegate")]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
     command.stdin(Stdio::null()).env("TIDEGATE_LOG", "info").env_remove("XDG_RUNTIME_DIR");
     command
 }
@@ -80,24 +87,33 @@ impl Gateway {
         let dir = tempfile::tempdir()?;
         let control = format!("--control={}", dir.path().join("c.sock").display());
         let flags: Vec<&str> = flags.iter().copied().chain([control.as_str()]).collect();
-        Self::spawn_with(namespace, dir, &flags, Some(told))
+        Self::spawn_with(namespace, dir, &flags, &[], Some(told))
+    }
+
+    /// Starts it with flags by a program (`setpriv`) that is given its name.
+    pub fn start_by(namespace: &Netns, program: &[&str], flags: &[&str]) -> Tried<Self> {
+        let dir = tempfile::tempdir()?;
+        let control = format!("--control={}", dir.path().join("c.sock").display());
+        let flags: Vec<&str> = flags.iter().copied().chain([control.as_str()]).collect();
+        Self::spawn_with(namespace, dir, &flags, program, None)?.ready()
     }
 
     fn spawn(namespace: &Netns, dir: TempDir, arguments: &[&str]) -> Tried<Self> {
-        Self::spawn_with(namespace, dir, arguments, None)
+        Self::spawn_with(namespace, dir, arguments, &[], None)
     }
 
     fn spawn_with(
         namespace: &Netns,
         dir: TempDir,
         arguments: &[&str],
+        program: &[&str],
         variable: Option<(&str, &str)>,
     ) -> Tried<Self> {
         let log = File::create(dir.path().join("log"))?;
         let mut child = namespace.run(|| {
             // If the test dies, so does the gateway.
             let arguments = ["run", "--exit-with-parent"].iter().chain(arguments);
-            let mut command = tidegate();
+            let mut command = tidegate_by(program);
             command.args(arguments).envs(variable).stdin(Stdio::piped()).stderr(log);
             command.spawn()
         })?;

@@ -103,6 +103,7 @@ const TESTS: &[Test] = tests! {
         bypass::nothing_is_forwarded_without_the_gateway,
         bypass::forwarded_ports_and_ipv6,
         bypass::datagrams_one_way_and_both,
+        bypass::few_capabilities_are_enough,
         bypass::it_can_be_switched_off,
     }
     Tun {
