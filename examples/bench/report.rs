@@ -66,7 +66,13 @@ impl Run {
         let describe = |c: &Contestant| Described { name: c.name.clone(), what: describe(c) };
         Self {
             machine: format!("{cpus} cores ({model})"),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            // Without what whoever built it has added.
+            kernel: read("/proc/sys/kernel/osrelease")
+                .trim()
+                .split('-')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             rounds,
             seconds,
