@@ -174,7 +174,9 @@ fn nat(d: &mut Dice, stage: &Stage) -> Vec<Rule> {
     }
     if stage.masquerade {
         let target = match d.below(10) {
-            0 if v4 => "-j SNAT --to-source 203.0.113.1:4000-4003",
+            // So many that no port is met twice by chance: which one is taken, both sides roll by
+            // themselves, and that of a closed connection may be taken again.
+            0 if v4 => "-j SNAT --to-source 203.0.113.1:4000-19999",
             1 => "-j MASQUERADE --random",
             _ => "-j MASQUERADE",
         };
