@@ -85,7 +85,9 @@ pub fn expectations_are_made_watched_and_deleted() -> Outcome {
     })?;
     let (said, end) = plain.stop()?;
     assert!(said.contains(&shown(PORT, "    [NEW] 90 ")), "{said}");
-    assert_eq!(said.matches("[NEW]").count(), said.matches("[DESTROY]").count(), "{said}");
+    // The first that it tells of may have been made just before it listened.
+    let first = usize::from(said.starts_with("[DESTROY]"));
+    assert_eq!(said.matches("[NEW]").count(), said.matches("[DESTROY]").count() - first, "{said}");
     let count = said.lines().count();
     assert_eq!(end, format!("{SHOWN}{count} expectation events have been shown.\n"));
     let (said, _) = xml.stop()?;
