@@ -1,20 +1,14 @@
 //! The form of `-o json`: one object a line, with the names that the plain form has.
 
-use super::entry::{Entry, Side, has_ports, is_icmp, protocol_name};
-use super::events::What;
-use super::text::{Show, age};
+use super::entry::{Side, has_ports, is_icmp, protocol_name};
+use super::text::{Shown, age};
 use serde_json::{Map, Value, json};
 use tidegate_nat::Status;
 use tidegate_packet::protocol;
 
-/// A connection, without a newline. The arguments are those of [`super::text::line`].
-pub fn line(
-    entry: &Entry,
-    what: Option<What>,
-    show: Show,
-    now: u64,
-    name: &dyn Fn(u8) -> String,
-) -> String {
+/// A connection, without a newline.
+pub fn line(shown: Shown<'_>) -> String {
+    let Shown { entry, what, show, now, label } = shown;
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
     if let Some(what) = what {
@@ -54,7 +48,7 @@ pub fn line(
     let set: Vec<&str> = bits.iter().filter(|(b, _)| entry.has(*b)).map(|(_, n)| *n).collect();
     put("status", json!(set));
     if show.labels || !entry.labels.is_empty() {
-        let names: Vec<String> = entry.labels.iter().map(|label| name(*label)).collect();
+        let names: Vec<String> = entry.labels.iter().map(|bit| label(*bit)).collect();
         put("labels", json!(names));
     }
     Value::Object(object).to_string()
@@ -96,13 +90,15 @@ fn side(side: &Side, number: u8) -> Value {
 #[cfg(test)]
 mod tests {
     use super::super::entry::example;
+    use super::super::events::What;
+    use super::super::text::Show;
     use super::*;
 
     #[test]
     fn objects_have_the_plain_forms_names() {
-        let show = Show::default();
-        let text =
-            line(&example(), Some(What::New), show, 1_500_000_000_250_000_000, &|_| String::new());
+        let entry = &example();
+        let (what, show, now) = (Some(What::New), Show::default(), 1_500_000_000_250_000_000);
+        let text = line(Shown { entry, what, show, now, label: &|_| String::new() });
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["event"], "new");
         assert_eq!(value["time"], 1_500_000_000.25);

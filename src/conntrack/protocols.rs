@@ -51,20 +51,6 @@ pub struct Protocol {
     pub help: &'static str,
 }
 
-const PORTS: &[(&str, Part)] = &[
-    ("orig-port-src", OrigSrc),
-    ("orig-port-dst", OrigDst),
-    ("reply-port-src", ReplySrc),
-    ("reply-port-dst", ReplyDst),
-    ("mask-port-src", MaskSrc),
-    ("mask-port-dst", MaskDst),
-    ("tuple-port-src", TupleSrc),
-    ("tuple-port-dst", TupleDst),
-    ("state", State),
-    ("sport", OrigSrc),
-    ("dport", OrigDst),
-];
-
 const PORTS_SHOWN: &[(Part, &str)] = &[
     (OrigSrc, "sport"),
     (OrigDst, "dport"),
@@ -76,6 +62,25 @@ const PORTS_SHOWN: &[(Part, &str)] = &[
     (TupleSrc, "tuple-port-src"),
     (TupleDst, "tuple-port-dst"),
 ];
+
+/// Spellings of ports, in the original's order: others come before the short ones.
+macro_rules! port_options {
+    ($($more:expr),*) => {
+        &[
+            ("orig-port-src", OrigSrc),
+            ("orig-port-dst", OrigDst),
+            ("reply-port-src", ReplySrc),
+            ("reply-port-dst", ReplyDst),
+            ("mask-port-src", MaskSrc),
+            ("mask-port-dst", MaskDst),
+            ("tuple-port-src", TupleSrc),
+            ("tuple-port-dst", TupleDst),
+            $($more,)*
+            ("sport", OrigSrc),
+            ("dport", OrigDst),
+        ]
+    };
+}
 
 macro_rules! port_help {
     ($more:literal) => {
@@ -98,7 +103,7 @@ pub static PROTOCOLS: [Protocol; 8] = [
     Protocol {
         name: "tcp",
         number: Some(protocol::TCP),
-        options: PORTS,
+        options: port_options![("state", State)],
         shown: PORTS_SHOWN,
         states: &[
             "NONE",
@@ -118,7 +123,7 @@ pub static PROTOCOLS: [Protocol; 8] = [
     Protocol {
         name: "udp",
         number: Some(protocol::UDP),
-        options: STATELESS,
+        options: port_options![],
         shown: PORTS_SHOWN,
         states: &[],
         help: port_help!(""),
@@ -126,7 +131,7 @@ pub static PROTOCOLS: [Protocol; 8] = [
     Protocol {
         name: "udplite",
         number: Some(protocol::UDPLITE),
-        options: STATELESS,
+        options: port_options![],
         shown: PORTS_SHOWN,
         states: &[],
         help: port_help!(""),
@@ -134,21 +139,7 @@ pub static PROTOCOLS: [Protocol; 8] = [
     Protocol {
         name: "sctp",
         number: Some(protocol::SCTP),
-        options: &[
-            ("orig-port-src", OrigSrc),
-            ("orig-port-dst", OrigDst),
-            ("reply-port-src", ReplySrc),
-            ("reply-port-dst", ReplyDst),
-            ("mask-port-src", MaskSrc),
-            ("mask-port-dst", MaskDst),
-            ("tuple-port-src", TupleSrc),
-            ("tuple-port-dst", TupleDst),
-            ("state", State),
-            ("orig-vtag", OrigTag),
-            ("reply-vtag", ReplyTag),
-            ("sport", OrigSrc),
-            ("dport", OrigDst),
-        ],
+        options: port_options![("state", State), ("orig-vtag", OrigTag), ("reply-vtag", ReplyTag)],
         shown: PORTS_SHOWN,
         states: &[
             "NONE",
@@ -170,20 +161,7 @@ pub static PROTOCOLS: [Protocol; 8] = [
     Protocol {
         name: "dccp",
         number: Some(protocol::DCCP),
-        options: &[
-            ("orig-port-src", OrigSrc),
-            ("orig-port-dst", OrigDst),
-            ("reply-port-src", ReplySrc),
-            ("reply-port-dst", ReplyDst),
-            ("mask-port-src", MaskSrc),
-            ("mask-port-dst", MaskDst),
-            ("tuple-port-src", TupleSrc),
-            ("tuple-port-dst", TupleDst),
-            ("state", State),
-            ("role", Role),
-            ("sport", OrigSrc),
-            ("dport", OrigDst),
-        ],
+        options: port_options![("state", State), ("role", Role)],
         shown: PORTS_SHOWN,
         states: &[
             "NONE", "REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING", "TIMEWAIT",
@@ -240,19 +218,6 @@ pub static PROTOCOLS: [Protocol; 8] = [
                key\n  --tuple-key-src\t\texpectation tuple src key\n  --tuple-key-src\t\t\
                expectation tuple dst key\n",
     },
-];
-
-const STATELESS: &[(&str, Part)] = &[
-    ("orig-port-src", OrigSrc),
-    ("orig-port-dst", OrigDst),
-    ("reply-port-src", ReplySrc),
-    ("reply-port-dst", ReplyDst),
-    ("mask-port-src", MaskSrc),
-    ("mask-port-dst", MaskDst),
-    ("tuple-port-src", TupleSrc),
-    ("tuple-port-dst", TupleDst),
-    ("sport", OrigSrc),
-    ("dport", OrigDst),
 ];
 
 /// A protocol without options of its own.

@@ -21,18 +21,26 @@ pub struct Show {
     pub timestamp: bool,
 }
 
-/// A connection, without a newline. `what` is what happened to it, in an event; `name` gives a
-/// label's name; `now` is nanoseconds since 1970.
-pub fn line(
-    entry: &Entry,
-    what: Option<What>,
-    show: Show,
-    now: u64,
-    name: &dyn Fn(u8) -> String,
-) -> String {
+/// A connection, and what its forms need to print it.
+#[derive(Copy, Clone)]
+pub struct Shown<'a> {
+    /// The connection.
+    pub entry: &'a Entry,
+    /// What happened to it, in an event.
+    pub what: Option<What>,
+    /// What is shown besides.
+    pub show: Show,
+    /// Nanoseconds since 1970.
+    pub now: u64,
+    /// A label's name.
+    pub label: &'a dyn Fn(u8) -> String,
+}
+
+/// Without a newline.
+pub fn line(shown: Shown<'_>) -> String {
     let mut text = String::with_capacity(256);
     // Writing into a string can't fail.
-    let _ = write(&mut text, entry, what, show, now, name);
+    let _ = write(&mut text, shown);
     // The original takes the last space away.
     if text.ends_with(' ') {
         text.pop();
@@ -40,14 +48,8 @@ pub fn line(
     text
 }
 
-fn write(
-    to: &mut String,
-    entry: &Entry,
-    what: Option<What>,
-    show: Show,
-    now: u64,
-    name: &dyn Fn(u8) -> String,
-) -> std::fmt::Result {
+fn write(to: &mut String, shown: Shown<'_>) -> std::fmt::Result {
+    let Shown { entry, what, show, now, label } = shown;
     to.push_str(match what {
         Some(What::New) => "    [NEW] ",
         Some(What::Update) => " [UPDATE] ",
@@ -82,9 +84,9 @@ fn write(
         write!(to, "delta-time={seconds} ")?;
     }
     if show.ktimestamp {
-        for (label, at) in [("start", entry.start), ("stop", entry.stop)] {
+        for (name, at) in [("start", entry.start), ("stop", entry.stop)] {
             if let Some(at) = at {
-                write!(to, "[{label}={}] ", crate::ctime::at(at))?;
+                write!(to, "[{name}={}] ", crate::ctime::at(at))?;
             }
         }
     }
@@ -98,7 +100,7 @@ fn write(
         write!(to, "id={} ", entry.id)?;
     }
     if show.labels && !entry.labels.is_empty() {
-        let names: Vec<String> = entry.labels.iter().map(|label| name(*label)).collect();
+        let names: Vec<String> = entry.labels.iter().map(|bit| label(*bit)).collect();
         write!(to, "labels={} ", names.join(","))?;
     }
     Ok(())
@@ -138,7 +140,8 @@ mod tests {
     use super::*;
 
     fn plain(entry: &Entry, what: Option<What>, show: Show) -> String {
-        line(entry, what, show, 1_795_369_678_000_000_000, &|n| format!("label{n}"))
+        let label = &|n| format!("label{n}");
+        line(Shown { entry, what, show, now: 1_795_369_678_000_000_000, label })
     }
 
     /// What conntrack 1.4.7 printed on Linux 6.18.

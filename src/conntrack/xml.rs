@@ -3,7 +3,7 @@
 use super::entry::{Entry, Side, has_ports, protocol_name};
 use super::events::What;
 use super::protocols::PROTOCOLS;
-use super::text::{Show, age};
+use super::text::{Shown, age};
 use std::fmt::Write;
 use tidegate_nat::Status;
 use tidegate_packet::protocol;
@@ -13,28 +13,16 @@ pub const HEAD: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<conntrack>\
 /// What stands after the last one.
 pub const TAIL: &str = "</conntrack>\n";
 
-/// A connection, without a newline. The arguments are those of [`super::text::line`].
-pub fn line(
-    entry: &Entry,
-    what: Option<What>,
-    show: Show,
-    now: u64,
-    name: &dyn Fn(u8) -> String,
-) -> String {
+/// A connection, without a newline.
+pub fn line(shown: Shown<'_>) -> String {
     let mut text = String::with_capacity(768);
     // Writing into a string can't fail.
-    let _ = write(&mut text, entry, what, show, now, name);
+    let _ = write(&mut text, shown);
     text
 }
 
-fn write(
-    to: &mut String,
-    entry: &Entry,
-    what: Option<What>,
-    show: Show,
-    now: u64,
-    name: &dyn Fn(u8) -> String,
-) -> std::fmt::Result {
+fn write(to: &mut String, shown: Shown<'_>) -> std::fmt::Result {
+    let Shown { entry, what, show, now, label } = shown;
     to.push_str(match what {
         Some(What::New) => "<flow type=\"new\">",
         Some(What::Update) => "<flow type=\"update\">",
@@ -68,9 +56,9 @@ fn write(
     }
     if show.ktimestamp && entry.start.is_some() {
         to.push_str("<timestamp>");
-        for (label, at) in [("start", entry.start), ("stop", entry.stop)] {
+        for (name, at) in [("start", entry.start), ("stop", entry.stop)] {
             if let Some(at) = at {
-                write!(to, "<{label}>{at}</{label}>")?;
+                write!(to, "<{name}>{at}</{name}>")?;
             }
         }
         to.push_str("</timestamp>");
@@ -84,8 +72,8 @@ fn write(
     }
     if show.labels && !entry.labels.is_empty() {
         to.push_str("<labels>");
-        for label in &entry.labels {
-            write!(to, "<label>{}</label>", escaped(&name(*label)))?;
+        for bit in &entry.labels {
+            write!(to, "<label>{}</label>", escaped(&label(*bit)))?;
         }
         to.push_str("</labels>");
     }
@@ -138,6 +126,7 @@ fn state_name(protocol: u8, state: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::super::entry::example;
+    use super::super::text::Show;
     use super::*;
 
     /// What conntrack 1.4.7 printed on Linux 6.18.
@@ -152,7 +141,9 @@ mod tests {
         entry.original.counters = Some((5, 269));
         entry.reply.counters = Some((5, 270));
         let show = Show { ktimestamp: true, ..Show::default() };
-        let text = line(&entry, None, show, 1_795_369_678_000_000_000, &|n| n.to_string());
+        let now = 1_795_369_678_000_000_000;
+        let shown = Shown { entry: &entry, what: None, show, now, label: &|n| n.to_string() };
+        let text = line(shown);
         assert_eq!(
             text,
             "<flow><meta direction=\"original\"><layer3 protonum=\"2\" protoname=\"ipv4\">\

@@ -5,7 +5,7 @@ use crate::kernel::BASE;
 use crate::side::{Side, Transcript, counted, entries, play};
 use crate::topology::Topology;
 use std::time::Duration;
-use tidegate::conntrack::text::Show;
+use tidegate::conntrack::text::{Show, Shown};
 use tidegate::conntrack::{Entry, Expected, gateway, save, text, xml};
 use tidegate::engine::log::Line;
 use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
@@ -96,9 +96,8 @@ impl Side for Tidegate {
 
     fn listing(&mut self) -> Vec<String> {
         let now = self.0.engine().moment().unix_nanos;
-        let shown = Show { extended: true, ..Show::default() };
         let words = |entry| {
-            let line = text::line(&entry, None, shown, now, &|bit| bit.to_string());
+            let line = text::line(shown(&entry, now));
             line.split_whitespace().collect::<Vec<_>>().join(" ")
         };
         self.0.each(gateway::entries).into_iter().flatten().map(words).collect()
@@ -106,14 +105,12 @@ impl Side for Tidegate {
 
     fn connections(&mut self) -> Option<Vec<String>> {
         let now = self.0.engine().moment().unix_nanos;
-        let label = |bit: u8| bit.to_string();
         let mut lines = Vec::new();
         for entry in self.0.each(gateway::entries).into_iter().flatten() {
-            let shown = Show { extended: true, ..Show::default() };
-            lines.push(text::line(&entry, None, shown, now, &label));
+            lines.push(text::line(shown(&entry, now)));
             // Numbers that each side draws for itself.
             let entry = Entry { id: 0, ..entry };
-            lines.push(xml::line(&entry, None, Show::default(), now, &label));
+            lines.push(xml::line(shown(&entry, now)));
             lines.push(save::line(&entry, None));
         }
         let expected = self.0.each(|lent| Expected::all(lent.conntrack(), lent.moment()));
@@ -123,4 +120,9 @@ impl Side for Tidegate {
         lines.sort();
         Some(lines)
     }
+}
+
+fn shown(entry: &Entry, now: u64) -> Shown<'_> {
+    let show = Show { extended: true, ..Show::default() };
+    Shown { entry, what: None, show, now, label: &|bit| bit.to_string() }
 }

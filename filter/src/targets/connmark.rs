@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::mark::Change;
 use crate::diagnostic::Outcome;
 use crate::edit::Edit;
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
@@ -27,22 +28,9 @@ pub(crate) static SPEC: TargetSpec = TargetSpec {
 
 #[derive(Debug)]
 enum ConnMark {
-    /// The bits of `mask` are cleared, then those of `value` flipped.
-    Set {
-        value: u32,
-        mask: u32,
-        shift: Shift,
-    },
-    Save {
-        ct: u32,
-        nf: u32,
-        shift: Shift,
-    },
-    Restore {
-        ct: u32,
-        nf: u32,
-        shift: Shift,
-    },
+    Set { change: Change, shift: Shift },
+    Save { ct: u32, nf: u32, shift: Shift },
+    Restore { ct: u32, nf: u32, shift: Shift },
 }
 
 /// Bits to shift by, to the left if positive.
@@ -75,26 +63,15 @@ fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
         Some(mask) => (mask, mask),
         None => (bits("ctmask")?.unwrap_or(u32::MAX), bits("nfmask")?.unwrap_or(u32::MAX)),
     };
-    let set = |value, mask| ConnMark::Set { value, mask: given_mask.unwrap_or(mask), shift };
     Ok(Box::new(match (option.opt.names[0], option.values.first()) {
         ("save-mark", _) => ConnMark::Save { ct, nf, shift },
         ("restore-mark", _) => ConnMark::Restore { ct, nf, shift },
-        ("set-xmark", Some(word)) => {
-            let (value, mask) = word.masked_u32()?;
-            set(value, mask)
+        (name, Some(word)) => {
+            let Change { value, mask } = Change::read(name, word)?;
+            let mask = given_mask.unwrap_or(mask);
+            ConnMark::Set { change: Change { value, mask }, shift }
         }
-        ("set-mark", Some(word)) => {
-            let (value, mask) = word.masked_u32()?;
-            set(value, mask | value)
-        }
-        (name, _) => {
-            let bits = bits(name)?.unwrap_or(0);
-            match name {
-                "and-mark" => set(0, !bits),
-                "or-mark" => set(bits, bits),
-                _ => set(bits, 0),
-            }
-        }
+        (_, None) => return Err(given.wrong("a value is missing")),
     }))
 }
 
@@ -124,7 +101,7 @@ impl Target for ConnMark {
         let Some(connection) = context.query.connection else { return Next::Continue };
         let old = connection.mark;
         let new = match *self {
-            Self::Set { value, mask, shift } => shifted(old & !mask ^ value, shift),
+            Self::Set { change, shift } => shifted(change.of(old), shift),
             Self::Save { ct, nf, shift } => old & !ct ^ shifted(context.mark & nf, shift),
             Self::Restore { ct, nf, shift } => {
                 context.mark = context.mark & !nf ^ shifted(old & ct, shift);
@@ -150,14 +127,8 @@ impl Target for ConnMark {
             };
         };
         let shift = match *self {
-            Self::Set { value, mask, shift } => {
-                let _ = match (value, mask) {
-                    (0, mask) => write!(out, " and {:#x}", !mask),
-                    (value, mask) if value == mask => write!(out, " or {value:#x}"),
-                    (value, 0) => write!(out, " xor {value:#x}"),
-                    (value, u32::MAX) => write!(out, " set {value:#x}"),
-                    _ => write!(out, " xset {value:#x}/{mask:#x}"),
-                };
+            Self::Set { change, shift } => {
+                let _ = write!(out, " {change}");
                 shift
             }
             Self::Save { ct, nf, shift } => {
@@ -176,8 +147,8 @@ impl Target for ConnMark {
 
     fn save(&self, out: &mut String) {
         let shift = match self {
-            Self::Set { value, mask, shift } => {
-                save_option(out, "set-xmark", false, format_args!("0x{value:x}/0x{mask:x}"));
+            Self::Set { change, shift } => {
+                change.save(out);
                 shift
             }
             Self::Save { ct, nf, shift } => {

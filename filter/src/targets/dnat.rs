@@ -41,6 +41,20 @@ pub(super) fn switches(given: &Given<'_>, range: NatRange) -> NatRange {
     }
 }
 
+/// What MASQUERADE and REDIRECT share: `--to-ports` and the switches.
+pub(super) fn to_ports(given: &Given<'_>) -> Outcome<NatRange> {
+    let ports = given.value("to-ports").map(|(word, _)| ports(given, word)).transpose()?;
+    Ok(switches(given, NatRange { ports, ..NatRange::default() }))
+}
+
+/// And how that is saved.
+pub(super) fn save_to_ports(out: &mut String, range: &NatRange) {
+    if let Some((first, last)) = range.ports {
+        save_option(out, "to-ports", false, Span(first, last, '-'));
+    }
+    save_switches(out, range);
+}
+
 /// `[addr[-addr]][:port[-port[/base]]]`; an IPv6 address before a port stands in brackets.
 pub(super) fn range(given: &Given<'_>, word: &Word<'_>, base_allowed: bool) -> Outcome<NatRange> {
     let text = &*word.text;

@@ -2,12 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::dnat::{ports, save_switches, switches};
+use super::dnat::{save_switches, save_to_ports, to_ports};
 use crate::diagnostic::Outcome;
 use crate::extension::{Context, Given, Listing, Next, Spec, Target, TargetSpec, flag, value};
 use crate::query::{Hook, TableName};
-use crate::values::list_saved;
-use crate::values::{Span, save_option};
+use crate::values::{Span, list_saved};
 use crate::verdict::{NatAction, NatRange, Verdict};
 
 pub(crate) static SPEC: TargetSpec = TargetSpec {
@@ -21,9 +20,7 @@ pub(crate) static SPEC: TargetSpec = TargetSpec {
 struct Redirect(NatRange);
 
 fn build(given: &Given<'_>) -> Outcome<Box<dyn Target>> {
-    let ports = given.value("to-ports").map(|(word, _)| ports(given, word)).transpose()?;
-    let range = switches(given, NatRange { ports, ..NatRange::default() });
-    Ok(Box::new(Redirect(range)))
+    Ok(Box::new(Redirect(to_ports(given)?)))
 }
 
 impl Target for Redirect {
@@ -39,10 +36,7 @@ impl Target for Redirect {
     }
 
     fn save(&self, out: &mut String) {
-        if let Some((first, last)) = self.0.ports {
-            save_option(out, "to-ports", false, Span(first, last, '-'));
-        }
-        save_switches(out, &self.0);
+        save_to_ports(out, &self.0);
     }
 
     fn uses_conntrack(&self) -> bool {

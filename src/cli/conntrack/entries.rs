@@ -83,13 +83,14 @@ pub(super) fn formatted(
     now: u64,
     labels: &[(u8, String)],
 ) -> String {
-    let name = |bit: u8| {
+    let label = &|bit: u8| {
         let found = labels.iter().find(|(b, _)| *b == bit).map(|(_, name)| name.clone());
         found.unwrap_or_else(|| bit.to_string())
     };
+    let shown = text::Shown { entry, what, show: command.show, now, label };
     match command.form {
         Form::Plain => {
-            let line = text::line(entry, what, command.show, now, &name);
+            let line = text::line(shown);
             match what.is_some() && command.show.timestamp {
                 true => {
                     let micros = now / 1000;
@@ -98,8 +99,8 @@ pub(super) fn formatted(
                 false => line,
             }
         }
-        Form::Xml => xml::line(entry, what, command.show, now, &name),
+        Form::Xml => xml::line(shown),
         Form::Save => save::line(entry, what),
-        Form::Json => json::line(entry, what, command.show, now, &name),
+        Form::Json => json::line(shown),
     }
 }
