@@ -322,6 +322,7 @@ impl Engine {
             self.behind |= self.conntrack.is_behind();
             news |= self.has_news();
         }
+        self.prolong_leases();
         // What ended leases have counted is kept until then.
         if let Some(leases) = &self.leases {
             leases.settle(self.rules.counters_mut(), &mut self.counters);
