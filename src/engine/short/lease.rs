@@ -95,8 +95,6 @@ impl Short {
         if self.paths.generation() != self.generation.number() {
             return;
         }
-        let generation = self.generation.sum();
-        conntrack.settle_leases(|number| leases.is_ending(number, generation, now));
         for id in wanted {
             if let Some((flow, lease, paths)) = self.flow(conntrack, id, &leases, now)
                 && let Some(number) = leases.begin(&flow, lease, &self.generation)
