@@ -9,7 +9,7 @@ use tidegate_nat::{ConnId, Direction};
 /// among them.
 pub const OFTEN: u16 = 32;
 /// Flows that are watched at the same time; of two at one place that with more packets stays.
-const WATCHED: usize = 256;
+const WATCHED: usize = 1024;
 /// Shorter packets, in bytes, don't gain by being leased if nobody answers them: copying them costs
 /// little, and a worker takes half of the work off the core that they come by, where a forwarder would
 /// do it. Of answers, the sooner the better.
