@@ -8,6 +8,7 @@ pub mod check;
 pub mod conversation;
 pub mod frames;
 pub mod mutate;
+pub mod uplink;
 pub mod watch;
 
 use tidegate::sim::{SimConfig, SimInterface, SimRoute};
