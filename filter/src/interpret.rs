@@ -14,7 +14,7 @@ use crate::effects::{Effects, NoEffects, TraceRecord, TraceStep};
 use crate::extension::{Context, Match, Next, Target};
 use crate::memory::Memory;
 use crate::query::{CtState, Hook, Query, TableName};
-use crate::ruleset::{Action, Builtin, Chain, Content, Policy, Rule, Ruleset, Table};
+use crate::ruleset::{Action, Builtin, Chain, Content, Rule, Ruleset, Table};
 use crate::trail::{Observer, Trail};
 use crate::verdict::{NatAction, Verdict};
 
@@ -259,10 +259,7 @@ impl<'r> Walk<'r> {
             place.trace_end(table, context, TraceStep::Policy);
         }
         count(builtin.counter, observer);
-        Step::Done(match builtin.policy {
-            Policy::Accept => Verdict::Accept,
-            Policy::Drop => Verdict::Drop,
-        })
+        Step::Done(builtin.policy.into())
     }
 }
 

@@ -16,6 +16,7 @@ mod diagnostic;
 mod edit;
 mod effects;
 mod extension;
+mod gate;
 mod interpret;
 pub mod labels;
 mod lex;

@@ -51,7 +51,46 @@ impl Engine {
     ) -> Verdict {
         // A counter is enough: who asks for random bits mixes it.
         self.walks = self.walks.wrapping_add(0xd1b5_4a32_d192_ed03);
-        let random = self.walks;
+        let verdict = match self.pass_by(table, hook, packet, output) {
+            Some(verdict) => verdict,
+            None => self.walk(table, hook, packet, output),
+        };
+        // The nat table isn't asked about the packets that follow.
+        if self.at_hand.is_deciding()
+            && (verdict != Verdict::Accept || table == TableName::Nat)
+        {
+            self.at_hand.trail.lose();
+        }
+        verdict
+    }
+
+    /// The verdict of a chain none of whose rules can match the packet.
+    #[inline]
+    fn pass_by(
+        &mut self,
+        table: TableName,
+        hook: Hook,
+        packet: &Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Option<Verdict> {
+        if packet.trace {
+            return None;
+        }
+        let Self { rules, interfaces, at_hand, .. } = self;
+        let names = [packet.input, output].map(|id| Some(interfaces.get(id?).name.as_str()));
+        let trail = at_hand.is_deciding().then_some(&mut at_hand.trail);
+        let family = packet.parsed.family as usize;
+        let counters = &mut rules.counters[family];
+        rules.rulesets[family].pass_by((table, hook), &packet.parsed, names, counters, trail)
+    }
+
+    fn walk(
+        &mut self,
+        table: TableName,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Verdict {
         let Self {
             rules,
             conntrack,
@@ -63,6 +102,7 @@ impl Engine {
             at_hand,
             now,
             unix_nanos,
+            walks,
             ..
         } = self;
         let mut trail = at_hand.is_deciding().then_some(&mut at_hand.trail);
@@ -88,7 +128,7 @@ impl Engine {
                 mark: packet.mark,
                 now: *now,
                 unix_nanos: *unix_nanos,
-                random,
+                random: *walks,
                 trace: packet.trace,
                 cpu: 0,
                 gateway: &view,
@@ -107,11 +147,6 @@ impl Engine {
                 }
             }
         };
-        // The nat table isn't asked about the packets that follow.
-        if let Some(trail) = trail.filter(|_| verdict != Verdict::Accept || table == TableName::Nat)
-        {
-            trail.lose();
-        }
         let labels = reports.labels;
         if let Some(mark) = reports.mark {
             packet.mark = mark;
