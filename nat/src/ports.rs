@@ -61,8 +61,7 @@ impl Conntrack {
         let known = loose.is_free(Direction::Reply, self.shared.entered);
         // The null binding leaves what is free as it is.
         if range.is_none() && (manip == Manip::Destination || self.mappings.len() == 0) {
-            let reply = loose.reply();
-            if let Some(hash) = known.or_else(|| self.vacant(&reply, loose.zones(), now)) {
+            if let Some(hash) = known.or_else(|| self.vacant(&loose.reply(), loose.zones(), now)) {
                 loose.free[Direction::Reply.index()] = Some(hash);
                 loose.status.set(Status::done(manip));
                 return Ok(());
@@ -108,6 +107,7 @@ impl Conntrack {
     }
 
     /// The hash of a reply tuple, if no connection has it.
+    #[inline]
     fn vacant(&mut self, reply: &Tuple, zones: [u16; 2], now: Instant) -> Option<u64> {
         let (_, hash) = self.hashed(reply);
         let holder = self.holder((reply, hash), zones, Direction::Reply, now);

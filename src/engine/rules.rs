@@ -141,6 +141,8 @@ impl Engine {
             match step {
                 Step::Done(verdict) => break verdict,
                 Step::Edit(edit) => {
+                    // It may get other addresses.
+                    at_hand.missed = None;
                     let mtu = || smallest_mtu(interfaces, routes, packet, output);
                     let mtu = if matches!(edit, Edit::Mss(_)) { mtu() } else { 0 };
                     make(edit, packet, conntrack, mtu);
