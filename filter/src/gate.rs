@@ -7,10 +7,10 @@ use tidegate_packet::Parsed;
 
 use crate::base::{Base, Interface, Protocol};
 use crate::counters::Counters;
+use crate::interpret::Walk;
 use crate::query::{Hook, TableName};
-use crate::ruleset::{Rule, Ruleset};
+use crate::ruleset::{Builtin, Policy, Rule, Ruleset, Table};
 use crate::trail::{Observer, Trail};
-use crate::verdict::Verdict;
 
 /// Interfaces, or protocols, that a chain remembers at most: among more a walk is as quick.
 const MOST: usize = 4;
@@ -65,27 +65,51 @@ fn all<'r, T: Clone + PartialEq + 'r>(
     Some(all.into_iter().cloned().collect())
 }
 
+/// A built-in chain, where packets meet it.
+#[derive(Copy, Clone)]
+pub struct Entrance<'r> {
+    pub(crate) table: &'r Table,
+    /// Its place in the table.
+    pub(crate) chain: usize,
+    pub(crate) builtin: Builtin,
+}
+
 impl Ruleset {
-    /// Takes a packet that isn't traced past a chain in which no rule can match it: it meets the
-    /// chain's policy alone, which is counted. `None`: it has to walk.
+    /// Where packets enter a table at a hook, if it is loaded and has a chain there.
+    #[inline]
+    pub fn entrance(&self, table: TableName, hook: Hook) -> Option<Entrance<'_>> {
+        let table = self.table(table)?;
+        let chain = table.builtin_at(hook)?;
+        let builtin = table.chains[chain].builtin?;
+        Some(Entrance { table, chain, builtin })
+    }
+}
+
+impl<'r> Entrance<'r> {
+    /// Begins a packet's walk.
+    #[inline]
+    pub fn walk(self) -> Walk<'r> {
+        Walk::new(Some(self), self.builtin.hook)
+    }
+
+    /// Takes a packet that isn't traced past the chain if no rule can match it: it meets the policy
+    /// alone, which is counted. `None`: it has to walk.
     #[inline]
     pub fn pass_by(
-        &self,
-        (table, hook): (TableName, Hook),
+        self,
         packet: &Parsed,
         [input, output]: [Option<&str>; 2],
         counters: &mut Counters,
         trail: Option<&mut Trail>,
-    ) -> Option<Verdict> {
-        let chain = self.table(table)?.builtin_chain(hook)?;
-        let policy = chain.builtin?;
-        if !chain.content.gate.is_closed(packet, input, output) {
+    ) -> Option<Policy> {
+        let Self { table, chain, builtin } = self;
+        if !table.chains[chain].content.gate.is_closed(packet, input, output) {
             return None;
         }
         if let Some(trail) = trail {
-            trail.counts(policy.counter);
+            trail.counts(builtin.counter);
         }
-        counters.bump(policy.counter, packet.len);
-        Some(policy.policy.into())
+        counters.bump(builtin.counter, packet.len);
+        Some(builtin.policy)
     }
 }

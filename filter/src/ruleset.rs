@@ -154,8 +154,10 @@ pub(crate) struct Builtin {
 
 /// What becomes of a packet that no rule decided about.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Policy {
+pub enum Policy {
+    /// It goes on.
     Accept,
+    /// It is gone.
     Drop,
 }
 
@@ -347,11 +349,5 @@ impl Table {
     #[inline]
     pub(crate) fn builtin_at(&self, hook: Hook) -> Option<usize> {
         self.builtins[hook as usize]
-    }
-
-    /// A hook's chain.
-    #[inline]
-    pub(crate) fn builtin_chain(&self, hook: Hook) -> Option<&Chain> {
-        self.chains.get(self.builtin_at(hook)?)
     }
 }

@@ -269,8 +269,9 @@ proptest! {
             let query = Query { input, output: None, ..query(&packet, bytes) };
             let (mut counters, mut trail) = (rules.zero_counters(), Trail::default());
             let names = [input, None];
-            let passed = rules.pass_by(at, &packet, names, &mut counters, Some(&mut trail));
-            let Some(verdict) = passed else { continue };
+            let chain = rules.entrance(at.0, at.1).unwrap();
+            let passed = chain.pass_by(&packet, names, &mut counters, Some(&mut trail));
+            let Some(verdict) = passed.map(Verdict::from) else { continue };
             let (mut walked, mut left) = (rules.zero_counters(), Trail::default());
             let (mut seen, memory) = (Seen::default(), Memory::new());
             let mut walk = rules.walk_plainly(at.0, at.1);
@@ -311,8 +312,9 @@ fn whom_chains_are_closed_to() {
     ] {
         let rules = loaded(&format!("*mangle\n:FORWARD DROP [0:0]\n{rules}\nCOMMIT\n"), Family::V4);
         let (mut counters, names) = (rules.zero_counters(), [Some("lan0"), Some("wan0")]);
-        let passed = rules.pass_by(at, &packet, names, &mut counters, None);
-        assert_eq!(passed, closed.then_some(Verdict::Drop), "{}", saved(&rules));
+        let chain = rules.entrance(at.0, at.1).unwrap();
+        let passed = chain.pass_by(&packet, names, &mut counters, None);
+        assert_eq!(passed, closed.then_some(Policy::Drop), "{}", saved(&rules));
         assert_eq!(counters != rules.zero_counters(), closed);
     }
 }
