@@ -56,7 +56,7 @@ impl Engine {
     /// The packet's long way is over. If it has depended on more than the flow, those that come will
     /// go it too.
     pub(crate) fn end_trail(&mut self) {
-        self.at_hand.judged = None;
+        (self.at_hand.judged, self.at_hand.missed) = (None, None);
         if let Some(known) = self.at_hand.deciding.take()
             && !self.at_hand.trail.holds()
         {
