@@ -190,6 +190,74 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    /// Who is taken past a chain would have met its policy alone.
+    #[test]
+    fn no_rule_is_passed_by((family, rules, packets) in any_family().prop_flat_map(|f| {
+        let rules = prop::collection::vec(rule(f), 0..4);
+        (Just(f), rules, prop::collection::vec(packet(f), 1..12))
+    })) {
+        let at = (TableName::Mangle, Hook::Prerouting);
+        let rules: String = rules.iter().map(|r| format!("-A PREROUTING{r}\n")).collect();
+        let chains = ":PREROUTING DROP [0:0]\n:one - [0:0]\n:two - [0:0]";
+        let rules = loaded(&format!("*mangle\n{chains}\n{rules}COMMIT\n"), family);
+        for (n, bytes) in packets.iter().enumerate() {
+            let packet = Parsed::parse(bytes).unwrap();
+            let input = [Some("eth0"), Some("eth1"), None][n % 3];
+            let query = Query { input, output: None, ..query(&packet, bytes) };
+            let (mut counters, mut trail) = (rules.zero_counters(), Trail::default());
+            let names = [input, None];
+            let chain = rules.entrance(at.0, at.1).unwrap();
+            let passed = chain.pass_by(&packet, names, &mut counters, Some(&mut trail));
+            let Some(verdict) = passed.map(Verdict::from) else { continue };
+            let (mut walked, mut left) = (rules.zero_counters(), Trail::default());
+            let (mut seen, memory) = (Seen::default(), Memory::new());
+            let mut walk = rules.walk_plainly(at.0, at.1);
+            let step = walk.resume_on_trail(&query, &mut walked, &memory, &mut seen, &mut left);
+            prop_assert_eq!((step, walked, left), (Step::Done(verdict), counters, trail));
+            prop_assert!(seen.0.is_empty());
+        }
+    }
+}
+
+/// Chains are closed to those whom all rules leave alone, and only to those.
+#[test]
+fn whom_chains_are_closed_to() {
+    let packet = builder::udp(
+        Ip::new(Addr::from_v4_bytes([10, 0, 0, 1]), Addr::from_v4_bytes([10, 0, 0, 2]), 17),
+        1,
+        53,
+        b"",
+    );
+    let packet = Parsed::parse(&packet).unwrap();
+    let at = (TableName::Mangle, Hook::Forward);
+    for (rules, closed) in [
+        ("", true),
+        ("-A FORWARD -i wan0", true),
+        ("-A FORWARD -i wan0\n-A FORWARD -i wan+ -p udp", true),
+        ("-A FORWARD ! -i lan0", true),
+        ("-A FORWARD -p tcp", true),
+        ("-A FORWARD ! -p udp\n-A FORWARD -p icmp", true),
+        ("-A FORWARD -o lan0\n-A FORWARD -o eth0", true),
+        ("-A FORWARD -i a\n-A FORWARD -i b\n-A FORWARD -i c\n-A FORWARD -i d", true),
+        // More than are remembered.
+        ("-A FORWARD -i a\n-A FORWARD -i b\n-A FORWARD -i c\n-A FORWARD -i d\n-A FORWARD -i e", false),
+        // No kind of thing that each rule wants.
+        ("-A FORWARD -i wan0\n-A FORWARD -p tcp", false),
+        ("-A FORWARD -i wan0\n-A FORWARD -i lan0 -p tcp", false),
+        ("-A FORWARD -p tcp\n-A FORWARD -p udp --dport 1", false),
+        ("-A FORWARD -s 10.9.0.0/16", false),
+    ] {
+        let rules = loaded(&format!("*mangle\n:FORWARD DROP [0:0]\n{rules}\nCOMMIT\n"), Family::V4);
+        let (mut counters, names) = (rules.zero_counters(), [Some("lan0"), Some("wan0")]);
+        let chain = rules.entrance(at.0, at.1).unwrap();
+        let passed = chain.pass_by(&packet, names, &mut counters, None);
+        assert_eq!(passed, closed.then_some(Policy::Drop), "{}", saved(&rules));
+        assert_eq!(counters != rules.zero_counters(), closed);
+    }
+}
+
 /// A thousand and more groups: networks of all lengths on both sides, ranges of ports. However many
 /// rules there are, a packet is compared with few.
 #[test]

@@ -71,7 +71,7 @@ pub use expect::Expectation;
 pub use extra::Template;
 pub use fragment::{FragmentDrop, FragmentSettings, Pieces, Pushed, Reassembler, Scope};
 pub use helpers::{HELP_ROOM, HelpDrop, Helper};
-pub use known::{Judged, Known, NO_PATH};
+pub use known::{Judged, Known, Missed, NO_PATH};
 pub use mapping::Filtering;
 pub use ports::{Exhausted, Range};
 pub use refragment::{blank_uncopied_options, refragment};

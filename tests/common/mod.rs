@@ -7,6 +7,7 @@
 pub mod check;
 pub mod conversation;
 pub mod frames;
+pub mod lockstep;
 pub mod mutate;
 pub mod uplink;
 pub mod watch;

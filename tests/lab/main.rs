@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use tidegate::lab::privilege;
 
@@ -18,6 +19,9 @@ mod trials;
 use trials::Trials;
 
 type Outcome = Result<(), Box<dyn Error>>;
+
+/// Longer than anything takes that will happen, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a test needs besides namespaces.
 #[derive(Copy, Clone, PartialEq, Eq)]
