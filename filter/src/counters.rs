@@ -76,12 +76,6 @@ impl Counters {
             mine.bytes = mine.bytes.wrapping_add(theirs.bytes);
         }
     }
-
-    /// Takes all counts out and leaves zeros, so that a worker can hand over what it gathered.
-    pub fn take(&mut self) -> Self {
-        let zero = Self::zero(self.0.len());
-        std::mem::replace(self, zero)
-    }
 }
 
 /// What becomes of one place when rules change.

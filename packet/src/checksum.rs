@@ -4,7 +4,7 @@
 //! a header. A *partial* field (what Linux calls `CHECKSUM_PARTIAL`) holds the folded sum of the
 //! pseudo-header, not complemented: the sender's device was to finish it.
 
-use crate::{Addr, Family, be16, put16};
+use crate::{Addr, be16, put16};
 
 /// How a transport checksum field has to be treated.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -174,14 +174,6 @@ pub fn complete_partial(bytes: &mut [u8], start: usize, offset: usize) -> bool {
     // UDP spells a computed zero as all ones (RFC 768); for TCP both mean the same.
     put16(bytes, start + offset, if sum == 0 { 0xffff } else { sum });
     true
-}
-
-/// The length of the pseudo-header's family-dependent part, for callers that lay one out.
-pub const fn pseudo_len(family: Family) -> usize {
-    match family {
-        Family::V4 => 12,
-        Family::V6 => 40,
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! IPv6 headers and the chain of extension headers (RFC 8200).
 
 use crate::protocol::{AH, DSTOPTS, FRAGMENT, HOPOPTS, NO_NEXT, ROUTING};
-use crate::{Addr, be16, be32};
+use crate::{Addr, be16};
 
 /// Length of the fixed header.
 pub const HEADER_LEN: usize = 40;
@@ -22,10 +22,6 @@ impl<'a> Header<'a> {
     /// Traffic class: DSCP and ECN.
     pub fn traffic_class(&self) -> u8 {
         self.0[0] << 4 | self.0[1] >> 4
-    }
-    /// Flow label.
-    pub fn flow_label(&self) -> u32 {
-        be32(self.0, 0) & 0x000f_ffff
     }
     /// Length of everything after the fixed header.
     pub fn payload_len(&self) -> u16 {

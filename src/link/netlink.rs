@@ -18,7 +18,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sched::{CloneFlags, setns};
@@ -271,20 +271,6 @@ impl Netlink {
     ) -> io::Result<()> {
         let message = route_message(to, via, device, metric);
         self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
-    }
-
-    /// Removes a route of the main table.
-    pub fn delete_route(
-        &mut self,
-        to: Prefix,
-        via: Option<Addr>,
-        device: Option<u32>,
-        metric: Option<u32>,
-    ) -> io::Result<()> {
-        let mut message = route_message(to, via, device, metric);
-        message.header.scope = RouteScope::NoWhere;
-        message.header.protocol = RouteProtocol::Unspec;
-        self.request(RouteNetlinkMessage::DelRoute(message), 0)
     }
 
     /// Adds or replaces a neighbour entry that never expires.
