@@ -196,4 +196,10 @@ impl Forwarder for InMemory {
             (leased.paused, leased.flow.windows) = (false, windows);
         }
     }
+
+    fn prolong(&self, number: u32, until: Instant) {
+        if let Some(leased) = self.flows().get_mut(&number) {
+            leased.flow.until = until;
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Established flows that the kernel forwards by the gateway's order: nothing shows but the speed.
 
 use std::io::{Read, Write};
-use std::net::UdpSocket;
+use std::net::{Shutdown, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -25,6 +25,7 @@ impl Echo {
         let stream = client.run(|| tcp::connect(None, at(to), DEADLINE));
         let mut stream = stream.map_err(|e| e.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let ending = stream.try_clone()?;
         let echo = Self { rounds: AtomicU64::new(0), stop: AtomicBool::new(false) };
         thread::scope(|s| {
             let traffic = s.spawn(|| -> std::io::Result<()> {
@@ -43,8 +44,10 @@ impl Echo {
             let result = test(&echo);
             echo.stop.store(true, Ordering::Relaxed);
             match result {
-                // What the stream then meets isn't of interest.
-                Err(error) => Err(error),
+                // What the stream then meets isn't of interest, nor waited for.
+                Err(error) => {
+                    ending.shutdown(Shutdown::Both).map_or_else(|e| Err(e.into()), |()| Err(error))
+                }
                 Ok(()) => match traffic.join() {
                     Ok(told) => told.map_err(Into::into),
                     Err(_) => Err("the traffic panicked".into()),
