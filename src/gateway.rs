@@ -5,31 +5,58 @@ use crate::engine::{
     TOGETHER, lock,
 };
 use crate::io::{Frame, Receive};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tidegate_nat::{Event, ExpectationEvent, Sought, Stats, Tuple};
 use tidegate_packet::Instant;
 
-/// What packets have at least to themselves between two steps of something long.
-const TURN: Duration = Duration::from_micros(200);
+/// How often and for how long something long waits for those who want the engine between two steps.
+const TURNS: usize = 10;
+const TURN: Duration = Duration::from_micros(50);
 
 /// All of a gateway's state, to be shared by threads.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    engine: Arc<Mutex<Engine>>,
+    engine: Arc<Contended>,
     shards: Shards,
+}
+
+/// The engine behind its lock, and how many wait for that. The lock is nobody's turn: who takes it again
+/// and again would always have it before those who have to be woken.
+#[derive(Debug)]
+struct Contended {
+    engine: Mutex<Engine>,
+    waiting: AtomicUsize,
+}
+
+impl Contended {
+    fn new(engine: Engine) -> Arc<Self> {
+        Arc::new(Self { engine: Mutex::new(engine), waiting: AtomicUsize::new(0) })
+    }
+
+    #[inline]
+    fn lock(&self) -> MutexGuard<'_, Engine> {
+        if let Ok(engine) = self.engine.try_lock() {
+            return engine;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let engine = lock(&self.engine);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        engine
+    }
 }
 
 impl Gateway {
     /// The engine with this many empty shards.
     pub fn new(mut engine: Engine, shards: usize) -> Self {
         let shards = engine.divide(shards);
-        Self { engine: Arc::new(Mutex::new(engine)), shards }
+        Self { engine: Contended::new(engine), shards }
     }
 
     /// An engine that has its shards already.
     pub fn of(engine: Engine, shards: Shards) -> Self {
-        Self { engine: Arc::new(Mutex::new(engine)), shards }
+        Self { engine: Contended::new(engine), shards }
     }
 
     /// How many shards there are.
@@ -39,7 +66,18 @@ impl Gateway {
 
     /// The engine: rules, interfaces, neighbours, and no connections.
     pub fn engine(&self) -> MutexGuard<'_, Engine> {
-        lock(&self.engine)
+        self.engine.lock()
+    }
+
+    /// For whoever does something long in steps, between two of them: those who wait for the engine have
+    /// it first.
+    pub fn give_way(&self) {
+        for _ in 0..TURNS {
+            if self.engine.waiting.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            std::thread::sleep(TURN);
+        }
     }
 
     /// The same, with all that packets have counted in the rules' counters.
@@ -121,8 +159,7 @@ impl Gateway {
             engine.is_behind()
         };
         while step() {
-            // Whoever waits for the lock gets it.
-            std::thread::sleep(TURN);
+            self.give_way();
         }
     }
 
@@ -306,7 +343,7 @@ impl Burst<'_> {
             self.news = self.has_news();
             // Nobody waits for the engine who holds a shard.
             self.held = Held::Nothing;
-            let mut engine = lock(&self.gateway.engine);
+            let mut engine = self.gateway.engine();
             engine.set_time(self.now, self.unix_nanos);
             self.held = Held::Engine(engine);
         }

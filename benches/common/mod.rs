@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+use std::fmt::Write as _;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -229,4 +230,46 @@ pub fn shuffled(flows: u32) -> impl Iterator<Item = u32> {
         at = (u64::from(at) + 618_033_989) as u32 % flows;
         at
     })
+}
+
+/// So many rules such as people have: three quarters in filter, with chains, the rest in nat.
+pub fn many_rules(count: usize) -> String {
+    let mut text = String::from("*filter\n");
+    for chain in 0..16 {
+        let _ = writeln!(text, ":chain{chain} - [0:0]");
+    }
+    let filter = count * 3 / 4;
+    for i in 0..filter {
+        let addr = format!("10.{}.{}.{}", i >> 16 & 255, i >> 8 & 255, i & 255);
+        let (chain, port) = (i % 16, i % 65535 + 1);
+        let _ = match i % 4 {
+            0 => writeln!(
+                text,
+                "-A FORWARD -s {addr}/32 -i lan0 -p tcp -m tcp --dport {port} -j ACCEPT"
+            ),
+            1 => {
+                writeln!(text, "-A FORWARD -d {addr}/32 -m conntrack --ctstate NEW -j chain{chain}")
+            }
+            2 => writeln!(
+                text,
+                "-A chain{chain} -s {addr}/32 -p udp -m multiport --dports 53,{port} -j DROP"
+            ),
+            _ => writeln!(
+                text,
+                "-A chain{chain} -d {addr}/32 -m comment --comment \"rule {i}\" -j RETURN"
+            ),
+        };
+    }
+    text.push_str("COMMIT\n*nat\n");
+    for i in filter..count {
+        let _ = writeln!(
+            text,
+            "-A PREROUTING -d 203.0.113.1/32 -p tcp -m tcp --dport {} -j DNAT --to-destination 10.0.{}.{}:80",
+            i % 65535 + 1,
+            i >> 8 & 255,
+            i & 255
+        );
+    }
+    text.push_str("COMMIT\n");
+    text
 }

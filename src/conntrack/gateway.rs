@@ -155,6 +155,7 @@ fn walk(
             table.page(first, SLICE, moment.now, |id, conn| copies.push((id, conn.clone())));
             table.places()
         });
+        gateway.give_way();
         let meant = copies.drain(..).filter_map(|(id, conn)| {
             let entry = Entry::of(id, &conn, moment);
             filter.fits(&entry).then_some((id, entry))
@@ -199,6 +200,7 @@ fn act(
                 act_on(engine.conntrack_mut(), some, action, moment, &mut done)
             })
         })?;
+        gateway.give_way();
     }
     Ok(done)
 }

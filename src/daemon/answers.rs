@@ -66,10 +66,10 @@ impl Handler for Control {
 
     fn rules(&self, family: Family) -> String {
         let stamp = crate::ctime::now();
-        let engine = self.gateway.settled();
-        let rules = engine.rules_in_force();
+        // Printed while packets pass.
+        let (rules, counters) = self.gateway.settled().rules_in_force().snapshot(family);
         let style = SaveStyle { stamp: &stamp, rule_counters: true };
-        rules.of(family).save(Some(rules.counters(family)), style)
+        rules.save(Some(&counters), style)
     }
 
     fn call(&self, program: control::Program, family: Family, args: &[String], input: &str) -> Ran {

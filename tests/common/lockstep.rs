@@ -21,6 +21,8 @@ use tidegate_packet::{Addr, Family, Instant, protocol, tcp};
 
 /// Steps of a walk.
 const STEPS: usize = 160;
+/// Time that a walk takes at most.
+const TIME: Duration = Duration::from_secs(300);
 const SETS: &str = "create blocked hash:ip\n";
 const FILTER: &str = "*filter\n:FORWARD DROP\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
     -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
@@ -116,6 +118,8 @@ struct Walk<'a> {
     sims: Vec<(Sim, Sets)>,
     flows: Vec<Flow>,
     uplink: bool,
+    /// That may pass still: a tick costs as much as a packet.
+    time: Duration,
 }
 
 /// Plays a walk; where gateways differ is said. How many packets have gone the short way in one that has
@@ -131,7 +135,7 @@ pub fn play(data: &[u8]) -> Result<[u64; 2], String> {
         ..page_with_neighbours()
     };
     let sims = KINDS.map(|kind| gateway(&config, kind)).into_iter().collect::<Result<_, _>>()?;
-    let mut walk = Walk { input, sims, flows: flows(), uplink: true };
+    let mut walk = Walk { input, sims, flows: flows(), uplink: true, time: TIME };
     for n in 0..STEPS {
         if walk.input.0.is_empty() {
             break;
@@ -174,7 +178,9 @@ impl Walk<'_> {
             21..=23 => self.is_damaged(),
             24 => {
                 let millis = self.input.of(&[1, 100, 1100, 2500, 11_000, 31_000, 121_000]);
-                self.advance(Duration::from_millis(millis))
+                let by = Duration::from_millis(millis).min(self.time);
+                self.time -= by;
+                self.advance(by)
             }
             25 | 26 => self.command(),
             27 => self.set(),

@@ -233,6 +233,27 @@ fn copy(
     n
 }
 
+/// Sends until something that passes `wanted` arrives, and gives what has. A processor has one queue for
+/// all namespaces, and loses what comes while somebody floods it.
+pub fn arrives(
+    device: &mut dyn Receive,
+    mut send: impl FnMut(),
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Vec<Vec<u8>> {
+    let (mut found, mut sent) = (Vec::new(), None);
+    wait_for("a frame", || {
+        if sent.is_none_or(|at: Instant| at.elapsed() > Duration::from_secs(5)) {
+            send();
+            sent = Some(Instant::now());
+        }
+        let n = device.receive().expect("receiving");
+        found.extend((0..n).map(|i| device.frame(i).bytes().to_vec()).filter(|b| wanted(b)));
+        device.release();
+        (!found.is_empty()).then_some(())
+    });
+    found
+}
+
 /// Reads so many frames that pass `wanted`, with their metadata.
 pub fn collect(
     device: &mut dyn Receive,

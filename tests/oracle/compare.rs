@@ -33,6 +33,8 @@ struct Comparison<'a> {
     known: BTreeSet<u16>,
     /// How far the second side's sequence numbers of cookies are from the first side's.
     cookie: Option<u32>,
+    /// Seconds that went by on one side alone.
+    late: u64,
     injected: Vec<(u16, u8)>,
     case: &'a Case,
     names: Names,
@@ -52,6 +54,7 @@ pub fn compare(case: &Case, names: Names, a: &Transcript, b: &Transcript) -> Str
         known: a.known.clone(),
         cookie: None,
         injected,
+        late: a.late.max(b.late),
         case,
         names,
     };
@@ -206,7 +209,7 @@ impl Comparison<'_> {
         let (right, right_times) = connections::masked(right, known);
         let mut report = self.lines("connections", &left, &right);
         if left == right {
-            report.push_str(&connections::late(&left, &left_times, &right_times));
+            report.push_str(&connections::late(&left, &left_times, &right_times, self.late));
         }
         report
     }

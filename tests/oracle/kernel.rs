@@ -5,7 +5,7 @@
 //! returns (`tun_get_user` calls `netif_receive_skb`), and what the stack sends waits in the other
 //! descriptors by then. So nothing has to be waited for, and nothing is lost or late.
 
-use crate::case::{Case, Settings};
+use crate::case::{Action, Case, Settings};
 use crate::side::{Side, Transcript, counted, entries, play};
 use crate::topology::Topology;
 use nix::sched::{CloneFlags, unshare};
@@ -85,11 +85,17 @@ pub fn transcript(case: &Case, connections: bool) -> Result<Transcript, String> 
     std::thread::spawn(move || {
         let topology = Topology::new(&case.settings);
         let mut kernel = Kernel::new(&topology, &case.settings)?;
+        let began = std::time::Instant::now();
         let mut transcript = play(&case, &topology, &mut kernel)?;
         transcript.counters = kernel.counters();
         if connections {
             transcript.connections = kernel.connections();
         }
+        let waits = case.steps.iter().map(|step| match step.action {
+            Action::Wait(time) => time,
+            _ => Duration::ZERO,
+        });
+        transcript.late = began.elapsed().saturating_sub(waits.sum()).as_secs();
         Ok(transcript)
     })
     .join()

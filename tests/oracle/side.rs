@@ -53,6 +53,8 @@ pub struct Transcript {
     pub counters: Option<Vec<String>>,
     /// Connections afterwards.
     pub connections: Option<Vec<String>>,
+    /// Seconds that went by on a real clock, beyond those that the case waits.
+    pub late: u64,
 }
 
 /// Plays `case` on `side`.
