@@ -269,6 +269,8 @@ impl Burst<'_> {
                 fate
             }
         };
+        // What was found out about this frame is of no use for the next.
+        at_hand.missed = None;
         self.at_hand = at_hand;
         fate
     }

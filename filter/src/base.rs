@@ -74,6 +74,13 @@ pub(crate) struct Protocol {
     pub inverted: bool,
 }
 
+impl Protocol {
+    #[inline]
+    pub fn matches(self, number: u8) -> bool {
+        (self.number == number) != self.inverted
+    }
+}
+
 /// The base matches of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Base {
@@ -116,7 +123,7 @@ impl Base {
 
     pub fn matches(&self, query: &Query<'_>) -> bool {
         let packet = query.packet;
-        self.protocol.is_none_or(|p| (p.number == packet.protocol) != p.inverted)
+        self.protocol.is_none_or(|p| p.matches(packet.protocol))
             && (self.anywhere
                 || self.source.matches(packet.src) && self.destination.matches(packet.dst))
             && self.input.as_ref().is_none_or(|i| i.matches(query.input))

@@ -12,9 +12,10 @@ use crate::counters::Counters;
 use crate::edit::Edit;
 use crate::effects::{Effects, NoEffects, TraceRecord, TraceStep};
 use crate::extension::{Context, Match, Next, Target};
+use crate::gate::Entrance;
 use crate::memory::Memory;
 use crate::query::{CtState, Hook, Query, TableName};
-use crate::ruleset::{Action, Builtin, Chain, Content, Policy, Rule, Ruleset, Table};
+use crate::ruleset::{Action, Builtin, Chain, Content, Rule, Ruleset, Table};
 use crate::trail::{Observer, Trail};
 use crate::verdict::{NatAction, Verdict};
 
@@ -49,7 +50,7 @@ pub enum Step {
 impl Ruleset {
     /// Begins a packet's walk. A table that isn't loaded accepts.
     pub fn walk(&self, table: TableName, hook: Hook) -> Walk<'_> {
-        Walk::new(self.table(table), hook)
+        Walk::new(self.entrance(table, hook), hook)
     }
 
     /// The same, asking one rule after the other: what a walk has to agree with.
@@ -100,9 +101,9 @@ impl Ruleset {
     }
 
     fn first_packet(&self, hook: Hook, query: &Query<'_>, memory: &Memory) -> Option<Verdict> {
-        let table = self.table(TableName::Nat)?;
+        self.table(TableName::Nat)?;
         let query = Query { state: CtState::New, connection: None, ..*query };
-        let mut walk = Walk::new(Some(table), hook);
+        let mut walk = self.walk(TableName::Nat, hook);
         loop {
             match walk.leg(&query, None, memory, &mut NoEffects, &mut ()) {
                 Step::Done(verdict) => return Some(verdict),
@@ -113,16 +114,12 @@ impl Ruleset {
 }
 
 impl<'r> Walk<'r> {
-    fn new(table: Option<&'r Table>, hook: Hook) -> Self {
-        let start = table.and_then(|table| {
-            let at = table.builtin_at(hook)?;
-            let chain = &table.chains[at];
-            Some((table, chain.builtin?, Place { chain: at, next: 0 }))
-        });
+    #[inline]
+    pub(crate) fn new(entrance: Option<Entrance<'r>>, hook: Hook) -> Self {
         Self {
-            at: start.map(|(table, builtin, _)| (table, builtin)),
+            at: entrance.map(|entrance| (entrance.table, entrance.builtin)),
             hook,
-            place: start.map(|(.., place)| place).unwrap_or_default(),
+            place: Place { chain: entrance.map_or(0, |entrance| entrance.chain), next: 0 },
             stack: Stack::default(),
             candidates: None,
             plain: false,
@@ -259,10 +256,7 @@ impl<'r> Walk<'r> {
             place.trace_end(table, context, TraceStep::Policy);
         }
         count(builtin.counter, observer);
-        Step::Done(match builtin.policy {
-            Policy::Accept => Verdict::Accept,
-            Policy::Drop => Verdict::Drop,
-        })
+        Step::Done(builtin.policy.into())
     }
 }
 

@@ -16,6 +16,7 @@ mod diagnostic;
 mod edit;
 mod effects;
 mod extension;
+mod gate;
 mod interpret;
 pub mod labels;
 mod lex;
@@ -44,12 +45,13 @@ pub use effects::{
     AuditRecord, Effects, LogFlags, LogRecord, MssClamp, NflogRecord, NoEffects, TraceRecord,
     TraceStep,
 };
+pub use gate::Entrance;
 pub use interpret::{Step, Walk};
 pub use load::{Loaded, Source, guess_family, load, load_with};
 pub use memory::Memory;
 pub use print::SaveStyle;
 pub use query::*;
-pub use ruleset::Ruleset;
+pub use ruleset::{Policy, Ruleset};
 pub use sets::Sets;
 pub use tracking::{Helper, Tracking, Zone};
 pub use trail::Trail;

@@ -11,8 +11,10 @@ use crate::base::Base;
 use crate::classify::Classifier;
 use crate::counters::{Counters, Places};
 use crate::extension::{Match, MatchSpec, Target, TargetSpec};
+use crate::gate::Gate;
 use crate::query::{Hook, TableName};
 use crate::sets::Sets;
+use crate::verdict::Verdict;
 
 /// All tables of one family. Only validation makes one, so whoever holds it holds rules that can be
 /// honoured.
@@ -96,6 +98,8 @@ pub(crate) struct Content {
     pub rules: Vec<Rule>,
     /// Finds the rules that a packet can match, where there are many.
     pub classifier: Option<Classifier>,
+    /// Tells packets that no rule can match.
+    pub gate: Gate,
     /// The chains that rules lead to, and the first rule to each, in the order of these.
     pub leads: Vec<(usize, usize)>,
     /// Whether a rule is particular about the hooks it can be reached from.
@@ -127,6 +131,7 @@ impl Content {
             Some(base) => Classifier::follow(base.classifier.as_ref(), &base.rules, &rules),
             None => Classifier::new(&rules),
         };
+        this.gate = Gate::new(&rules);
         this.rules = rules;
         this
     }
@@ -149,9 +154,20 @@ pub(crate) struct Builtin {
 
 /// What becomes of a packet that no rule decided about.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Policy {
+pub enum Policy {
+    /// It goes on.
     Accept,
+    /// It is gone.
     Drop,
+}
+
+impl From<Policy> for Verdict {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Accept => Self::Accept,
+            Policy::Drop => Self::Drop,
+        }
+    }
 }
 
 /// A rule. A copy shares its matches and target, and so what they remember (the bucket of a `limit`).

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Seen, query};
+use common::chains::*;
+use common::*;
 use proptest::prelude::*;
 use tidegate_filter::*;
 use tidegate_packet::builder::{self, Ip, Tcp};
@@ -163,64 +164,8 @@ fn packet(family: Family) -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Where a packet's walk leads, what it does on the way and what it counts.
-fn outcome(rules: &Ruleset, packets: &[Vec<u8>], plainly: bool) -> Vec<String> {
-    let (mut counters, memory) = (rules.zero_counters(), Memory::new());
-    let mut told = Vec::new();
-    for (n, bytes) in packets.iter().enumerate() {
-        let input = ["eth0", "eth1", "a-name-of-more-", "eno"][n % 4];
-        let (mut bytes, mut packet) = (bytes.clone(), Parsed::parse(bytes).unwrap());
-        let mut seen = Seen::default();
-        let hook = Hook::Prerouting;
-        let mut walk = match plainly {
-            true => rules.walk_plainly(TableName::Mangle, hook),
-            false => rules.walk(TableName::Mangle, hook),
-        };
-        let verdict = loop {
-            let query = Query { trace: true, input: Some(input), ..query(&packet, &bytes) };
-            match walk.resume(&query, &mut counters, &memory, &mut seen) {
-                Step::Done(verdict) => break verdict,
-                Step::Edit(Edit::Header(edit)) => {
-                    edit.make(&mut packet, &mut bytes, tidegate_packet::checksum::Field::Complete);
-                }
-                Step::Edit(edit) => seen.0.push(format!("{edit:?}")),
-            }
-        };
-        told.push(format!("{verdict:?} {:?}", seen.0));
-    }
-    let style = SaveStyle { stamp: "", rule_counters: true };
-    told.push(rules.save(Some(&counters), style));
-    told
-}
-
-fn loaded(text: &str, family: Family) -> Ruleset {
-    load(Source { name: "rules", text }, family).unwrap().ruleset
-}
-
-fn saved(rules: &Ruleset) -> String {
-    rules.save(None, SaveStyle { stamp: "", rule_counters: false })
-}
-
-/// The rules after these commands, of which some fail.
-fn changed(mut rules: Ruleset, commands: &[String]) -> Ruleset {
-    let family = rules.family();
-    for command in commands {
-        let line = format!("-t mangle {command}");
-        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let call = live::Call {
-            program: live::Program::Iptables,
-            family,
-            args: &args,
-            input: "",
-            stamp: "",
-        };
-        let counters = rules.zero_counters();
-        let answer = live::run(call, live::Present { ruleset: &rules, counters: &counters });
-        if let Some(change) = answer.change {
-            rules = change.ruleset;
-        }
-    }
-    rules
+fn input() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["eth0", "eth1", "a-name-of-more-", "eno"])
 }
 
 fn any_family() -> impl Strategy<Value = Family> {
@@ -239,15 +184,80 @@ proptest! {
 
     #[test]
     fn the_same_rules_are_met((family, text, changes, packets) in any_family().prop_flat_map(|f| {
-        (Just(f), ruleset(f), changes(f), prop::collection::vec(packet(f), 1..12))
+        (Just(f), ruleset(f), changes(f), prop::collection::vec((packet(f), input()), 1..12))
     })) {
-        // `limit` and `nth` remember, so each way has rules of its own.
-        let load = || loaded(&text, family);
-        prop_assert_eq!(outcome(&load(), &packets, false), outcome(&load(), &packets, true));
-        // What was changed in small steps is what a file makes that has it all.
-        let changed = changed(load(), &changes);
-        let anew = loaded(&saved(&changed), family);
-        prop_assert_eq!(outcome(&changed, &packets, false), outcome(&anew, &packets, true));
+        check(&text, family, &changes, &packets);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    /// Who is taken past a chain would have met its policy alone.
+    #[test]
+    fn no_rule_is_passed_by((family, rules, packets) in any_family().prop_flat_map(|f| {
+        let rules = prop::collection::vec(rule(f), 0..4);
+        (Just(f), rules, prop::collection::vec(packet(f), 1..12))
+    })) {
+        let at = (TableName::Mangle, Hook::Prerouting);
+        let rules: String = rules.iter().map(|r| format!("-A PREROUTING{r}\n")).collect();
+        let chains = ":PREROUTING DROP [0:0]\n:one - [0:0]\n:two - [0:0]";
+        let rules = loaded(&format!("*mangle\n{chains}\n{rules}COMMIT\n"), family);
+        for (n, bytes) in packets.iter().enumerate() {
+            let packet = Parsed::parse(bytes).unwrap();
+            let input = [Some("eth0"), Some("eth1"), None][n % 3];
+            let query = Query { input, output: None, ..query(&packet, bytes) };
+            let (mut counters, mut trail) = (rules.zero_counters(), Trail::default());
+            let names = [input, None];
+            let chain = rules.entrance(at.0, at.1).unwrap();
+            let passed = chain.pass_by(&packet, names, &mut counters, Some(&mut trail));
+            let Some(verdict) = passed.map(Verdict::from) else { continue };
+            let (mut walked, mut left) = (rules.zero_counters(), Trail::default());
+            let (mut seen, memory) = (Seen::default(), Memory::new());
+            let mut walk = rules.walk_plainly(at.0, at.1);
+            let step = walk.resume_on_trail(&query, &mut walked, &memory, &mut seen, &mut left);
+            prop_assert_eq!((step, walked, left), (Step::Done(verdict), counters, trail));
+            prop_assert!(seen.0.is_empty());
+        }
+    }
+}
+
+/// Chains are closed to those whom all rules leave alone, and only to those.
+#[test]
+fn whom_chains_are_closed_to() {
+    let packet = builder::udp(
+        Ip::new(Addr::from_v4_bytes([10, 0, 0, 1]), Addr::from_v4_bytes([10, 0, 0, 2]), 17),
+        1,
+        53,
+        b"",
+    );
+    let packet = Parsed::parse(&packet).unwrap();
+    let at = (TableName::Mangle, Hook::Forward);
+    for (rules, closed) in [
+        ("", true),
+        ("-A FORWARD -i wan0", true),
+        ("-A FORWARD -i wan0\n-A FORWARD -i wan+ -p udp", true),
+        ("-A FORWARD ! -i lan0", true),
+        ("-A FORWARD -p tcp", true),
+        ("-A FORWARD ! -p udp\n-A FORWARD -p icmp", true),
+        ("-A FORWARD -o lan0\n-A FORWARD -o eth0", true),
+        ("-A FORWARD -i a\n-A FORWARD -i b\n-A FORWARD -i c\n-A FORWARD -i d", true),
+        // More than are remembered.
+        (
+            "-A FORWARD -i a\n-A FORWARD -i b\n-A FORWARD -i c\n-A FORWARD -i d\n-A FORWARD -i e",
+            false,
+        ),
+        // No kind of thing that each rule wants.
+        ("-A FORWARD -i wan0\n-A FORWARD -p tcp", false),
+        ("-A FORWARD -i wan0\n-A FORWARD -i lan0 -p tcp", false),
+        ("-A FORWARD -p tcp\n-A FORWARD -p udp --dport 1", false),
+        ("-A FORWARD -s 10.9.0.0/16", false),
+    ] {
+        let rules = loaded(&format!("*mangle\n:FORWARD DROP [0:0]\n{rules}\nCOMMIT\n"), Family::V4);
+        let (mut counters, names) = (rules.zero_counters(), [Some("lan0"), Some("wan0")]);
+        let chain = rules.entrance(at.0, at.1).unwrap();
+        let passed = chain.pass_by(&packet, names, &mut counters, None);
+        assert_eq!(passed, closed.then_some(Policy::Drop), "{}", saved(&rules));
+        assert_eq!(counters != rules.zero_counters(), closed);
     }
 }
 
@@ -277,13 +287,13 @@ fn few_rules_are_asked_of_many() {
         ));
         if n % 16 == 0 {
             let ip = Ip::new(Addr::from_v4_bytes(source), Addr::from_v4_bytes(destination), 17);
-            packets.push(builder::udp(ip, 1, (low + len / 2) as u16, b""));
+            packets.push((builder::udp(ip, 1, (low + len / 2) as u16, b""), "eth0"));
         }
     }
     let rules = loaded(&(text + "COMMIT\n"), Family::V4);
     assert!(outcome(&rules, &packets, false) == outcome(&rules, &packets, true));
     let mut most = 0;
-    for bytes in &packets {
+    for (bytes, _) in &packets {
         let packet = Parsed::parse(bytes).unwrap();
         let at = (TableName::Mangle, Hook::Prerouting);
         let asked =

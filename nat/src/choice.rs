@@ -48,9 +48,11 @@ impl Choice<'_> {
     /// the rule or the protocol wants none, or the one that is there can't be used for this flow.
     /// `Some(None)`: there is no port left.
     pub(crate) fn mapped(&mut self, current: &Tuple) -> Option<Option<Tuple>> {
+        let rule = self.range.mapping?;
         // In other zones the same inside end may be another host's.
-        let maps = has_mappings(current.protocol) && self.zones == [0, 0];
-        let rule = self.range.mapping.filter(|_| maps)?;
+        if !has_mappings(current.protocol) || self.zones != [0, 0] {
+            return None;
+        }
         let inside = source(current);
         if let Some(id) = self.table.mappings.of_inside(inside, rule.interface, self.now) {
             let outside = self.table.mappings.get(id)?.outside;
@@ -171,7 +173,13 @@ impl Choice<'_> {
     }
 
     /// Whether an outside end belongs to another inside end.
+    #[inline]
     pub(crate) fn is_reserved(&self, tuple: &Tuple) -> bool {
+        // Most gateways have none.
+        self.table.mappings.len() > 0 && self.is_mapped(tuple)
+    }
+
+    fn is_mapped(&self, tuple: &Tuple) -> bool {
         let mappings = &self.table.mappings;
         let Some(id) = mappings.of_outside(source(tuple), self.now) else { return false };
         let Some(own) = self.conn.reply().inverse() else { return true };
@@ -234,6 +242,9 @@ impl Conntrack {
 
     /// A connection enters the table: its mappings are in use.
     pub(crate) fn hold_mappings(&mut self, conn: &mut Connection) {
+        if conn.mappings() == [mapping::NONE; 2] {
+            return;
+        }
         let peer = peer(conn);
         for (manip, id) in conn.mappings().into_iter().enumerate() {
             if self.mappings.get(id).is_some() {

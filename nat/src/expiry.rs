@@ -62,14 +62,16 @@ impl Wheel {
         self.disarm(slot);
         let tick = tick_after(deadline).max(self.now + 1);
         let ahead = tick - self.now;
-        let level = (0..LEVELS).find(|l| ahead >> (6 * (l + 1)) == 0).unwrap_or(LEVELS - 1);
+        let level = (ahead.ilog2() as usize / 6).min(LEVELS - 1);
         let shift = 6 * level as u32;
         // Beyond the last level: as far as it reaches.
         let place = (tick >> shift)
             .min((self.now >> shift) + BUCKETS as u64 - u64::from(level == LEVELS - 1));
         let index = (place % BUCKETS as u64) as usize;
         let head = self.heads[level][index];
-        self.links.make(page_of(slot), |_| UNLINKED);
+        if self.links.get(slot).is_none() {
+            self.links.make(page_of(slot), |_| UNLINKED);
+        }
         if let Some(link) = self.links.get_mut(slot) {
             *link = Link { next: head, prev: NONE, bucket: (level * BUCKETS + index) as u32 };
         }

@@ -15,7 +15,7 @@ use crate::settings::Settings;
 use crate::slots::{Located, conn_of};
 use crate::table::Conntrack;
 use crate::tracked::{ConnId, Entry, InvalidReason, Role, State, Tracked};
-use crate::{Direction, Tuple, tcp, translate, udp};
+use crate::{Direction, Tuple, early, tcp, translate, udp};
 
 /// Nothing was decided.
 pub const NO_PATH: u32 = 0;
@@ -29,6 +29,16 @@ pub struct Known {
     pub direction: Direction,
     /// What was decided about that direction.
     pub path: u32,
+}
+
+/// What is known of a packet whose connection was sought in vain.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// Its tuple's, outside zones.
+    pub(crate) hash: u64,
+    /// There was nothing under that hash in the table, when it stood at this
+    /// ([`Conntrack::entries_so_far`]).
+    absent: Option<u64>,
 }
 
 /// What has become of a packet of a known connection.
@@ -54,16 +64,35 @@ impl Conntrack {
         plain: &Plain<V6>,
         packet: &[u8],
         now: Instant,
-    ) -> Option<Known> {
+    ) -> Result<Known, Missed> {
+        let hash = sought.hash;
         let entry = match sought.entries[0] {
             // What looks like it is it nearly always.
-            Located::NOWHERE => *self.index.find(sought.hash, |entry| entry.has(sought.hash))?,
+            Located::NOWHERE => match self.index.find(hash, |entry| entry.has(hash)) {
+                Some(entry) => *entry,
+                None => return Err(Missed { hash, absent: Some(self.entries_so_far()) }),
+            },
             guess => guess,
         };
         match self.met(entry, plain, packet, now) {
-            None => self.known_for_certain(sought.hash, *plain, packet, now),
-            known => known,
+            None => self
+                .known_for_certain(hash, *plain, packet, now)
+                .ok_or(Missed { hash, absent: None }),
+            Some(known) => Ok(known),
         }
+    }
+
+    /// Which table it is and how many connections have ever entered it: as long as it stays the same,
+    /// what wasn't there isn't there.
+    #[inline]
+    fn entries_so_far(&self) -> u64 {
+        u64::from(self.number) << 56 | self.entered
+    }
+
+    /// Whether no tuple outside all zones has the hash of a packet's that was missed.
+    #[inline]
+    pub(crate) fn is_absent(&self, missed: Missed) -> bool {
+        missed.absent == Some(self.entries_so_far())
     }
 
     #[cold]
@@ -149,11 +178,7 @@ impl Conntrack {
     ) -> Judged {
         self.mappings.seen = now;
         let verify = verify && self.settings.checksum;
-        let checked = match plain.is_tcp() {
-            true => tcp::check_plain(plain, packet, verify),
-            false => udp::check_plain(plain, packet, verify),
-        };
-        if let Err(reason) = checked {
+        if let Err(reason) = early::check_plain(plain, packet, verify) {
             return self.invalid(reason);
         }
         let mut steady = false;

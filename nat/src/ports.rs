@@ -61,8 +61,7 @@ impl Conntrack {
         let known = loose.is_free(Direction::Reply, self.shared.entered);
         // The null binding leaves what is free as it is.
         if range.is_none() && (manip == Manip::Destination || self.mappings.len() == 0) {
-            let reply = loose.reply();
-            if let Some(hash) = known.or_else(|| self.vacant(&reply, loose.zones(), now)) {
+            if let Some(hash) = known.or_else(|| self.vacant(&loose.reply(), loose.zones(), now)) {
                 loose.free[Direction::Reply.index()] = Some(hash);
                 loose.status.set(Status::done(manip));
                 return Ok(());
@@ -90,11 +89,15 @@ impl Conntrack {
         let chosen = choice.choose(&current).ok_or(Exhausted)?;
         let Some(reply) = chosen.inverse() else { return Ok(()) };
         // A clash of the destination may still be mended by another source port.
-        if manip == Manip::Source && (choice.is_reserved(&chosen) || !choice.is_free(&chosen)) {
+        let known = match choice.known_free(&chosen) {
+            None if manip == Manip::Source && choice.is_free(&chosen) => choice.known_free(&chosen),
+            known => known,
+        };
+        if manip == Manip::Source && (known.is_none() || choice.is_reserved(&chosen)) {
             return Err(Exhausted);
         }
-        let (mapping, known) = (choice.mapping, choice.free.filter(|(tuple, _)| *tuple == chosen));
-        free[Direction::Reply.index()] = known.map(|(_, hash)| hash);
+        let mapping = choice.mapping;
+        free[Direction::Reply.index()] = known;
         *source = choice.source.or(*source);
         if manip == Manip::Source {
             conn.set_mapping(0, mapping);
@@ -108,6 +111,7 @@ impl Conntrack {
     }
 
     /// The hash of a reply tuple, if no connection has it.
+    #[inline]
     fn vacant(&mut self, reply: &Tuple, zones: [u16; 2], now: Instant) -> Option<u64> {
         let (_, hash) = self.hashed(reply);
         let holder = self.holder((reply, hash), zones, Direction::Reply, now);
@@ -235,9 +239,14 @@ impl Choice<'_> {
         taken
     }
 
+    /// The hash of what answers to this tuple look like, if it was found to be free.
+    fn known_free(&self, tuple: &Tuple) -> Option<u64> {
+        self.free.and_then(|(known, hash)| (known == *tuple).then_some(hash))
+    }
+
     /// Whether answers to this tuple belong to no connection.
     fn is_free(&mut self, tuple: &Tuple) -> bool {
-        if self.free.is_some_and(|(known, _)| known == *tuple) {
+        if self.known_free(tuple).is_some() {
             return true;
         }
         let Some(reply) = tuple.inverse() else { return true };

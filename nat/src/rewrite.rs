@@ -46,9 +46,14 @@ pub(crate) fn rewrite(
         addresses.replace_addr(old, new);
     }
     transport(bytes, place, manip, target, addresses)?;
-    bytes[at..at + new.wire().len()].copy_from_slice(new.wire());
-    if place.v4 && !addresses.is_zero() {
-        addresses.update(bytes, place.ip + 10, Field::Complete);
+    match place.v4 {
+        true => {
+            bytes[at..at + 4].copy_from_slice(&new.v4_bytes());
+            if !addresses.is_zero() {
+                addresses.update(bytes, place.ip + 10, Field::Complete);
+            }
+        }
+        false => bytes[at..at + 16].copy_from_slice(&new.octets()),
     }
     Ok(())
 }

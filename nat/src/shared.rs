@@ -299,6 +299,7 @@ impl Conntrack {
     }
 
     /// The connection in any table that has this tuple in a zone: as [`Conntrack::lookup_in`].
+    #[inline]
     pub(crate) fn holder(
         &mut self,
         tuple: (&Tuple, u64),
@@ -310,6 +311,16 @@ impl Conntrack {
         if own.is_some() || !self.shared.is_divided() {
             return own;
         }
+        self.holder_elsewhere(tuple, zones, direction, now)
+    }
+
+    fn holder_elsewhere(
+        &mut self,
+        tuple: (&Tuple, u64),
+        zones: [u16; 2],
+        direction: Direction,
+        now: Instant,
+    ) -> Option<(ConnId, Direction)> {
         let shard = self.registered(tuple.1, zones, zones[direction.index()])?;
         if shard == self.number {
             return None;

@@ -64,17 +64,19 @@ impl Conntrack {
     }
 
     /// As [`Conntrack::find`]; a connection that is found expired is removed.
+    #[inline]
     pub(crate) fn lookup(
         &mut self,
         tuple: (&Tuple, u64),
         zones: [u16; 2],
         now: Instant,
     ) -> Option<(ConnId, Direction)> {
-        let found = self.find_slot(tuple, zones);
+        let found = self.find_slot(tuple, zones)?;
         self.unless_expired(found, now)
     }
 
     /// The same for one direction's zone only, as netfilter asks whether a tuple is taken.
+    #[inline]
     pub(crate) fn lookup_in(
         &mut self,
         tuple: (&Tuple, u64),
@@ -82,16 +84,15 @@ impl Conntrack {
         direction: Direction,
         now: Instant,
     ) -> Option<(ConnId, Direction)> {
-        let found = self.find_hashed(tuple, zones, zones[direction.index()]);
+        let found = self.find_hashed(tuple, zones, zones[direction.index()])?;
         self.unless_expired(found, now)
     }
 
     fn unless_expired(
         &mut self,
-        found: Option<(ConnId, Direction)>,
+        (id, direction): (ConnId, Direction),
         now: Instant,
     ) -> Option<(ConnId, Direction)> {
-        let (id, direction) = found?;
         if self.get(id)?.is_expired(now) {
             self.settle_lease(id.slot, false);
         }
@@ -121,20 +122,21 @@ impl Conntrack {
             .map(|way| self.key.zoned(&conn.tuple(way), zones[way.index()]))
     }
 
-    pub(crate) fn insert(&mut self, conn: Connection) -> ConnId {
+    pub(crate) fn insert(&mut self, mut conn: Connection) -> ConnId {
         let hashes = self.hashes(&conn);
-        self.enter(conn, hashes, None)
+        self.enter(&mut conn, hashes, None)
     }
 
     /// The same with the hashes of its tuples in their zones, and of its source if that is known.
+    /// The connection is taken out of where it is.
     pub(crate) fn enter(
         &mut self,
-        mut conn: Connection,
+        conn: &mut Connection,
         hashes: [u64; 2],
         source: Option<u64>,
     ) -> ConnId {
-        debug_assert_eq!(hashes, self.hashes(&conn));
-        self.hold_mappings(&mut conn);
+        debug_assert_eq!(hashes, self.hashes(conn));
+        self.hold_mappings(conn);
         // Where its source is found, if it is translated.
         let source = conn.status.has(Status::SNAT).then(|| {
             let tuple = conn.original();
@@ -142,9 +144,10 @@ impl Conntrack {
             debug_assert_eq!(hash, self.key.source(&tuple));
             (tuple, hash)
         });
-        self.shared.enter(&mut conn, hashes, source.map(|(_, hash)| hash), self.number);
+        self.shared.enter(conn, hashes, source.map(|(_, hash)| hash), self.number);
+        self.entered += 1;
         let deadline = conn.deadline;
-        let id = self.slots.put(conn);
+        let id = self.slots.put(conn.take_out());
         let slot = id.slot;
         self.wheel.arm(slot, deadline);
         for (way, hash) in WAYS.into_iter().zip(hashes) {

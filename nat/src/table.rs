@@ -9,6 +9,7 @@ use crate::expiry::Wheel;
 use crate::extra::Template;
 use crate::hash::{HashKey, in_zone};
 use crate::index::Index;
+use crate::known::Missed;
 use crate::lease::Leases;
 use crate::mapping::Mappings;
 use crate::sctp::SctpTrack;
@@ -40,6 +41,8 @@ pub struct Conntrack {
     pub(crate) shared: Box<Shared>,
     /// Which shard's it is.
     pub(crate) number: u8,
+    /// How many connections have ever entered it.
+    pub(crate) entered: u64,
     pub(crate) sweep: Sweep,
     /// Memory for the next new connection.
     spare: Option<Box<Loose>>,
@@ -72,6 +75,7 @@ impl Conntrack {
             expectations: Box::default(),
             shared: Box::default(),
             number,
+            entered: 0,
             sweep: Sweep::default(),
             spare: None,
             victim: 0,
@@ -97,19 +101,22 @@ impl Conntrack {
     /// `bytes` starts at the IP header. `verify` says that nobody has looked at the transport
     /// checksum (never for partial fields, never at OUTPUT).
     pub fn track(&mut self, packet: &Parsed, bytes: &[u8], verify: bool, now: Instant) -> Tracked {
-        self.track_as(&Template::default(), packet, bytes, verify, now)
+        self.track_as(&Template::default(), None, packet, bytes, verify, now)
     }
 
-    /// The same for a packet that a `CT` rule has met.
+    /// The same for a packet that a `CT` rule has met, or that was sought already ([`Conntrack::known`])
+    /// and has still the same addresses and ports.
     pub fn track_as(
         &mut self,
         template: &Template,
+        missed: Option<Missed>,
         packet: &Parsed,
         bytes: &[u8],
         verify: bool,
         now: Instant,
     ) -> Tracked {
-        match self.try_track(template, packet, bytes, verify && self.settings.checksum, now) {
+        match self.try_track(template, missed, packet, bytes, verify && self.settings.checksum, now)
+        {
             Ok(tracked) => tracked,
             Err(reason) => {
                 let icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
@@ -122,6 +129,7 @@ impl Conntrack {
     fn try_track(
         &mut self,
         template: &Template,
+        missed: Option<Missed>,
         packet: &Parsed,
         bytes: &[u8],
         verify: bool,
@@ -152,8 +160,12 @@ impl Conntrack {
         }
         let mut tuple = Tuple::of(packet, segment).ok_or(InvalidReason::Malformed)?;
         self.complete(&mut tuple, segment);
-        let hash = self.key.tuple(&tuple);
-        if let Some((id, direction)) = self.lookup((&tuple, hash), template.zones, now)
+        let hash = missed.map_or_else(|| self.key.tuple(&tuple), |missed| missed.hash);
+        debug_assert_eq!(hash, self.key.tuple(&tuple));
+        let absent =
+            template.zones == [0; 2] && missed.is_some_and(|missed| self.is_absent(missed));
+        if !absent
+            && let Some((id, direction)) = self.lookup((&tuple, hash), template.zones, now)
             && let Some(tracked) =
                 self.packet_of(id, direction, packet.transport, packet.len, segment, now)?
         {
@@ -283,13 +295,14 @@ impl Conntrack {
 
     /// A connection that goes with its packet, in the memory that the one before has left.
     fn loose(&mut self, conn: Connection, free: [Option<u64>; 2]) -> Box<Loose> {
-        let loose = Loose { conn, free, entered: self.shared.entered, source: None };
+        let (entered, source) = (self.shared.entered, None);
         match self.spare.take() {
             Some(mut place) => {
-                *place = loose;
+                place.conn = conn;
+                (place.free, place.entered, place.source) = (free, entered, source);
                 place
             }
-            None => Box::new(loose),
+            None => Box::new(Loose { conn, free, entered, source }),
         }
     }
 
@@ -460,7 +473,7 @@ impl Conntrack {
         loose.status.set(Status::CONFIRMED);
         loose.deadline = now + (loose.deadline - Instant::ZERO);
         loose.start(now);
-        let id = self.enter(loose.conn.take_out(), hashes, loose.source);
+        let id = self.enter(&mut loose.conn, hashes, loose.source);
         self.spare = Some(loose);
         if self.events.wanted()
             && let Some(conn) = conn_of(&mut self.slots, id)

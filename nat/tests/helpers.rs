@@ -35,7 +35,7 @@ impl Gateway {
         let mut packet = Parsed::parse(&room).map_err(|e| e.to_string())?;
         let helper = helped.then_some(self.helper);
         let template = Template { helper, ..Template::default() };
-        let mut tracked = self.table.track_as(&template, &packet, &room, true, self.now);
+        let mut tracked = self.table.track_as(&template, None, &packet, &room, true, self.now);
         for (manip, range) in [(Manip::Destination, None), (Manip::Source, Some(to(OUTSIDE)))] {
             let range = range.filter(|_| self.masquerade && packet.src == addr(CLIENT));
             if self.table.needs_nat(&tracked, manip) {
@@ -195,7 +195,7 @@ fn zones_are_apart() {
     let answered = Parsed::parse(&answer).unwrap();
     for zones in [[0, 0], [3, 3], [3, 0], [0, 4]] {
         let template = Template { zones, ..Template::default() };
-        let mut tracked = table.track_as(&template, &packet, &bytes, true, now);
+        let mut tracked = table.track_as(&template, None, &packet, &bytes, true, now);
         assert_eq!(tracked.state(), State::New, "{zones:?}");
         // The direction of a packet without a connection is the original one, and its zone alone
         // decides whether the connection is there already.
@@ -206,7 +206,7 @@ fn zones_are_apart() {
         [([3, 3], State::Established), ([0, 0], State::Established), ([5, 5], State::New)]
     {
         let template = Template { zones, ..Template::default() };
-        assert_eq!(table.track_as(&template, &answered, &answer, true, now).state(), want);
+        assert_eq!(table.track_as(&template, None, &answered, &answer, true, now).state(), want);
     }
     assert!(table.find_in(&table.iter().next().unwrap().1.original(), [3, 3], now).is_some());
 }

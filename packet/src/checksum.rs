@@ -75,8 +75,12 @@ pub fn of(bytes: &[u8]) -> u16 {
 /// The sum of the pseudo-header of a transport protocol (RFC 9293 section 3.1, RFC 8200 section
 /// 8.1). `len` is the length of transport header and payload.
 pub fn pseudo_header(src: Addr, dst: Addr, protocol: u8, len: u32) -> u64 {
-    // Folded: the addresses of a packet may add up to all ones, with no room for what comes to them.
-    let sum = u64::from(fold(add(add(0, src.wire()), dst.wire())));
+    let sum = match src.is_v4() && dst.is_v4() {
+        true => u64::from(src.v4_u32()) + u64::from(dst.v4_u32()),
+        // Folded: the addresses of a packet may add up to all ones, with no room for what comes to
+        // them.
+        false => u64::from(fold(add(add(0, src.wire()), dst.wire()))),
+    };
     sum + u64::from(protocol) + u64::from(len >> 16) + u64::from(len & 0xffff)
 }
 
@@ -118,7 +122,10 @@ impl Delta {
     /// Records that address `old` became `new` (of the same family).
     #[inline]
     pub fn replace_addr(&mut self, old: Addr, new: Addr) {
-        self.replace(old.wire(), new.wire());
+        match old.is_v4() {
+            true => self.replace32(old.v4_u32(), new.v4_u32()),
+            false => self.replace(&old.octets(), &new.octets()),
+        }
     }
 
     /// Adds another delta to this one.

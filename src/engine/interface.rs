@@ -62,14 +62,18 @@ impl Interface {
     /// the common cases of RFC 6724 choose it: on the next hop's network if there is one, else
     /// the first; IPv6 link-local only towards link-local.
     pub fn source_address(&self, towards: Addr) -> Option<Addr> {
-        let family = towards.family();
-        let mut candidates = self
-            .addresses
-            .iter()
-            .filter(|p| p.addr().family() == family)
-            .filter(|p| p.addr().is_v6_link_local() == towards.is_v6_link_local());
-        let first = candidates.clone().next();
-        candidates.find(|p| p.contains(towards)).or(first).map(Prefix::addr)
+        let fits = |addr: Addr| {
+            addr.family() == towards.family()
+                && addr.is_v6_link_local() == towards.is_v6_link_local()
+        };
+        let mut first = None;
+        for prefix in self.addresses.iter().filter(|p| fits(p.addr())) {
+            if prefix.contains(towards) {
+                return Some(prefix.addr());
+            }
+            first = first.or(Some(prefix.addr()));
+        }
+        first
     }
 
     /// The first global address of a family.

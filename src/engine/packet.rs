@@ -43,12 +43,14 @@ pub struct Packet<'a> {
 
 impl<'a> Packet<'a> {
     /// Decodes the packet that starts at `l3` in the slot and cuts link padding off.
+    #[inline]
     pub fn decode(frame: Frame<'a>, l3: usize) -> Result<Self, ParseError> {
         let parsed = Parsed::parse(&frame.slot[l3..frame.meta.end])?;
         frame.meta.end = l3 + parsed.len as usize;
         Ok(Self::new(frame, l3, parsed))
     }
 
+    #[inline]
     fn new(frame: Frame<'a>, l3: usize, parsed: Parsed) -> Self {
         Self {
             frame,

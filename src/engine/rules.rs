@@ -10,14 +10,16 @@ use std::ops::Deref;
 use std::sync::Arc;
 use tidegate_filter as filter;
 use tidegate_filter::live::Change;
-use tidegate_filter::{Edit, Hook, LogRecord, Query, Ruleset, Step, TableName, Verdict};
+use tidegate_filter::{
+    Edit, Hook, LogRecord, Policy, Query, Ruleset, Step, TableName, Trail, Verdict,
+};
 use tidegate_nat as nat;
 use tidegate_packet::{Addr, Family};
 
 impl Engine {
     /// Runs one table's chain at a hook. Marks and edits are made on the packet; an error is its
     /// end, and a rejected packet's answer has been queued.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn rules(
         &mut self,
         table: TableName,
@@ -25,9 +27,19 @@ impl Engine {
         packet: &mut Packet<'_>,
         output: Option<InterfaceId>,
     ) -> Result<(), Drop> {
-        if !self.policy.has_chain(packet.parsed.family, table, hook) {
-            return Ok(());
+        match self.policy.has_chain(packet.parsed.family, table, hook) {
+            true => self.run(table, hook, packet, output),
+            false => Ok(()),
         }
+    }
+
+    fn run(
+        &mut self,
+        table: TableName,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        output: Option<InterfaceId>,
+    ) -> Result<(), Drop> {
         match self.evaluate(table, hook, packet, output) {
             Verdict::Accept => Ok(()),
             Verdict::Drop => Err(Drop::RuleDrop),
@@ -66,9 +78,31 @@ impl Engine {
             ..
         } = self;
         let mut trail = at_hand.is_deciding().then_some(&mut at_hand.trail);
+        // The nat table isn't asked about the packets that follow.
+        if table == TableName::Nat
+            && let Some(trail) = &mut trail
+        {
+            trail.lose();
+        }
         let RulesInForce { rulesets, counters, memory, .. } = rules;
         let family = packet.parsed.family as usize;
-        let mut walk = rulesets[family].walk(table, hook);
+        let counters = &mut counters[family];
+        let Some(chain) = rulesets[family].entrance(table, hook) else { return Verdict::Accept };
+        let name = |id: Option<InterfaceId>| Some(interfaces.get(id?).name.as_str());
+        let (input, output_name) = (name(packet.input), name(output));
+        if !packet.trace {
+            let names = [input, output_name];
+            let passed = chain.pass_by(&packet.parsed, names, counters, trail.as_deref_mut());
+            match passed {
+                Some(Policy::Accept) => return Verdict::Accept,
+                Some(Policy::Drop) => {
+                    trail.into_iter().for_each(Trail::lose);
+                    return Verdict::Drop;
+                }
+                None => {}
+            }
+        }
+        let mut walk = chain.walk();
         let mut reports =
             Reports { log, listened, copies, mark: None, labels: 0, copied: packet.copied };
         let verdict = loop {
@@ -79,8 +113,8 @@ impl Engine {
             let query = Query {
                 packet: &packet.parsed,
                 bytes: packet.bytes(),
-                input: packet.input.map(|id| interfaces.get(id).name.as_str()),
-                output: output.map(|id| interfaces.get(id).name.as_str()),
+                input,
+                output: output_name,
                 port: packet.port.and_then(|port| interfaces.bridge_port_name(port)),
                 link: packet.link,
                 state: state_of(packet),
@@ -93,7 +127,6 @@ impl Engine {
                 cpu: 0,
                 gateway: &view,
             };
-            let counters = &mut counters[family];
             let step = match &mut trail {
                 None => walk.resume(&query, counters, memory, &mut reports),
                 Some(trail) => walk.resume_on_trail(&query, counters, memory, &mut reports, trail),
@@ -101,16 +134,16 @@ impl Engine {
             match step {
                 Step::Done(verdict) => break verdict,
                 Step::Edit(edit) => {
+                    // It may get other addresses.
+                    at_hand.missed = None;
                     let mtu = || smallest_mtu(interfaces, routes, packet, output);
                     let mtu = if matches!(edit, Edit::Mss(_)) { mtu() } else { 0 };
                     make(edit, packet, conntrack, mtu);
                 }
             }
         };
-        // The nat table isn't asked about the packets that follow.
-        if let Some(trail) = trail.filter(|_| verdict != Verdict::Accept || table == TableName::Nat)
-        {
-            trail.lose();
+        if verdict != Verdict::Accept {
+            trail.into_iter().for_each(Trail::lose);
         }
         let labels = reports.labels;
         if let Some(mark) = reports.mark {

@@ -44,7 +44,8 @@ impl Engine {
         let (parsed, bytes) = (&packet.parsed, packet.bytes());
         let owner = self.conntrack.owner(self.steering, template.zones, parsed, bytes, self.now);
         self.lend(usize::from(owner));
-        self.conntrack.track_as(&template, parsed, bytes, verify, self.now)
+        let missed = self.at_hand.missed.take();
+        self.conntrack.track_as(&template, missed, parsed, bytes, verify, self.now)
     }
 
     /// The nat table's place at a hook: decides a new connection's translation and rewrites the
@@ -62,70 +63,74 @@ impl Engine {
         if !has_table && self.conntrack.total() == 0 {
             return Ok(());
         }
-        let Some(mut tracked) = packet.tracked.take() else { return Ok(()) };
+        let Some(tracked) = &packet.tracked else { return Ok(()) };
         let manip = match hook {
             Hook::Prerouting | Hook::Output => Manip::Destination,
             Hook::Input | Hook::Postrouting | Hook::Forward => Manip::Source,
         };
         if matches!(tracked.state(), State::Invalid(_) | State::Untracked) {
-            packet.tracked = Some(tracked);
             return self.guard_bypass(hook, packet, output);
         }
         if hook == Hook::Postrouting
             && let Some(egress) = output
-            && !self.conntrack.check_egress(&tracked, u32::from(egress.0))
+            && !self.conntrack.check_egress(tracked, u32::from(egress.0))
         {
             return Err(Drop::NatImpossible);
         }
         if manip == Manip::Destination
             && has_table
-            && let Some(present) = self.conntrack.second_look(&tracked)
+            && let Some(present) = self.conntrack.second_look(tracked)
         {
             self.at_hand.trail.lose();
-            packet.tracked = Some(tracked);
             self.take_over(hook, packet, output, present);
-            let Some(taken) = packet.tracked.take() else { return Ok(()) };
-            tracked = taken;
         }
-        if has_table && self.conntrack.needs_nat(&tracked, manip) {
-            packet.tracked = Some(tracked);
-            let mut range = self.ask_nat_table(hook, packet, hop)?;
-            let Some(taken) = packet.tracked.take() else { return Ok(()) };
-            tracked = taken;
-            if let (None, Some(input)) = (&range.0, packet.input) {
-                range = self.by_mapping(hook, &mut tracked, input);
-            }
-            let rng = &mut self.rng;
-            self.conntrack
-                .set_nat(&mut tracked, manip, range.0.as_ref(), self.now, &mut || {
-                    rand::Rng::next_u32(rng)
-                })
-                .map_err(|_| Drop::NatExhausted)?;
-            if let Some(egress) = range.1 {
-                self.conntrack.set_masqueraded(&mut tracked, u32::from(egress.0));
-            }
-        }
-        // netfilter asks the nat table about a reset that a rule has made for a packet whose source
-        // isn't decided yet. The answer changes nothing, but the rules count it.
-        if has_table
-            && self.conntrack.asks_nat_in_vain(&tracked, manip)
-            && !packet.parsed.is_icmp_error()
-        {
-            packet.tracked = Some(tracked);
-            self.ask_nat_table(hook, packet, hop)?;
-            let Some(taken) = packet.tracked.take() else { return Ok(()) };
-            tracked = taken;
+        if has_table {
+            self.decide_end(hook, packet, hop, manip)?;
         }
         let field = packet.checksum_field();
-        let bytes = &mut packet.frame.slot[packet.l3..packet.frame.meta.end];
-        let done = self.conntrack.translate(&tracked, manip, &mut packet.parsed, bytes, field);
-        if let Some(pieces) = &mut packet.pieces
-            && self.conntrack.view(&tracked).is_some_and(|c| c.is_translated())
+        let Packet { tracked: Some(tracked), parsed, frame, pieces, .. } = packet else {
+            return Ok(());
+        };
+        let bytes = &mut frame.slot[packet.l3..frame.meta.end];
+        let done = self.conntrack.translate(tracked, manip, parsed, bytes, field);
+        if let Some(pieces) = pieces
+            && self.conntrack.view(tracked).is_some_and(|c| c.is_translated())
         {
-            pieces.header_was_written(header_len(packet.parsed.protocol));
+            pieces.header_was_written(header_len(parsed.protocol));
         }
-        packet.tracked = Some(tracked);
         done.map_err(|_| Drop::NatImpossible)
+    }
+
+    /// Asks the nat table about the first packet of a connection of which nothing is decided here yet.
+    fn decide_end(
+        &mut self,
+        hook: Hook,
+        packet: &mut Packet<'_>,
+        hop: Option<Hop>,
+        manip: Manip,
+    ) -> Result<(), Drop> {
+        let Some(tracked) = &packet.tracked else { return Ok(()) };
+        if !self.conntrack.needs_nat(tracked, manip) {
+            // netfilter asks the nat table about a reset that a rule has made for a packet whose source
+            // isn't decided yet. The answer changes nothing, but the rules count it.
+            if self.conntrack.asks_nat_in_vain(tracked, manip) && !packet.parsed.is_icmp_error() {
+                self.ask_nat_table(hook, packet, hop)?;
+            }
+            return Ok(());
+        }
+        let (mut range, egress) = self.ask_nat_table(hook, packet, hop)?;
+        let Some(tracked) = &mut packet.tracked else { return Ok(()) };
+        if let (None, Some(input)) = (&range, packet.input) {
+            range = self.by_mapping(hook, tracked, input);
+        }
+        let Self { conntrack, rng, now, .. } = self;
+        conntrack
+            .set_nat(tracked, manip, range.as_ref(), *now, &mut || rand::Rng::next_u32(rng))
+            .map_err(|_| Drop::NatExhausted)?;
+        if let Some(egress) = egress {
+            conntrack.set_masqueraded(tracked, u32::from(egress.0));
+        }
+        Ok(())
     }
 
     /// Where no rule translates: a mapping that a rule has made may lead inside, and what comes from
@@ -135,12 +140,15 @@ impl Engine {
         hook: Hook,
         tracked: &mut Tracked,
         input: InterfaceId,
-    ) -> (Option<Range>, Option<InterfaceId>) {
+    ) -> Option<Range> {
+        if self.conntrack.mappings() == 0 {
+            return None;
+        }
         let input = u32::from(input.0);
         match hook {
-            Hook::Prerouting => (self.conntrack.inbound(tracked, input, self.now), None),
-            Hook::Postrouting => (self.conntrack.hairpin(tracked, input), None),
-            _ => (None, None),
+            Hook::Prerouting => self.conntrack.inbound(tracked, input, self.now),
+            Hook::Postrouting => self.conntrack.hairpin(tracked, input),
+            _ => None,
         }
     }
 

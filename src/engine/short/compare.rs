@@ -54,7 +54,7 @@ impl Engine {
     fn connection_of<const V6: bool>(&self, plain: Plain<V6>, frame: &Frame<'_>) -> Option<ConnId> {
         let packet = &frame.bytes()[ethernet::HEADER_LEN..];
         let sought = self.conntrack.seek(&plain.packet, packet);
-        self.conntrack.known(&sought, &plain.packet, packet, self.now).map(|known| known.id)
+        self.conntrack.known(&sought, &plain.packet, packet, self.now).ok().map(|known| known.id)
     }
 
     /// Compares with what the long way has done.

@@ -10,11 +10,13 @@
 //! elsewhere ends the generation of all paths ([`Generation`]) or, where it concerns one
 //! connection, its paths (`nat/src/known.rs`).
 
-pub use lease::{Leases, OFTEN};
+pub use heavy::OFTEN;
+pub use lease::Leases;
 pub use paths::{End, Generation};
 
 pub(crate) mod ahead;
 pub(crate) mod compare;
+pub(crate) mod heavy;
 pub(crate) mod lease;
 pub(crate) mod paths;
 pub(crate) mod plain;
@@ -24,11 +26,11 @@ use super::interface::PortId;
 use super::{Engine, Fate};
 use crate::io::{Checksum, Frame};
 use ahead::Read;
-use lease::Heavy;
+use heavy::Heavy;
 use paths::{Decision, Paths};
 use plain::Plain;
 use tidegate_filter::{self as filter, Trail};
-use tidegate_nat::{Conntrack, Judged, Known, Sought, Tracked};
+use tidegate_nat::{Conntrack, Judged, Known, Missed, Sought, Tracked};
 use tidegate_packet::{Instant, ethernet};
 
 /// Whether there is a short way.
@@ -64,6 +66,8 @@ pub(crate) struct AtHand {
     deciding: Option<Known>,
     /// It was tracked already.
     pub judged: Option<Tracked>,
+    /// Its connection was sought in vain.
+    pub missed: Option<Missed>,
     /// What its walks have asked so far.
     pub trail: Trail,
 }
@@ -79,6 +83,7 @@ impl AtHand {
     #[inline]
     pub fn take_over(&mut self, from: &mut Self) {
         (self.deciding, self.judged) = (from.deciding.take(), from.judged.take());
+        self.missed = from.missed.take();
     }
 }
 
@@ -115,7 +120,13 @@ impl Short {
         let (wire_len, verify) = (plain.wire_len(frame), plain.is_unverified(frame));
         let (link, packet) = frame.bytes_mut().split_first_chunk_mut()?;
         let sought = ahead.unwrap_or_else(|| conntrack.seek(&plain.packet, packet));
-        let known = conntrack.known(&sought, &plain.packet, packet, now)?;
+        let known = match conntrack.known(&sought, &plain.packet, packet, now) {
+            Ok(known) => known,
+            Err(missed) => {
+                at_hand.missed = Some(missed);
+                return None;
+            }
+        };
         if !self.generation.is(self.paths.generation()) {
             at_hand.deciding = Some(known);
             return None;
