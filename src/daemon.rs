@@ -1,6 +1,6 @@
 //! The running gateway: workers, signals, reloads, leases, logs.
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::conntrack::{Hub, Moment};
 use crate::control::Reserved;
 use crate::dhcp::{DhcpClient, Lease};
@@ -9,11 +9,14 @@ use crate::engine::{self, InterfaceId, Leases, PortId};
 use crate::gateway::Gateway;
 use crate::handover::{Bell, HandOver};
 use crate::io::bypass::Bypass;
+use crate::link::netlink::LinkChanges;
 use crate::log::{LogError, Sinks};
 use crate::notify;
 use crate::rules::{self, Rulesets};
 use crate::setup::{self, Held, SetupError};
+use crate::state;
 use crate::worker::{Clock, Device, News, Worker, unix_nanos};
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::HashMap;
@@ -44,6 +47,15 @@ pub enum DaemonError {
     /// The saved state is damaged.
     #[error("the saved state doesn't load")]
     State(Report),
+    /// The state can't be written where it is to be.
+    #[error("the state can't be kept in {path}: {source}")]
+    StatePlace {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A log file can't be opened.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -75,6 +87,8 @@ enum Wake {
     WorkerEnded(Result<(), String>),
     /// A worker has found that a port's device doesn't exist any more.
     Gone(PortId),
+    /// A link of this namespace was changed.
+    Links,
 }
 
 /// Reads the configuration again, for SIGHUP.
@@ -86,6 +100,10 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     let sets = Sets::new();
     // A set of the state is newer than its file.
     let state = saved::read(&config, &sets, clock.now()).map_err(DaemonError::State)?;
+    if let Some(config::State { file, .. }) = &config.state {
+        let refused = |source| DaemonError::StatePlace { path: file.display().to_string(), source };
+        state::try_place(file).map_err(refused)?;
+    }
     sets.add_missing(&rules::sets(&config, clock.now()).map_err(DaemonError::Rules)?);
     let Rulesets { v4, v6, warnings, mut fingerprints } =
         rules::load(&config, &sets).map_err(DaemonError::Rules)?;
@@ -99,9 +117,9 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     };
     let path = config.control.clone();
     let reserved = Reserved::new(&path).map_err(control_error(&path))?;
-    let sinks = Sinks::open(&config.log)?;
-    // Before the devices: a signal from now on ends the gateway in order.
+    // Before other threads and before the devices: a signal from now on ends the gateway in order.
     let signals = watch_signals(wake.clone())?;
+    let sinks = Sinks::open(&config.log)?;
     let built = setup::build(&config, v4, v6, clock)?;
     if let Some(refused) = built.held.kernel_not_held() {
         tracing::info!("the kernel handles what we take as well, which costs speed: {refused}");
@@ -135,6 +153,7 @@ pub fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
             let _ = wake.lock().map(|w| w.send(Wake::News));
         })
     });
+    watch_links(wake.clone())?;
     let workers = start_workers(built.workers, &gateway, clock, &news, &wake)?;
     let hub = Arc::new(Hub::default());
     let mut manager = Manager {
@@ -271,7 +290,13 @@ impl Workers {
 
 /// Turns signals into messages, on a thread of their own.
 fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    // Between a handler's `sigaction` and its entry in signal-hook's table a signal is lost, so they
+    // wait meanwhile. They wait for the process only as long as this is its only thread.
+    let held = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect::<SigSet>();
+    held.thread_block()?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
+    held.thread_unblock()?;
+    let mut signals = signals?;
     let handle = signals.handle();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
@@ -281,6 +306,19 @@ fn watch_signals(wake: Sender<Wake>) -> io::Result<signal_hook::iterator::Handle
         }
     })?;
     Ok(handle)
+}
+
+/// Tells of changes of links, on a thread that ends with the process: there is nothing to wake it.
+fn watch_links(wake: Sender<Wake>) -> io::Result<()> {
+    let mut changes = LinkChanges::open()?;
+    std::thread::Builder::new().name("links".to_owned()).spawn(move || {
+        while changes.wait().is_ok() {
+            if wake.send(Wake::Links).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
 }
 
 /// A worker's inbox for devices, and what makes it look.
@@ -355,6 +393,7 @@ impl Manager {
                 Ok(Wake::Gone(port)) => {
                     self.missing.insert(port, String::new());
                 }
+                Ok(Wake::Links) => self.follow_mtus(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }

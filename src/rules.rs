@@ -80,6 +80,11 @@ fn load_family(config: &Config, family: Family, sets: &Sets) -> Result<Read, Rep
     };
     let (ruleset, mut warnings) = parse(&source, family, sets)?;
     warnings.extend(strangers(config, &source.name, &ruleset));
+    // A file that was cut off to nothing opens everything, and is right.
+    if !source.text.lines().any(|line| line.starts_with('*')) {
+        let message = format!("{}: there is no table in it: every packet is accepted", source.name);
+        warnings.push(Diagnostic { severity: Severity::Warning, ..Diagnostic::unplaced(message) });
+    }
     Ok((ruleset, warnings, fingerprint(&source.text)))
 }
 

@@ -23,7 +23,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tidegate_filter::{Counters, Ruleset, SaveStyle, Sets};
 use tidegate_packet::{Family, Instant};
@@ -109,11 +109,22 @@ impl Snapshot {
     }
 }
 
-/// Writes a state where nobody but its owner can read it, all of it or nothing.
-pub fn write(path: &Path, text: &str) -> io::Result<()> {
+fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
-    let temporary = Path::new(&name);
+    name.into()
+}
+
+/// Whether a state can be written there, before there is one.
+pub fn try_place(path: &Path) -> io::Result<()> {
+    let temporary = &temporary(path);
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+    fs::remove_file(temporary)
+}
+
+/// Writes a state where nobody but its owner can read it, all of it or nothing.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = &temporary(path);
     let result = (|| {
         let mut options = OpenOptions::new();
         let mut file =

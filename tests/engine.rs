@@ -8,6 +8,7 @@ use tidegate::engine::Drop;
 use tidegate::sim::Sim;
 use tidegate_packet::arp::{Arp, Operation};
 use tidegate_packet::builder::{self, Ip, Tcp};
+use tidegate_packet::ndp::Ndp;
 use tidegate_packet::{MacAddr, Parsed, Transport, checksum, icmp, protocol, tcp};
 
 /// The page's gateway: two LANs, an uplink, neighbours known.
@@ -118,6 +119,39 @@ fn the_gateway_answers_pings_and_arp() {
     let out = sim.collect();
     let reply = Arp::parse(&out[0].1.bytes[14..]).unwrap();
     assert_eq!((reply.operation, reply.sender_mac), (Operation::Reply, gateway_mac(0)));
+}
+
+/// IPv4's addresses in IPv6's form reach neither the gateway nor IPv4's hosts.
+#[test]
+fn mapped_addresses_lead_nowhere() {
+    const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+    let mut sim = gateway();
+    let mut send = |packet: &[u8]| {
+        sim.inject("eth0", arriving("eth0", packet)).unwrap();
+        (sim.collect().len(), sim.counters().dropped(Drop::Ip6BadAddress))
+    };
+    let ip = Ip::new(addr("fd00:1::2"), addr("fd00:1::1"), protocol::UDP);
+    let packet = builder::udp(ip, 4000, 9, b"x");
+    assert_eq!(send(&packet).1, 0);
+    let own_and_near = [[192, 168, 0, 1], [203, 0, 113, 1], [192, 168, 0, 6], [127, 0, 0, 1]];
+    let mut dropped = 0;
+    for (at, v4) in [8, 24].into_iter().flat_map(|at| own_and_near.map(|v4| (at, v4))) {
+        let mut packet = packet.clone();
+        packet[at..at + 12].copy_from_slice(&MAPPED);
+        packet[at + 12..at + 16].copy_from_slice(&v4);
+        dropped += 1;
+        assert_eq!(send(&packet), (0, dropped), "{v4:?} at {at}");
+    }
+    // Nor is the gateway a neighbour by such an address.
+    for (target, answers) in [("fd00:1::1", true), ("::ffff:192.168.0.1", false)] {
+        let target = target.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let question =
+            Ndp::Solicitation { target: addr("fd00:1::1"), source_mac: Some(host_mac(2)) };
+        let mut packet = question.to_packet(addr("fd00:1::2"), addr("fd00:1::1"));
+        packet[48..64].copy_from_slice(&target);
+        builder::finish_transport(&mut packet);
+        assert_eq!(send(&packet).0 > 0, answers, "{target:?}");
+    }
 }
 
 #[test]

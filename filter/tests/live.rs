@@ -157,6 +157,23 @@ fn nothing_but_changes_makes_a_change() {
     }
 }
 
+/// As programs look for them in the original's help.
+#[test]
+fn help_names_icmp_types() {
+    let gateway = Gateway::load(COUNTED);
+    let plain = gateway.answer(Program::Iptables, &args("--help"), "").out;
+    assert!(!plain.contains("Valid ICMP Types"), "{plain}");
+    let told = gateway.answer(Program::Iptables, &args("-p icmp --help"), "").out;
+    let (before, types) = told.split_once("Valid ICMP Types:\n").unwrap();
+    assert_eq!(before.trim_end(), plain.trim_end());
+    let lines: Vec<&str> = types.lines().collect();
+    assert_eq!(
+        lines[..4],
+        ["any", "echo-reply (pong)", "destination-unreachable", "   network-unreachable"]
+    );
+    assert_eq!((lines.len(), *lines.last().unwrap()), (37, "address-mask-reply"));
+}
+
 #[test]
 fn arguments_are_read_as_getopt_does() {
     let mut gateway = Gateway::load(COUNTED);

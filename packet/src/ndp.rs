@@ -37,7 +37,8 @@ impl Ndp {
         let mut target = [0; 16];
         target.copy_from_slice(&message[8..24]);
         let target = Addr::from_v6_bytes(target);
-        if target.is_multicast() {
+        // An IPv4 address of ours has the mapped form, too, and is ARP's business.
+        if target.is_multicast() || target.is_v4() {
             return None;
         }
         let option = |kind| link_address(&message[24..], kind);

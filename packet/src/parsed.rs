@@ -119,6 +119,9 @@ pub enum ParseError {
     /// An IPv6 extension header runs beyond the packet.
     #[error("IPv6 extension header beyond the packet")]
     ExtensionHeader,
+    /// An address of an IPv6 packet is IPv4-mapped, which belongs on no wire.
+    #[error("IPv4-mapped address in an IPv6 header")]
+    MappedAddress,
 }
 
 impl Parsed {
@@ -195,6 +198,11 @@ impl Parsed {
         let len = ipv6::HEADER_LEN + usize::from(header.payload_len());
         if len > packet.len() {
             return Err(ParseError::Length);
+        }
+        // An IPv4 address has this form here: the packet would meet routes, rules and connections of
+        // the other family. Linux takes it for an address like others.
+        if header.src().is_v4() || header.dst().is_v4() {
+            return Err(ParseError::MappedAddress);
         }
         let packet = &packet[..len];
         let mut fragment = None;

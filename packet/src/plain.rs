@@ -74,7 +74,11 @@ impl<const V6: bool> Plain<V6> {
         let header: &[u8; ipv6::HEADER_LEN + udp::HEADER_LEN] = packet.first_chunk()?;
         let payload = u16::from_be_bytes([header[4], header[5]]);
         let len = ipv6::HEADER_LEN + usize::from(payload);
-        if header[0] >> 4 != 6 || len > packet.len() {
+        // The form that IPv4 addresses have here belongs on no wire.
+        let mapped = |at: usize| {
+            header[at..at + 8] == [0; 8] && header[at + 8..at + 12] == [0, 0, 0xff, 0xff]
+        };
+        if header[0] >> 4 != 6 || len > packet.len() || mapped(8) || mapped(24) {
             return None;
         }
         Some(Self {
@@ -209,6 +213,24 @@ mod tests {
     /// Whether its checksum is right, if it is read.
     fn check(packet: &[u8]) -> Option<bool> {
         look::<false>(packet).or(look::<true>(packet))
+    }
+
+    #[test]
+    fn mapped_addresses_are_refused() {
+        let (good, mapped) =
+            ("2001:db8::1", [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1]);
+        let ip = Ip::new(good.parse().unwrap(), "2001:db8::2".parse().unwrap(), protocol::UDP);
+        let packet = builder::udp(ip, 5353, 53, b"x");
+        assert_eq!(check(&packet), Some(true));
+        for at in [8, 24] {
+            let mut packet = packet.clone();
+            packet[at..at + 16].copy_from_slice(&mapped);
+            assert_eq!(Parsed::parse(&packet), Err(crate::ParseError::MappedAddress), "{at}");
+            assert_eq!(check(&packet), None, "{at}");
+            // Neighbours of that form are addresses like others.
+            packet[at + 10] = 0;
+            assert!(Parsed::parse(&packet).is_ok() && check(&packet).is_some(), "{at}");
+        }
     }
 
     #[test]

@@ -188,6 +188,17 @@ fn read_spec(place: &Place, text: &str, uplink: bool, report: &mut Report) -> Op
         metric: None,
     };
     let errors = report.diagnostics.len();
+    if let Some(comma) = text[..name_len].find(',') {
+        let (name, rest) = (&text[..comma], &text[comma + 1..]);
+        report.push(
+            place
+                .inner(comma..comma + 1)
+                .error(format!("a comma follows the name `{name}`"))
+                .expected("`=` before the first item")
+                .help(format!("write {name}={rest}")),
+        );
+        return None;
+    }
     let mut at = name_len + 1;
     if name_len < text.len() {
         for item in text[at..].split(',') {

@@ -27,6 +27,14 @@ pub enum ClientError {
         /// What the kernel says.
         error: io::Error,
     },
+    /// The socket is another user's.
+    #[error("{path} is for root and the user that the gateway runs as: {error}")]
+    Forbidden {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel says.
+        error: io::Error,
+    },
     /// The connection broke.
     #[error("the gateway at {path} doesn't answer: {error}")]
     Broken {
@@ -46,6 +54,9 @@ impl Client {
         let path = path.to_owned();
         match UnixStream::connect(&path) {
             Ok(stream) => Ok(Self { stream, path }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(ClientError::Forbidden { path, error })
+            }
             Err(error) => Err(ClientError::Absent { path, error }),
         }
     }

@@ -1,7 +1,7 @@
 //! Devices whose interface was deleted and made anew while the gateway runs.
 
 use super::Manager;
-use crate::config::PortKind;
+use crate::config::{Kind, PortKind};
 use crate::dhcp::DhcpClient;
 use crate::engine::PortId;
 use crate::link::netlink::Netlink;
@@ -42,6 +42,29 @@ impl Manager {
                         tracing::warn!(port = name, error = why, "can't open the device again");
                     }
                 }
+            }
+        }
+    }
+
+    /// An interface whose MTU isn't configured has that of its device, of a bridge's the smallest.
+    pub(super) fn follow_mtus(&mut self) {
+        let Ok(links) = Netlink::open().and_then(|mut netlink| netlink.links()) else { return };
+        let mtu_of = |name: &str| links.iter().find(|link| link.name == name).map(|link| link.mtu);
+        for wanted in self.config.interfaces.iter().filter(|wanted| wanted.mtu.is_none()) {
+            let found = match &wanted.kind {
+                Kind::AfPacket | Kind::Tap => mtu_of(&wanted.name),
+                Kind::Bridge(ports) => ports.iter().filter_map(|port| mtu_of(&port.name)).min(),
+            };
+            // What is gone has the MTU that it had.
+            let Some(mtu) = found else { continue };
+            let id = {
+                let engine = self.gateway.engine();
+                let interfaces = engine.interfaces();
+                interfaces.by_name(&wanted.name).filter(|id| interfaces.get(*id).mtu != mtu)
+            };
+            if let Some(id) = id {
+                tracing::info!(interface = wanted.name, mtu, "the device has another MTU");
+                self.gateway.change(|engine| engine.replace_mtu(id, mtu));
             }
         }
     }

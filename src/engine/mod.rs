@@ -505,6 +505,13 @@ impl Engine {
         self.rebuild();
     }
 
+    /// The device of an interface carries packets of another size.
+    pub fn replace_mtu(&mut self, id: InterfaceId, mtu: u32) {
+        let mac = self.interfaces.get(id).mac;
+        self.interfaces.set_link(id, mac, mtu);
+        self.rebuild();
+    }
+
     /// Replaces the routes beyond those to the interfaces' own networks.
     pub fn replace_routes(&mut self, routes: Vec<StaticRoute>) {
         self.static_routes = routes;
@@ -602,6 +609,7 @@ impl From<ParseError> for Drop {
             ParseError::Length => Self::IpLength,
             ParseError::HeaderChecksum => Self::IpHeaderChecksum,
             ParseError::ExtensionHeader => Self::Ip6ExtensionHeader,
+            ParseError::MappedAddress => Self::Ip6BadAddress,
         }
     }
 }

@@ -22,12 +22,12 @@ impl Engine {
     }
 }
 
-/// Addresses that must not come from a wire: loopback, a group as source, IPv4-mapped, and groups
-/// of the scopes 0 and 1 (RFC 4291 sections 2.5.3, 2.7).
+/// Addresses that must not come from a wire: loopback, a group as source, and groups of the scopes 0
+/// and 1 (RFC 4291 sections 2.5.3, 2.7). The decoder has refused IPv4-mapped ones.
 fn check_v6_addresses(packet: &Packet<'_>) -> Result<(), Drop> {
     let (src, dst) = (packet.parsed.src, packet.parsed.dst);
     let small_scope = dst.is_multicast() && dst.octets()[1] & 0x0f <= 1;
-    if src.is_loopback() || dst.is_loopback() || src.is_multicast() || src.is_v4() || small_scope {
+    if src.is_loopback() || dst.is_loopback() || src.is_multicast() || small_scope {
         return Err(Drop::Ip6BadAddress);
     }
     Ok(())

@@ -129,6 +129,33 @@ impl<'a> VethEnd<'a> {
     }
 }
 
+/// Tells when links of a namespace are made, changed or deleted.
+#[derive(Debug)]
+pub struct LinkChanges {
+    socket: Socket,
+}
+
+impl LinkChanges {
+    /// Of the calling thread's namespace.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, libc::RTMGRP_LINK as u32))?;
+        Ok(Self { socket })
+    }
+
+    /// Waits for the next change. What it was is to be asked for: changes may be missed in between.
+    pub fn wait(&mut self) -> io::Result<()> {
+        loop {
+            return match self.socket.recv(&mut &mut [0; 64][..], 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // More changes than the socket holds are changes.
+                Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => Err(error),
+                _ => Ok(()),
+            };
+        }
+    }
+}
+
 impl Netlink {
     /// A socket into the calling thread's namespace.
     pub fn open() -> io::Result<Self> {

@@ -44,6 +44,7 @@ fn cases() -> Vec<Case> {
         case(LAN, &["--sysctl={}/bad.conf"], 1, "bad.conf:1:29]"),
         case(LAN, &["--control={}/bad.rules"], 1, "there is a file of another kind"),
         case(LAN, &["--control={}/bad.rules/c.sock"], 1, "bad.rules/c.sock: not a directory"),
+        case(LAN, &["--state=/nonexistent/s"], 1, "kept in /nonexistent/s: No such file"),
         case(LAN, &["--workers=0"], 2, "error: 0 workers can't be had"),
         case(LAN, &["--lan=wan0=192.168.0.300/24"], 2, "192.168.0.300"),
         case(

@@ -209,6 +209,32 @@ pub fn links_come_and_go() -> Outcome {
     Ok(())
 }
 
+/// Unless one is configured, an interface's MTU is its device's, also later.
+pub fn mtus_are_followed() -> Outcome {
+    let network = two_hosts().build()?;
+    let gw = network.host("gw");
+    let fixed = TWO.replacen("name = \"lan0\"", "name = \"lan0\"\nmtu = 1500", 1);
+    let gateway = Gateway::start(gw, &fixed, &[])?;
+    let mut netlink = gw.netlink()?;
+    let mut is = |name: &str, mtu: u32, want: u32| -> Outcome {
+        let link = netlink.require_link(name)?;
+        netlink.set_mtu(link.index, mtu)?;
+        wait("the MTU is followed", || {
+            let status = gateway.status();
+            let mtu_of = |name: &str| {
+                status.as_ref().ok()?.interfaces.iter().find(|i| i.name == name).map(|i| i.mtu)
+            };
+            mtu_of(name) == Some(want)
+        })
+    };
+    is("wan0", 1400, 1400)?;
+    is("lan0", 1300, 1500)?;
+    is("wan0", 1500, 1500)?;
+    let log = gateway.stop()?;
+    assert!(log.contains("interface=\"wan0\" mtu=1400") && !log.contains("mtu=1300"), "{log}");
+    Ok(())
+}
+
 pub fn log_lines_are_the_kernels() -> Outcome {
     let network = two_hosts().build()?;
     let rules = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\

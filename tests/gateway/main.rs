@@ -64,6 +64,7 @@ const TESTS: &[Test] = tests! {
         lifecycle::what_interfaces_had_is_adopted_and_given_back,
         lifecycle::a_crash_is_made_good_at_the_next_start,
         lifecycle::links_come_and_go,
+        lifecycle::mtus_are_followed,
         lifecycle::log_lines_are_the_kernels,
         log::lines_go_to_a_file_that_is_rotated,
         log::lines_go_to_syslog,

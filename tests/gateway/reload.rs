@@ -100,6 +100,13 @@ pub fn a_broken_file_changes_nothing() -> Outcome {
         assert_eq!(ask_tcp(client, "203.0.113.2:7")?, "server sees 203.0.113.1");
         fs::write(gateway.path(file), good)?;
     }
+    // That a file is empty, too.
+    let good = fs::read_to_string(&rules_path)?;
+    fs::write(&rules_path, "")?;
+    let said = run(client, &["reload", "--control", &socket])?;
+    let told = text(&said.stderr);
+    assert!(said.status.success() && told.contains("there is no table in it"), "{told}");
+    fs::write(&rules_path, good)?;
     // What a reload doesn't take is said.
     fs::write(gateway.path("gateway.toml"), config.replace("lan0", "lan1"))?;
     let said = run(client, &["reload", "--control", &socket])?;

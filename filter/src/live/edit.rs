@@ -6,6 +6,7 @@ use crate::ast::{ItemAst, Place};
 use crate::counters::Slots;
 use crate::diagnostic::Problem;
 use crate::lex::Word;
+use crate::matches::icmp;
 use crate::names;
 use crate::parse::command::{self, CommandLine};
 use crate::query::TableName;
@@ -34,7 +35,12 @@ fn act(call: Call<'_>, present: Present<'_>, line: CommandLine) -> Result<Answer
         return Ok(call.version());
     }
     if switches.help {
-        let out = help(call.family);
+        let mut out = help(call.family);
+        let icmp = ["icmp", "icmpv6", "ipv6-icmp"];
+        if call.args.iter().any(|word| icmp.contains(&word.as_str())) {
+            out.push('\n');
+            out.push_str(&icmp::types(call.family));
+        }
         return Ok(Answer { out, ..Answer::default() });
     }
     let name = switches.table.as_ref().map_or("filter", |word| &*word.text);

@@ -108,6 +108,28 @@ const NAMES_V6: &[Name] = &[
     ("redirect", 137, None),
 ];
 
+/// What `--help` behind `-p icmp` says of types, which programs read (firewalld): a type on a line with
+/// its other name in brackets, its codes below it.
+pub(crate) fn types(family: Family) -> String {
+    let (heading, names) = match family {
+        Family::V4 => ("Valid ICMP Types:", NAMES_V4),
+        Family::V6 => ("Valid ICMPv6 Types:", NAMES_V6),
+    };
+    let mut out = String::from(heading);
+    let mut before = None;
+    for &(name, kind, code) in names {
+        if before == Some((kind, code)) {
+            out.push_str(&format!(" ({name})"));
+        } else {
+            let indent = if code.is_some() { "   " } else { "" };
+            out.push_str(&format!("\n{indent}{name}"));
+        }
+        before = Some((kind, code));
+    }
+    out.push('\n');
+    out
+}
+
 #[derive(Debug)]
 struct Icmp {
     family: Family,

@@ -237,6 +237,12 @@ fn what_is_wrong_in_flags_is_said_with_its_place() {
              to 32",
         ),
         (
+            "lan0",
+            "wan0,via=203.0.113.2",
+            "2:14: a comma follows the name `wan0`; expected `=` before the first item (write \
+             wan0=via=203.0.113.2)",
+        ),
+        (
             "lan0=dhcp",
             "wan0=dhcp",
             "1:12: a LAN can't get its address by DHCP; expected an address as in 192.168.0.1/24 \
