@@ -303,7 +303,10 @@ fn whom_chains_are_closed_to() {
         ("-A FORWARD -o lan0\n-A FORWARD -o eth0", true),
         ("-A FORWARD -i a\n-A FORWARD -i b\n-A FORWARD -i c\n-A FORWARD -i d", true),
         // More than are remembered.
-        ("-A FORWARD -i a\n-A FORWARD -i b\n-A FORWARD -i c\n-A FORWARD -i d\n-A FORWARD -i e", false),
+        (
+            "-A FORWARD -i a\n-A FORWARD -i b\n-A FORWARD -i c\n-A FORWARD -i d\n-A FORWARD -i e",
+            false,
+        ),
         // No kind of thing that each rule wants.
         ("-A FORWARD -i wan0\n-A FORWARD -p tcp", false),
         ("-A FORWARD -i wan0\n-A FORWARD -i lan0 -p tcp", false),

@@ -115,7 +115,8 @@ impl Conntrack {
         verify: bool,
         now: Instant,
     ) -> Tracked {
-        match self.try_track(template, missed, packet, bytes, verify && self.settings.checksum, now) {
+        match self.try_track(template, missed, packet, bytes, verify && self.settings.checksum, now)
+        {
             Ok(tracked) => tracked,
             Err(reason) => {
                 let icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
