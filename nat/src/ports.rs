@@ -60,12 +60,13 @@ impl Conntrack {
         let Entry::Own(loose) = &mut tracked.entry else { return Ok(()) };
         let known = loose.is_free(Direction::Reply, self.shared.entered);
         // The null binding leaves what is free as it is.
-        if range.is_none() && (manip == Manip::Destination || self.mappings.len() == 0) {
-            if let Some(hash) = known.or_else(|| self.vacant(&loose.reply(), loose.zones(), now)) {
-                loose.free[Direction::Reply.index()] = Some(hash);
-                loose.status.set(Status::done(manip));
-                return Ok(());
-            }
+        if range.is_none()
+            && (manip == Manip::Destination || self.mappings.len() == 0)
+            && let Some(hash) = known.or_else(|| self.vacant(&loose.reply(), loose.zones(), now))
+        {
+            loose.free[Direction::Reply.index()] = Some(hash);
+            loose.status.set(Status::done(manip));
+            return Ok(());
         }
         let Loose { conn, free, source, .. } = &mut **loose;
         // What the packet will look like so far: earlier manipulations included.
