@@ -1,6 +1,10 @@
 //! Bursts of frames through a gateway with so many connections that it looks for a burst's together:
 //! what becomes of each frame has to be what becomes of it when they come one by one.
 
+mod common;
+
+use common::addr;
+use common::uplink::{HOST, ROUTER, framed, lan_and_uplink};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::io;
@@ -8,14 +12,10 @@ use std::os::fd::BorrowedFd;
 use tidegate::engine::{Fate, OwnedFrame, PortId};
 use tidegate::gateway::Gateway;
 use tidegate::io::{BURST, Frame, Outgoing, Receive};
-use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
+use tidegate::sim::Sim;
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::{Addr, Instant, MacAddr, ethernet, protocol, tcp};
+use tidegate_packet::{Instant, protocol, tcp};
 
-const LAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
-const WAN: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
-const HOST: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 /// More than a core's own cache holds.
 const FLOWS: u16 = 9000;
 
@@ -31,32 +31,13 @@ COMMIT
 COMMIT
 ";
 
-fn addr(text: &str) -> Addr {
-    text.parse().unwrap()
-}
-
 fn gateway() -> Gateway {
-    let prefixes = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap());
-    let config = SimConfig {
-        interfaces: vec![
-            SimInterface::new("lan0", LAN, &prefixes(["192.168.0.1/24", "fd00:1::1/64"])),
-            SimInterface::new("wan0", WAN, &prefixes(["203.0.113.1/24", "2001:db8::1/64"])),
-        ],
-        routes: vec![SimRoute {
-            to: "0.0.0.0/0".parse().unwrap(),
-            via: Some(addr("203.0.113.2")),
-            dev: None,
-        }],
-        neighbours: vec![
-            ("lan0".into(), addr("192.168.0.2"), HOST),
-            ("lan0".into(), addr("fd00:1::2"), HOST),
-            ("wan0".into(), addr("203.0.113.2"), ROUTER),
-            ("wan0".into(), addr("2001:db8::2"), ROUTER),
-        ],
-        rules_v4: RULES.into(),
-        sysctls: "net.ipv6.conf.all.forwarding = 1\n".into(),
-        ..SimConfig::default()
-    };
+    let mut config = lan_and_uplink(RULES, "net.ipv6.conf.all.forwarding = 1\n");
+    for (n, prefix) in ["fd00:1::1/64", "2001:db8::1/64"].into_iter().enumerate() {
+        config.interfaces[n].addresses.push(prefix.parse().unwrap());
+    }
+    config.neighbours.push(("lan0".into(), addr("fd00:1::2"), HOST));
+    config.neighbours.push(("wan0".into(), addr("2001:db8::2"), ROUTER));
     Sim::new(&config).unwrap().into_gateway()
 }
 
@@ -64,11 +45,7 @@ fn gateway() -> Gateway {
 type Arrival = (PortId, OwnedFrame);
 
 fn arrival(port: u16, packet: &[u8]) -> Arrival {
-    let (to, from) = [(LAN, HOST), (WAN, ROUTER)][usize::from(port)];
-    let v4 = packet.first().is_none_or(|first| first >> 4 == 4);
-    let mut bytes = vec![0; ethernet::HEADER_LEN];
-    ethernet::write(&mut bytes, to, from, if v4 { ethernet::IPV4 } else { ethernet::IPV6 });
-    bytes.extend_from_slice(packet);
+    let bytes = framed(["lan0", "wan0"][usize::from(port)], packet);
     (PortId(port), OwnedFrame::new(&bytes))
 }
 

@@ -1,8 +1,10 @@
-//! Random conversations through a gateway that translates, and those that once went wrong.
+//! Random conversations through a gateway that translates, and those that once went wrong; and random
+//! frames of a few flows through gateways with and without the short way.
 
 mod common;
 
 use common::conversation::play;
+use common::lockstep;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
@@ -25,6 +27,29 @@ proptest! {
         if let Err(why) = play(&walk) {
             return Err(TestCaseError::fail(why));
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(Config { cases: config().cases / 3, ..config() })]
+
+    #[test]
+    fn the_short_way_is_the_long_one(walk in proptest::collection::vec(any::<u8>(), 1..700)) {
+        if let Err(why) = lockstep::play(&walk) {
+            return Err(TestCaseError::fail(why));
+        }
+    }
+}
+
+/// Packets of a flow both ways, again and again: most of them have a short way.
+#[test]
+fn most_packets_have_a_short_way() {
+    for flow in 0..6 {
+        // Three segments or datagrams that begin it, then what goes on in either direction.
+        let mut walk = vec![0, 0, 18, flow << 1, 99, 99, 99];
+        (0..30).for_each(|n| walk.extend([0, flow << 1 | n & 1, 2, 99]));
+        let [taken, forwarded] = lockstep::play(&walk).unwrap();
+        assert!(taken > 20 && forwarded > 20, "flow {flow}: {taken}, {forwarded}");
     }
 }
 

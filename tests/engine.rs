@@ -1,67 +1,23 @@
 //! Packets through the whole engine, in memory: what comes out, field by field.
 
+mod common;
+
+use common::{addr, arriving, gateway_mac, host_mac, page_with_neighbours};
 use std::time::Duration;
 use tidegate::engine::Drop;
-use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
+use tidegate::sim::Sim;
 use tidegate_packet::arp::{Arp, Operation};
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::{Addr, MacAddr, Parsed, Transport, checksum, ethernet, icmp, protocol, tcp};
-
-const CLIENT: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x22]);
-const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x99]);
-
-fn gateway_mac(n: u8) -> MacAddr {
-    MacAddr([2, 0, 0, 0, 1, n])
-}
-
-fn addr(text: &str) -> Addr {
-    text.parse().unwrap()
-}
+use tidegate_packet::{MacAddr, Parsed, Transport, checksum, icmp, protocol, tcp};
 
 /// The page's gateway: two LANs, an uplink, neighbours known.
 fn gateway() -> Sim {
-    let interface = |name, n, addresses: &[&str]| {
-        let addresses: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        SimInterface::new(name, gateway_mac(n), &addresses)
-    };
-    let config = SimConfig {
-        interfaces: vec![
-            interface("eth0", 0, &["192.168.0.1/24", "fd00:1::1/64"]),
-            interface("eth1", 1, &["10.3.0.1/16", "fd00:2::1/64"]),
-            interface("ppp0", 2, &["203.0.113.1/24", "2001:db8:1::1/64"]),
-        ],
-        routes: vec![SimRoute {
-            to: "0.0.0.0/0".parse().unwrap(),
-            via: Some(addr("203.0.113.2")),
-            dev: None,
-        }],
-        neighbours: vec![
-            ("eth0".into(), addr("192.168.0.2"), CLIENT),
-            ("eth0".into(), addr("192.168.0.6"), MacAddr([2, 0, 0, 0, 0, 6])),
-            ("ppp0".into(), addr("203.0.113.2"), ROUTER),
-        ],
-        rules_v4: include_str!("../src/lab/rules/iptables.rules").into(),
-        rules_v6: include_str!("../src/lab/rules/ip6tables.rules").into(),
-        sysctls: String::new(),
-    };
-    Sim::new(&config).unwrap()
-}
-
-fn frame(src: MacAddr, dst: MacAddr, packet: &[u8]) -> Vec<u8> {
-    let mut f = vec![0; 14];
-    ethernet::write(&mut f, dst, src, ethernet::IPV4);
-    f.extend_from_slice(packet);
-    f
+    Sim::new(&page_with_neighbours()).unwrap()
 }
 
 /// Sends one packet and returns what left, as (port, packet).
 fn pass(sim: &mut Sim, port: &str, packet: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let (src, n) = match port {
-        "eth0" => (CLIENT, 0),
-        "eth1" => (CLIENT, 1),
-        _ => (ROUTER, 2),
-    };
-    sim.inject(port, frame(src, gateway_mac(n), packet)).unwrap();
+    sim.inject(port, arriving(port, packet)).unwrap();
     sim.collect().into_iter().map(|(p, f)| (p, f.bytes[14..].to_vec())).collect()
 }
 
@@ -153,7 +109,7 @@ fn the_gateway_answers_pings_and_arp() {
 
     let who_has = Arp {
         operation: Operation::Request,
-        sender_mac: CLIENT,
+        sender_mac: host_mac(2),
         sender: addr("192.168.0.77"),
         target_mac: MacAddr::default(),
         target: addr("192.168.0.1"),

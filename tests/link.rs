@@ -1,41 +1,26 @@
 //! What the link layer, neighbours and local packets must not be talked into, in memory.
 
+mod common;
+
+use common::addr;
+use common::uplink::{HOST, LAN, ROUTER, UPLINK, lan_and_uplink};
 use std::time::Duration;
 use tidegate::engine::Drop;
-use tidegate::sim::{Sim, SimConfig, SimInterface, SimRoute};
+use tidegate::sim::Sim;
 use tidegate_packet::builder::{self, Ip, Tcp};
 use tidegate_packet::ndp::{self, Ndp};
-use tidegate_packet::{Addr, MacAddr, Parsed, ethernet, protocol, tcp};
-
-const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
-const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
-const HOST: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x22]);
-const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x99]);
-
-fn addr(text: &str) -> Addr {
-    text.parse().unwrap()
-}
+use tidegate_packet::{MacAddr, Parsed, ethernet, protocol, tcp};
 
 /// A bridge of three ports as LAN, an uplink, and these rules.
 fn gateway(rules_v4: &str, rules_v6: &str) -> Sim {
-    let prefixes = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
-    let lan = prefixes(&["192.168.0.1/24", "fd00:1::1/64"]);
-    let ports = ["tap0", "tap1", "tap2"].map(str::to_owned).to_vec();
-    let config = SimConfig {
-        interfaces: vec![
-            SimInterface { ports, ..SimInterface::new("br0", GATEWAY, &lan) },
-            SimInterface::new("wan0", UPLINK, &prefixes(&["203.0.113.1/24"])),
-        ],
-        routes: vec![SimRoute {
-            to: "0.0.0.0/0".parse().unwrap(),
-            via: Some(addr("203.0.113.2")),
-            dev: None,
-        }],
-        neighbours: vec![("wan0".into(), addr("203.0.113.2"), ROUTER)],
-        rules_v4: rules_v4.into(),
-        rules_v6: rules_v6.into(),
-        sysctls: String::new(),
-    };
+    let mut config = lan_and_uplink(rules_v4, "");
+    let lan = &mut config.interfaces[0];
+    lan.name = "br0".into();
+    lan.ports = ["tap0", "tap1", "tap2"].map(str::to_owned).to_vec();
+    lan.addresses.push("fd00:1::1/64".parse().unwrap());
+    // Only the router: the hosts have to be asked for.
+    config.neighbours.truncate(1);
+    config.rules_v6 = rules_v6.into();
     Sim::new(&config).unwrap()
 }
 
@@ -118,14 +103,14 @@ fn a_probed_neighbour_needs_no_link_address_in_its_answer() {
     let mut sim = gateway("", "");
     let (host, own) = (addr("fd00:1::22"), addr("fd00:1::1"));
     let ping = builder::echo(Ip::new(host, own, protocol::ICMPV6), true, 1, 1, b"");
-    let ping = frame(GATEWAY, HOST, ethernet::IPV6, &ping);
+    let ping = frame(LAN, HOST, ethernet::IPV6, &ping);
     let answer = |mac: Option<MacAddr>, to| {
         let solicited = true;
         let overrides = mac.is_some();
         let target_mac = mac;
         let answer =
             Ndp::Advertisement { target: host, target_mac, router: false, solicited, overrides };
-        frame(GATEWAY, HOST, ethernet::IPV6, &answer.to_packet(host, to))
+        frame(LAN, HOST, ethernet::IPV6, &answer.to_packet(host, to))
     };
     let kinds = |sim: &mut Sim| -> Vec<_> {
         sim.collect().iter().filter_map(|(_, f)| icmpv6_type(&f.bytes)).collect()
@@ -199,7 +184,7 @@ fn a_header_cut_short_does_not_leave_untranslated() {
                  -A POSTROUTING -o wan0 -j MASQUERADE\nCOMMIT\n";
     let mut sim = gateway(rules, "");
     let header = Ip::new(addr("192.168.0.2"), addr("198.51.100.10"), protocol::TCP);
-    let cut = frame(GATEWAY, HOST, ethernet::IPV4, &builder::ip(header, &[0; 10]));
+    let cut = frame(LAN, HOST, ethernet::IPV4, &builder::ip(header, &[0; 10]));
     assert_eq!(pass(&mut sim, "tap0", cut), [""; 0]);
     assert_eq!(sim.counters().dropped(Drop::NatBypass), 1);
 }

@@ -1,20 +1,20 @@
 //! The same packets through gateways with 1, 2, 3 and 8 shards: what is sent, logged, counted and
 //! listed has to be the same, whatever the flows' homes are.
 
+mod common;
+
+use common::addr;
+use common::uplink::{framed, lan_and_uplink};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;
 use tidegate::conntrack::Entry;
 use tidegate::conntrack::gateway::entries;
-use tidegate::sim::{Arrival, Sim, SimConfig, SimInterface, SimRoute};
+use tidegate::sim::{Arrival, Sim, SimConfig};
 use tidegate_filter::{SaveStyle, Sets};
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::{Addr, Family, MacAddr, ethernet, protocol, tcp};
+use tidegate_packet::{Addr, Family, protocol, tcp};
 
-const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
-const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
-const HOST: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x22]);
-const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x99]);
 const SHARDS: [usize; 4] = [1, 2, 3, 8];
 
 /// Ports that clash and run out, forwards that change the port, mappings, and rules that remember.
@@ -49,33 +49,12 @@ COMMIT
 COMMIT
 ";
 
-fn addr(text: &str) -> Addr {
-    text.parse().unwrap()
-}
-
 fn config(max: u32) -> SimConfig {
-    let prefix = |text: &str| [text.parse().unwrap()];
-    let mut neighbours = vec![("wan0".into(), addr("203.0.113.2"), ROUTER)];
-    neighbours.extend((2..10).map(|n| ("lan0".into(), addr(&format!("192.168.0.{n}")), HOST)));
-    SimConfig {
-        interfaces: vec![
-            SimInterface::new("lan0", GATEWAY, &prefix("192.168.0.1/24")),
-            SimInterface::new("wan0", UPLINK, &prefix("203.0.113.1/24")),
-        ],
-        routes: vec![SimRoute {
-            to: "0.0.0.0/0".parse().unwrap(),
-            via: Some(addr("203.0.113.2")),
-            dev: None,
-        }],
-        neighbours,
-        rules_v4: RULES.into(),
-        rules_v6: String::new(),
-        sysctls: format!(
-            "net.ipv4.ip_forward = 1\nnet.netfilter.nf_conntrack_max = {max}\n\
-             net.netfilter.nf_conntrack_acct = 1\n\
-             net.netfilter.nf_conntrack_tcp_timeout_established = 200\n"
-        ),
-    }
+    let sysctls = format!(
+        "net.netfilter.nf_conntrack_max = {max}\nnet.netfilter.nf_conntrack_acct = 1\n\
+         net.netfilter.nf_conntrack_tcp_timeout_established = 200\n"
+    );
+    lan_and_uplink(RULES, &sysctls)
 }
 
 /// A number of shards, and which of their workers gets a frame.
@@ -275,14 +254,6 @@ fn syn(src: Addr, dst: Addr, sport: u16, dport: u16) -> Vec<u8> {
     let fields =
         Tcp { sport, dport, seq: 100, ack: 0, flags: tcp::SYN, window: 8192, options: &[] };
     builder::tcp(Ip::new(src, dst, protocol::TCP), fields, b"")
-}
-
-fn framed(port: &str, packet: &[u8]) -> Vec<u8> {
-    let (to, from) = if port == "lan0" { (GATEWAY, HOST) } else { (UPLINK, ROUTER) };
-    let mut frame = vec![0; ethernet::HEADER_LEN];
-    ethernet::write(&mut frame, to, from, ethernet::IPV4);
-    frame.extend_from_slice(packet);
-    frame
 }
 
 #[test]

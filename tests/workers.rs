@@ -1,12 +1,14 @@
 //! Workers on threads of their own over devices in memory: a table that is full, ports that run out,
 //! rules replaced under load, connections that end at once, a worker that hangs.
 
+mod common;
 mod threads;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use threads::{Lab, Wires, addr, answer, config, count_of, number, question};
+use common::addr;
+use threads::{Lab, Wires, answer, config, count_of, number, question};
 use tidegate::conntrack::gateway::entries;
 use tidegate::conntrack::{Ask, Entry, Tell};
 use tidegate::engine::Drop;

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Seen, query};
+use common::chains::*;
+use common::*;
 use proptest::prelude::*;
 use tidegate_filter::*;
 use tidegate_packet::builder::{self, Ip, Tcp};
@@ -163,64 +164,8 @@ fn packet(family: Family) -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Where a packet's walk leads, what it does on the way and what it counts.
-fn outcome(rules: &Ruleset, packets: &[Vec<u8>], plainly: bool) -> Vec<String> {
-    let (mut counters, memory) = (rules.zero_counters(), Memory::new());
-    let mut told = Vec::new();
-    for (n, bytes) in packets.iter().enumerate() {
-        let input = ["eth0", "eth1", "a-name-of-more-", "eno"][n % 4];
-        let (mut bytes, mut packet) = (bytes.clone(), Parsed::parse(bytes).unwrap());
-        let mut seen = Seen::default();
-        let hook = Hook::Prerouting;
-        let mut walk = match plainly {
-            true => rules.walk_plainly(TableName::Mangle, hook),
-            false => rules.walk(TableName::Mangle, hook),
-        };
-        let verdict = loop {
-            let query = Query { trace: true, input: Some(input), ..query(&packet, &bytes) };
-            match walk.resume(&query, &mut counters, &memory, &mut seen) {
-                Step::Done(verdict) => break verdict,
-                Step::Edit(Edit::Header(edit)) => {
-                    edit.make(&mut packet, &mut bytes, tidegate_packet::checksum::Field::Complete);
-                }
-                Step::Edit(edit) => seen.0.push(format!("{edit:?}")),
-            }
-        };
-        told.push(format!("{verdict:?} {:?}", seen.0));
-    }
-    let style = SaveStyle { stamp: "", rule_counters: true };
-    told.push(rules.save(Some(&counters), style));
-    told
-}
-
-fn loaded(text: &str, family: Family) -> Ruleset {
-    load(Source { name: "rules", text }, family).unwrap().ruleset
-}
-
-fn saved(rules: &Ruleset) -> String {
-    rules.save(None, SaveStyle { stamp: "", rule_counters: false })
-}
-
-/// The rules after these commands, of which some fail.
-fn changed(mut rules: Ruleset, commands: &[String]) -> Ruleset {
-    let family = rules.family();
-    for command in commands {
-        let line = format!("-t mangle {command}");
-        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let call = live::Call {
-            program: live::Program::Iptables,
-            family,
-            args: &args,
-            input: "",
-            stamp: "",
-        };
-        let counters = rules.zero_counters();
-        let answer = live::run(call, live::Present { ruleset: &rules, counters: &counters });
-        if let Some(change) = answer.change {
-            rules = change.ruleset;
-        }
-    }
-    rules
+fn input() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["eth0", "eth1", "a-name-of-more-", "eno"])
 }
 
 fn any_family() -> impl Strategy<Value = Family> {
@@ -239,15 +184,9 @@ proptest! {
 
     #[test]
     fn the_same_rules_are_met((family, text, changes, packets) in any_family().prop_flat_map(|f| {
-        (Just(f), ruleset(f), changes(f), prop::collection::vec(packet(f), 1..12))
+        (Just(f), ruleset(f), changes(f), prop::collection::vec((packet(f), input()), 1..12))
     })) {
-        // `limit` and `nth` remember, so each way has rules of its own.
-        let load = || loaded(&text, family);
-        prop_assert_eq!(outcome(&load(), &packets, false), outcome(&load(), &packets, true));
-        // What was changed in small steps is what a file makes that has it all.
-        let changed = changed(load(), &changes);
-        let anew = loaded(&saved(&changed), family);
-        prop_assert_eq!(outcome(&changed, &packets, false), outcome(&anew, &packets, true));
+        check(&text, family, &changes, &packets);
     }
 }
 
@@ -348,13 +287,13 @@ fn few_rules_are_asked_of_many() {
         ));
         if n % 16 == 0 {
             let ip = Ip::new(Addr::from_v4_bytes(source), Addr::from_v4_bytes(destination), 17);
-            packets.push(builder::udp(ip, 1, (low + len / 2) as u16, b""));
+            packets.push((builder::udp(ip, 1, (low + len / 2) as u16, b""), "eth0"));
         }
     }
     let rules = loaded(&(text + "COMMIT\n"), Family::V4);
     assert!(outcome(&rules, &packets, false) == outcome(&rules, &packets, true));
     let mut most = 0;
-    for bytes in &packets {
+    for (bytes, _) in &packets {
         let packet = Parsed::parse(bytes).unwrap();
         let at = (TableName::Mangle, Hook::Prerouting);
         let asked =

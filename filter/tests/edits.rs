@@ -157,24 +157,7 @@ fn prefixes_are_translated_without_state() {
 fn connections_carry_marks() {
     let bytes = tcp(A, B, 1, 2, flags::ACK);
     let packet = Parsed::parse(&bytes).unwrap();
-    let flow = Flow { src: packet.src, dst: packet.dst, sport: 1, dport: 2, protocol: 6 };
-    let connection = Connection {
-        original: flow,
-        reply: flow,
-        zones: [0; 2],
-        direction: Direction::Original,
-        seen_reply: true,
-        assured: true,
-        confirmed: true,
-        expected: false,
-        snat: false,
-        dnat: false,
-        mark: 0x00f0,
-        labels: 0,
-        helper: None,
-        expires: 1,
-        accounting: [(0, 0); 2],
-    };
+    let connection = Connection { mark: 0x00f0, ..connection(&packet) };
     let known = &connection;
     let run = |lines: &str, connection| {
         let rules = rules_for(&format!("*mangle\n{lines}\nCOMMIT\n"), &bytes);

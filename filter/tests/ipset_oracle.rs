@@ -8,116 +8,21 @@
 //! What depends on the kernel's memory is left out: the size, the seed of the hash, and how much of
 //! a second has passed.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod oracle;
+
 use std::time::Duration;
 
+use oracle::{Line, Oracle, Ran, corpus, lines, quoted};
 use tidegate_filter::Sets;
 use tidegate_packet::Instant;
 
-/// What a command gave.
-#[derive(Debug, PartialEq, Eq)]
-struct Ran {
-    status: u8,
-    out: String,
-    err: String,
-}
-
-#[derive(Clone, Debug)]
-struct Step {
-    args: Vec<String>,
-    input: String,
-    own_words: bool,
-}
-
-fn step(line: &str) -> Step {
-    let (line, own_words) = match line.strip_prefix('~') {
-        Some(line) => (line, true),
-        None => (line, false),
-    };
-    let (line, input) = line.split_once("<<").unwrap_or((line, ""));
-    Step { args: words(line), input: input.replace("\\n", "\n"), own_words }
-}
-
-/// Words with single quotes around some.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    for (n, part) in line.split('\'').enumerate() {
-        match n % 2 {
-            0 => words.extend(part.split_whitespace().map(str::to_owned)),
-            _ => words.push(part.to_owned()),
-        }
-    }
-    words
-}
-
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-/// The namespace, or a loud skip.
-fn namespace() -> Option<&'static str> {
-    let works = |flags: &&&str| {
-        let mut command = unshare(flags);
-        command.args(["ipset", "create", "try", "hash:ip"]).stdout(Stdio::null());
-        command.stderr(Stdio::null()).status().is_ok_and(|s| s.success())
-    };
-    let found = ["-n", "-rn"].iter().find(works).copied();
-    if found.is_none() {
-        assert!(
-            std::env::var_os("TIDEGATE_FORBID_SKIP").is_none_or(|v| v != "1"),
-            "ipset is not usable here, and TIDEGATE_FORBID_SKIP=1 forbids to skip"
-        );
-        eprintln!("SKIPPED: no ipset (Debian: apt-get install ipset), or no namespaces");
-    }
-    found
-}
-
-fn unshare(flags: &str) -> Command {
-    let mut command = Command::new("unshare");
-    command.arg(flags).env("LC_ALL", "C");
-    command
-}
-
 /// Runs the steps in a fresh namespace.
-fn ask(flags: &str, folder: &Path, steps: &[Step]) -> Vec<Ran> {
-    let mut script = String::new();
-    for (n, step) in steps.iter().enumerate() {
-        std::fs::write(folder.join(format!("{n}.in")), &step.input).unwrap();
-        let args: Vec<_> = step.args.iter().map(|a| quoted(a)).collect();
-        script +=
-            &format!("ipset {} <{n}.in >{n}.out 2>{n}.err; echo $? >{n}.rc\n", args.join(" "));
-    }
-    std::fs::write(folder.join("run.sh"), script).unwrap();
-    let status = unshare(flags).args(["sh", "run.sh"]).current_dir(folder).status().unwrap();
-    assert!(status.success());
-    let read = |n: usize, what: &str| {
-        let bytes = std::fs::read(folder.join(format!("{n}.{what}"))).unwrap();
-        String::from_utf8(bytes).unwrap()
-    };
-    let ran = |n| Ran {
-        status: read(n, "rc").trim().parse().unwrap(),
-        out: settled(&read(n, "out")),
-        err: read(n, "err"),
-    };
-    (0..steps.len()).map(ran).collect()
-}
-
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("ipset-oracle-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+fn ask(oracle: Oracle, steps: &[Line]) -> Vec<Ran> {
+    let line = |step: &Line| quoted("ipset", &step.words);
+    let commands: Vec<_> = steps.iter().map(|step| (line(step), step.input.as_str())).collect();
+    let mut all = oracle.run("", &commands);
+    all.iter_mut().for_each(|ran| ran.out = settled(&ran.out));
+    all
 }
 
 /// The lines of one that aren't among those of the other.
@@ -171,32 +76,30 @@ const AFTER: [&str; 3] = ["save -s", "list -s", "-o xml list -sorted"];
 
 #[test]
 fn commands_do_what_ipset_does() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/ipset.txt");
-    let text = std::fs::read_to_string(path).unwrap();
-    let Some(flags) = namespace() else { return };
+    let text = corpus("ipset.txt");
+    let Some(oracle) = Oracle::ipset() else { return };
     let mut wrong = Vec::new();
     let mut count = 0;
-    let folder = Folder::new();
     for sequence in text.split("%%\n") {
-        let lines = sequence.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
-        let steps: Vec<Step> = lines.chain(AFTER).map(step).collect();
-        let theirs = ask(flags, &folder.0, &steps);
+        let step = |line| Line::parse(line, '\'');
+        let steps: Vec<Line> = lines(sequence).chain(AFTER).map(step).collect();
+        let theirs = ask(oracle, &steps);
         let sets = Sets::new();
         for (n, (step, theirs)) in steps.iter().zip(theirs).enumerate() {
             count += 1;
             let now = Instant::ZERO + Duration::from_millis(n as u64);
-            let answer = sets.call(&step.args, &step.input, now);
+            let answer = sets.call(&step.words, &step.input, now);
             let (status, err) = (answer.status, answer.err);
             let ours = Ran { status, out: settled(&answer.out), err };
             // The order of a hash is its own; the words of the help are ours.
-            let is = |words: &[&str]| step.args.iter().any(|a| words.contains(&a.as_str()));
+            let is = |words: &[&str]| step.words.iter().any(|a| words.contains(&a.as_str()));
             let ordered = is(&["-s", "-sorted"]) && !is(&["xml"]);
-            let same_out = step.args[0] == "help"
+            let same_out = step.words[0] == "help"
                 || ours.out == theirs.out
                 || !ordered && sorted(&ours.out) == sorted(&theirs.out);
             let same_err = step.own_words || ours.err == theirs.err;
             if !(same_err && ours.status == theirs.status && same_out) {
-                let command = step.args.join(" ");
+                let command = step.words.join(" ");
                 wrong.push(format!("ipset {command}\n{}", difference(&theirs, &ours)));
             }
         }

@@ -8,20 +8,12 @@
 //!
 //! Besides, every rule of the corpus of saved rules is listed by `-L`, with names and with numbers.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod oracle;
 
+use oracle::{Line, Oracle, RESET, Ran, corpus, lines, quoted, sections};
 use tidegate_filter::live::{self, Call, Present, Program};
 use tidegate_filter::{Counters, Ruleset, Sets};
 use tidegate_packet::{Family, Instant};
-
-/// What a command gave.
-#[derive(Debug, PartialEq, Eq)]
-struct Ran {
-    status: u8,
-    out: String,
-    err: String,
-}
 
 /// A gateway's rules, changed call by call.
 struct Gateway {
@@ -57,14 +49,6 @@ fn corpus_sets(family: Family) -> [String; 2] {
     ["one", "two"].map(|set| format!("{set} hash:net family {kind} timeout 0"))
 }
 
-/// Every table empty, every policy ACCEPT: iptables-restore keeps a policy that isn't mentioned.
-const RESET: &str = "\
-*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
-*mangle\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
-*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
-*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
-*security\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
-
 /// A command of the corpus.
 #[derive(Clone, Debug)]
 struct Step {
@@ -75,31 +59,14 @@ struct Step {
 }
 
 fn step(line: &str) -> Step {
-    let (line, own_words) = match line.strip_prefix('~') {
-        Some(line) => (line, true),
-        None => (line, false),
-    };
-    let (line, input) = line.split_once("<<").unwrap_or((line, ""));
-    let mut args = words(line);
-    let program = match args.remove(0).as_str() {
+    let Line { mut words, input, own_words } = Line::parse(line, '"');
+    let program = match words.remove(0).as_str() {
         "iptables" => Program::Iptables,
         "save" => Program::Save,
         "restore" => Program::Restore,
         other => panic!("no program {other}"),
     };
-    Step { program, args, input: input.replace("\\n", "\n"), own_words }
-}
-
-/// Words with double quotes around some.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    for (n, part) in line.split('"').enumerate() {
-        match n % 2 {
-            0 => words.extend(part.split_whitespace().map(str::to_owned)),
-            _ => words.push(part.to_owned()),
-        }
-    }
-    words
+    Step { program, args: words, input, own_words }
 }
 
 fn program(family: Family, program: Program) -> String {
@@ -111,96 +78,12 @@ fn program(family: Family, program: Program) -> String {
     }
 }
 
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-/// The namespace, or a loud skip.
-fn namespace() -> Option<&'static str> {
-    let works = |flags: &&&str| {
-        let script = "iptables-legacy -S && ip6tables-legacy -S";
-        let mut command = unshare(flags);
-        command.args(["sh", "-c", script]).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|s| s.success())
-    };
-    let found = ["-n", "-rn"].iter().find(works).copied();
-    if found.is_none() {
-        assert!(
-            std::env::var_os("TIDEGATE_FORBID_SKIP").is_none_or(|v| v != "1"),
-            "iptables-legacy is not usable here, and TIDEGATE_FORBID_SKIP=1 forbids to skip"
-        );
-        eprintln!(
-            "SKIPPED: no iptables-legacy (Debian: apt-get install iptables), or no namespaces"
-        );
-    }
-    found
-}
-
-/// The lock file is for users who may not write to /run.
-fn unshare(flags: &str) -> Command {
-    let mut command = Command::new("unshare");
-    let lock = std::env::temp_dir().join(format!("live-oracle-{}.lock", std::process::id()));
-    command.arg(flags).env("XTABLES_LOCKFILE", lock).env("LC_ALL", "C");
-    command
-}
-
 /// Runs the steps in a fresh namespace.
-fn ask(flags: &str, family: Family, steps: &[Step]) -> Vec<Ran> {
-    let folder = tempdir();
-    let mut script: String =
-        corpus_sets(family).map(|set| format!("ipset create {set}\n")).concat();
-    for (n, step) in steps.iter().enumerate() {
-        std::fs::write(folder.join(format!("{n}.in")), &step.input).unwrap();
-        let args: Vec<_> = step.args.iter().map(|a| quoted(a)).collect();
-        let name = program(family, step.program);
-        script +=
-            &format!("{name} {} <{n}.in >{n}.out 2>{n}.err; echo $? >{n}.rc\n", args.join(" "));
-    }
-    std::fs::write(folder.join("run.sh"), script).unwrap();
-    let status = unshare(flags).args(["sh", "run.sh"]).current_dir(&folder).status().unwrap();
-    assert!(status.success());
-    let read = |n: usize, what: &str| {
-        let mut bytes = std::fs::read(folder.join(format!("{n}.{what}"))).unwrap();
-        // iptables lists a program of BPF with the zero byte behind it.
-        bytes.retain(|byte| *byte != 0);
-        String::from_utf8(bytes).unwrap()
-    };
-    let ran = |n| Ran {
-        status: read(n, "rc").trim().parse().unwrap(),
-        out: read(n, "out"),
-        err: read(n, "err"),
-    };
-    let all = (0..steps.len()).map(ran).collect();
-    std::fs::remove_dir_all(&folder).unwrap();
-    all
-}
-
-fn tempdir() -> PathBuf {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("live-oracle-{}-{n}", std::process::id()));
-    std::fs::create_dir_all(&path).unwrap();
-    path
-}
-
-/// A saved text without comments, tables in a fixed order, tables that hold nothing left out.
-fn settled(saved: &str) -> String {
-    let mut sections: Vec<String> = Vec::new();
-    for line in saved.lines().filter(|l| !l.starts_with('#')) {
-        if line.starts_with('*') {
-            sections.push(String::new());
-        }
-        match sections.last_mut() {
-            Some(section) => *section += &format!("{line}\n"),
-            None => sections.push(format!("{line}\n")),
-        }
-    }
-    let untouched =
-        |line: &str| line.starts_with('*') || line == "COMMIT" || line.ends_with(" ACCEPT [0:0]");
-    sections.retain(|s| !s.lines().all(untouched));
-    sections.sort();
-    sections.concat()
+fn ask(oracle: Oracle, family: Family, steps: &[Step]) -> Vec<Ran> {
+    let sets = corpus_sets(family).map(|set| format!("ipset create {set}\n")).concat();
+    let line = |step: &Step| quoted(&program(family, step.program), &step.args);
+    let commands: Vec<_> = steps.iter().map(|step| (line(step), step.input.as_str())).collect();
+    oracle.run(&sets, &commands)
 }
 
 /// What to look at when a sequence is over.
@@ -220,7 +103,7 @@ const AFTER: &[&str] = &[
 /// What differs in one step.
 fn difference(step: &Step, theirs: &Ran, ours: &Ran) -> Option<String> {
     let same_out = match step.program {
-        Program::Save => settled(&theirs.out) == settled(&ours.out),
+        Program::Save => sections(&theirs.out) == sections(&ours.out),
         _ => theirs.out == ours.out,
     };
     // Ours may say more, behind what iptables says.
@@ -231,9 +114,8 @@ fn difference(step: &Step, theirs: &Ran, ours: &Ran) -> Option<String> {
 
 /// Runs a file of sequences on both sides.
 fn compare(file: &str, after: &[&str], least: usize) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(file);
-    let text = std::fs::read_to_string(path).unwrap();
-    let Some(flags) = namespace() else { return };
+    let text = corpus(file);
+    let Some(oracle) = Oracle::iptables() else { return };
     let mut wrong = Vec::new();
     let mut count = 0;
     for sequence in text.split("%%\n") {
@@ -241,9 +123,8 @@ fn compare(file: &str, after: &[&str], least: usize) {
             Some(rest) => (rest, Family::V6),
             None => (sequence, Family::V4),
         };
-        let lines = sequence.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
-        let steps: Vec<Step> = lines.chain(after.iter().copied()).map(step).collect();
-        let theirs = ask(flags, family, &steps);
+        let steps: Vec<Step> = lines(sequence).chain(after.iter().copied()).map(step).collect();
+        let theirs = ask(oracle, family, &steps);
         let mut gateway = Gateway::new(family);
         for (step, theirs) in steps.iter().zip(&theirs) {
             count += 1;
@@ -267,12 +148,11 @@ fn mistakes_are_told_as_iptables_tells_them() {
 
 /// The rules of the corpus of saved rules, each alone.
 fn listed(file: &str, family: Family) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(file);
-    let text = std::fs::read_to_string(path).unwrap();
-    let Some(flags) = namespace() else { return };
+    let text = corpus(file);
+    let Some(oracle) = Oracle::iptables() else { return };
     let mut steps = Vec::new();
     let mut ours = Vec::new();
-    for line in text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
+    for line in lines(&text) {
         let line = line.strip_prefix("allow ").unwrap_or(line);
         let Some((table, rule)) = line.split_once(' ').filter(|(t, _)| *t != "deny") else {
             continue;
@@ -298,7 +178,7 @@ fn listed(file: &str, family: Family) {
             steps.push(Step { program: Program::Iptables, args, input, own_words: false });
         }
     }
-    let theirs = ask(flags, family, &steps);
+    let theirs = ask(oracle, family, &steps);
     let mut wrong = Vec::new();
     let mut taken = true;
     for ((step, theirs), ours) in steps.iter().zip(&theirs).zip(&ours) {

@@ -122,24 +122,7 @@ fn words_anywhere_in_the_packet() {
 fn what_a_connection_has_carried() {
     let bytes = tcp(A, B, 1, 2, flags::ACK);
     let packet = Parsed::parse(&bytes).unwrap();
-    let flow = Flow { src: packet.src, dst: packet.dst, sport: 1, dport: 2, protocol: 6 };
-    let connection = Connection {
-        original: flow,
-        reply: flow,
-        zones: [0; 2],
-        direction: Direction::Original,
-        seen_reply: true,
-        assured: true,
-        confirmed: true,
-        expected: false,
-        snat: false,
-        dnat: false,
-        mark: 0,
-        labels: 0,
-        helper: None,
-        expires: 1,
-        accounting: [(10, 1000), (20, 30_000)],
-    };
+    let connection = Connection { accounting: [(10, 1000), (20, 30_000)], ..connection(&packet) };
     for (rule, want) in [
         ("--connbytes 10:10 --connbytes-mode packets --connbytes-dir original", true),
         ("--connbytes 21 --connbytes-mode packets --connbytes-dir reply", false),

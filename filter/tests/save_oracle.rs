@@ -8,10 +8,12 @@
 //! because it can't be honoured. `allow` before it: iptables 1.8.9 refuses a form that older versions
 //! took, and that older rulesets have.
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod oracle;
 
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use oracle::{Oracle, RESET, lines, sections};
 use tidegate_filter::{SaveStyle, Sets, Source, guess_family, load, load_with};
 use tidegate_packet::{Family, Instant};
 
@@ -22,118 +24,28 @@ fn program(family: Family) -> &'static str {
     }
 }
 
-/// How to get a namespace of one's own: as root, or as an ordinary user.
-fn namespace() -> Option<&'static [&'static str]> {
-    let works = |args: &&[&str]| {
-        let script = "iptables-legacy-save -t filter && ip6tables-legacy-save -t filter";
-        let status = unshare(args)
-            .args(["sh", "-c", script])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        status.is_ok_and(|s| s.success())
-    };
-    [&["-n"][..], &["-rn"][..]].into_iter().find(works)
-}
-
-/// A command in a namespace. The lock file is for users who may not write to /run.
-fn unshare(args: &[&str]) -> Command {
-    let mut command = Command::new("unshare");
-    let lock = std::env::temp_dir().join(format!("save-oracle-{}.lock", std::process::id()));
-    command.args(args).env("XTABLES_LOCKFILE", lock);
-    command
-}
-
-/// The namespace, or a loud skip.
-fn oracle() -> Option<&'static [&'static str]> {
-    let found = namespace();
-    if found.is_none() {
-        assert!(
-            std::env::var_os("TIDEGATE_FORBID_SKIP").is_none_or(|v| v != "1"),
-            "iptables-legacy is not usable here, and TIDEGATE_FORBID_SKIP=1 forbids to skip"
-        );
-        eprintln!(
-            "SKIPPED: no iptables-legacy (Debian: apt-get install iptables), or no namespaces"
-        );
-    }
-    found
-}
-
-/// Every table empty, every policy ACCEPT: iptables-restore keeps a policy that isn't mentioned.
-const RESET: &str = "\
-*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
-*mangle\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
-*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
-*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
-*security\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
-
 /// Loads each text in a namespace of its own state and gives back what is saved, or `None` if it
 /// was refused.
-fn ask(
-    namespace: &[&str],
-    family: Family,
-    texts: &[String],
-    sets: &[String],
-) -> Vec<Option<String>> {
-    let folder = tempdir();
-    let mut script = String::from("set -u\n");
+fn ask(oracle: Oracle, family: Family, texts: &[String], sets: &[String]) -> Vec<Option<String>> {
+    let (save, folder) = (program(family), oracle.folder());
+    let mut script = String::from("set -u\nexec 2>/dev/null\n");
     for set in sets {
         let kind = if family == Family::V4 { "inet" } else { "inet6" };
         let _ = writeln!(script, "ipset create {set} hash:net family {kind} timeout 0");
     }
-    let save = program(family);
-    std::fs::write(folder.join("reset"), RESET).unwrap();
+    folder.write("reset", RESET);
     for (n, text) in texts.iter().enumerate() {
-        std::fs::write(folder.join(format!("{n}.in")), text).unwrap();
+        folder.write(&format!("{n}.in"), text);
         // Table by table, since an ordinary user may not read the list of tables.
         let _ = writeln!(
             script,
-            "if {save}-restore < {n}.in >/dev/null 2>&1; then\n\
+            "if {save}-restore < {n}.in >/dev/null; then\n\
              for t in raw mangle nat filter security; do {save}-save -t $t; done > {n}.out; fi\n\
              {save}-restore < reset"
         );
     }
-    std::fs::write(folder.join("run.sh"), script).unwrap();
-    let status = unshare(namespace)
-        .args(["sh", "run.sh"])
-        .current_dir(&folder)
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "the oracle's script failed");
-    let answers = (0..texts.len())
-        .map(|n| std::fs::read_to_string(folder.join(format!("{n}.out"))).ok())
-        .collect();
-    std::fs::remove_dir_all(&folder).unwrap();
-    answers
-}
-
-fn tempdir() -> PathBuf {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("save-oracle-{}-{n}", std::process::id()));
-    std::fs::create_dir_all(&path).unwrap();
-    path
-}
-
-/// The sections of a saved text by table, without comments. Sections that hold nothing but
-/// untouched built-in chains are left out: the oracle's namespace has met all tables before.
-fn sections(saved: &str) -> Vec<String> {
-    let mut sections: Vec<String> = Vec::new();
-    for line in saved.lines().filter(|l| !l.starts_with('#')) {
-        if line.starts_with('*') {
-            sections.push(String::new());
-        }
-        let section = sections.last_mut().expect("a line before any table");
-        section.push_str(line);
-        section.push('\n');
-    }
-    let untouched =
-        |line: &str| line.starts_with('*') || line == "COMMIT" || line.ends_with(" ACCEPT [0:0]");
-    sections.retain(|s| !s.lines().all(untouched));
-    sections.sort();
-    sections
+    folder.script(&script);
+    (0..texts.len()).map(|n| folder.read(&format!("{n}.out"))).collect()
 }
 
 fn save(text: &str, family: Family) -> Result<String, String> {
@@ -184,10 +96,9 @@ fn difference(theirs: Option<&String>, ours: &Result<String, String>) -> Option<
 }
 
 fn corpus(name: &str, family: Family) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = oracle::corpus(name);
     let mut cases = Vec::new();
-    for line in text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
+    for line in lines(&text) {
         let (mode, line) = match line.split_once(' ') {
             Some((mode @ ("deny" | "allow"), rest)) => (mode, rest),
             _ => ("same", line),
@@ -205,9 +116,9 @@ fn corpus(name: &str, family: Family) {
             assert_eq!(save(&saved, family).as_ref(), Ok(&saved), "{line}");
         }
     }
-    let Some(namespace) = oracle() else { return };
+    let Some(oracle) = Oracle::iptables() else { return };
     let texts: Vec<_> = cases.iter().map(|(.., text)| text.clone()).collect();
-    let answers = ask(namespace, family, &texts, &corpus_sets());
+    let answers = ask(oracle, family, &texts, &corpus_sets());
     let mut wrong = Vec::new();
     for ((mode, line, rules), theirs) in cases.iter().zip(&answers) {
         let ours = save(rules, family);
@@ -234,11 +145,10 @@ fn the_ipv6_corpus_reads_as_ip6tables_reads_it() {
 /// Whole files, with `%%` between them: what stands around the rules.
 #[test]
 fn odd_files_are_taken_or_refused_as_iptables_does() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/files.txt");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = oracle::corpus("files.txt");
     let texts: Vec<_> = text.split("%%\n").map(|t| t.replace("<no newline>\n", "")).collect();
-    let Some(namespace) = oracle() else { return };
-    let answers = ask(namespace, Family::V4, &texts, &[]);
+    let Some(oracle) = Oracle::iptables() else { return };
+    let answers = ask(oracle, Family::V4, &texts, &[]);
     let mut wrong = Vec::new();
     for (text, theirs) in texts.iter().zip(&answers) {
         let ours = save(text, Family::V4);
@@ -254,19 +164,18 @@ fn odd_files_are_taken_or_refused_as_iptables_does() {
 /// Tables in the order a fresh namespace lists them, and the comment lines, byte for byte.
 #[test]
 fn a_whole_file_is_saved_byte_for_byte() {
-    let Some(namespace) = oracle() else { return };
+    let Some(oracle) = Oracle::iptables() else { return };
     for (family, file) in
         [(Family::V4, "page.v4"), (Family::V4, "gateway.v4"), (Family::V6, "page.v6")]
     {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(file);
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = oracle::corpus(file);
         assert_eq!(guess_family(file, &text), family);
         let name = program(family);
         let run = |input: &str| {
-            let input = tempfile(input);
-            let script = format!("{name}-restore -c < {} && {name}-save -c", input.display());
-            let output = unshare(namespace).args(["sh", "-c", &script]).output().unwrap();
-            std::fs::remove_file(input).unwrap();
+            let folder = oracle.folder();
+            folder.write("rules", input);
+            let script = format!("{name}-restore -c < rules && {name}-save -c");
+            let output = folder.command(&script).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).unwrap()
         };
@@ -283,22 +192,15 @@ fn a_whole_file_is_saved_byte_for_byte() {
     }
 }
 
-fn tempfile(text: &str) -> PathBuf {
-    let path = tempdir().with_extension("rules");
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
-/// Published rulesets, where the folder with them is there.
+/// Published rulesets, where a folder with them is named.
 #[test]
 fn published_rulesets_read_as_iptables_reads_them() {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/rulesets");
-    let folder = std::env::var_os("TIDEGATE_RULESETS").map_or(default, PathBuf::from);
-    let Ok(index) = std::fs::read_to_string(folder.join("INDEX.tsv")) else {
-        eprintln!("SKIPPED: no rulesets in {} (set TIDEGATE_RULESETS)", folder.display());
+    let Some(folder) = std::env::var_os("TIDEGATE_RULESETS").map(PathBuf::from) else {
+        eprintln!("SKIPPED: no published rulesets (TIDEGATE_RULESETS names their folder)");
         return;
     };
-    let Some(namespace) = oracle() else { return };
+    let index = std::fs::read_to_string(folder.join("INDEX.tsv")).unwrap();
+    let Some(oracle) = Oracle::iptables() else { return };
     let mut wrong = Vec::new();
     for family in [Family::V4, Family::V6] {
         let suffix = if family == Family::V4 { ".v4" } else { ".v6" };
@@ -315,7 +217,7 @@ fn published_rulesets_read_as_iptables_reads_them() {
             String::from_utf8_lossy(&std::fs::read(folder.join(file)).unwrap()).into_owned()
         };
         let texts: Vec<_> = files.iter().map(read).collect();
-        let answers = ask(namespace, family, &texts, &sets);
+        let answers = ask(oracle, family, &texts, &sets);
         let made = made(family, &sets);
         for ((file, text), theirs) in files.iter().zip(&texts).zip(&answers) {
             let ours = save_with(text, family, &made);

@@ -259,7 +259,6 @@ fn effects_are_told_and_later_rules_see_the_mark() {
 fn states_and_connections() {
     let bytes = tcp(A, B, 4000, 80, flags::ACK);
     let packet = Parsed::parse(&bytes).unwrap();
-    let original = Flow { src: packet.src, dst: packet.dst, sport: 4000, dport: 80, protocol: 6 };
     let reply = Flow {
         src: "10.9.9.9".parse().unwrap(),
         dst: packet.src,
@@ -267,23 +266,8 @@ fn states_and_connections() {
         dport: 4000,
         protocol: 6,
     };
-    let connection = Connection {
-        original,
-        reply,
-        zones: [0; 2],
-        direction: Direction::Original,
-        seen_reply: true,
-        assured: false,
-        confirmed: true,
-        expected: false,
-        snat: false,
-        dnat: true,
-        mark: 0,
-        labels: 0,
-        helper: None,
-        expires: 100,
-        accounting: [(0, 0); 2],
-    };
+    let connection =
+        Connection { reply, assured: false, dnat: true, expires: 100, ..connection(&packet) };
     let known = &connection;
     let takes = |rule: &str, state, connection| {
         let rules = rules(&filter(&format!("-A FORWARD {rule} -j DROP")));

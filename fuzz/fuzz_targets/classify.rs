@@ -2,10 +2,13 @@
 //! those that it meets when each is asked.
 #![no_main]
 
+#[path = "../../filter/tests/common/mod.rs"]
+mod common;
+
+use common::chains::{Arrival, check};
 use libfuzzer_sys::fuzz_target;
 use std::fmt::Write as _;
-use tidegate_filter::*;
-use tidegate_packet::{Addr, Family, Instant, Parsed, builder};
+use tidegate_packet::{Addr, Family, builder};
 
 const CHAINS: [&str; 3] = ["PREROUTING", "one", "two"];
 const INTERFACES: [&str; 8] = ["", "eth0", "eth1", "eth+", "e+", "wan0", "w+", "a-name-of-more-"];
@@ -102,70 +105,6 @@ impl Bytes<'_> {
     }
 }
 
-struct Nothing;
-
-impl Gateway for Nothing {
-    fn flow(&self, _: &Flow, _: [u16; 2]) -> FlowState {
-        FlowState::Unknown
-    }
-
-    fn reverse_path(&self, _: ReversePath<'_>) -> bool {
-        false
-    }
-
-    fn addr_type(&self, _: Addr, _: Option<&str>) -> AddrType {
-        AddrType::Unicast
-    }
-}
-
-/// What becomes of the packets, and the rules with their counters.
-fn outcome(rules: &Ruleset, packets: &[(Vec<u8>, &str)], plainly: bool) -> String {
-    let (mut counters, memory) = (rules.zero_counters(), Memory::new());
-    let mut told = String::new();
-    for (bytes, input) in packets {
-        let Ok(packet) = Parsed::parse(bytes) else { continue };
-        let query = Query {
-            packet: &packet,
-            bytes,
-            input: Some(input),
-            output: None,
-            port: None,
-            link: None,
-            state: CtState::New,
-            connection: None,
-            mark: 0,
-            now: Instant::from_secs(1000),
-            unix_nanos: 0,
-            random: 0,
-            trace: false,
-            cpu: 0,
-            gateway: &Nothing,
-        };
-        let (table, hook) = (TableName::Mangle, Hook::Prerouting);
-        let mut walk = match plainly {
-            true => rules.walk_plainly(table, hook),
-            false => rules.walk(table, hook),
-        };
-        let verdict = loop {
-            match walk.resume(&query, &mut counters, &memory, &mut NoEffects) {
-                Step::Done(verdict) => break verdict,
-                Step::Edit(_) => {}
-            }
-        };
-        let _ = writeln!(told, "{verdict:?}");
-    }
-    told + &rules.save(Some(&counters), SaveStyle { stamp: "", rule_counters: true })
-}
-
-fn changed(rules: Ruleset, command: &str) -> Ruleset {
-    let args: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
-    let (program, family) = (live::Program::Iptables, rules.family());
-    let call = live::Call { program, family, args: &args, input: "", stamp: "" };
-    let counters = rules.zero_counters();
-    let answer = live::run(call, live::Present { ruleset: &rules, counters: &counters });
-    answer.change.map_or(rules, |change| change.ruleset)
-}
-
 fuzz_target!(|data: &[u8]| {
     let mut bytes = Bytes(data);
     let family = if bytes.byte() < 160 { Family::V4 } else { Family::V6 };
@@ -176,29 +115,20 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     text += "COMMIT\n";
-    let load = |text: &str| match load(Source { name: "fuzz", text }, family) {
-        Ok(loaded) => loaded.ruleset,
-        Err(errors) => panic!("{errors:?}\n{text}"),
-    };
     let commands: Vec<String> = (0..bytes.below(16))
         .map(|_| {
             let at = usize::from(bytes.below(3));
             let (chain, n) = (CHAINS[at], bytes.below(40) + 1);
             match bytes.below(4) {
-                0 => format!("-t mangle -A {chain}{}", bytes.rule(at, family)),
-                1 => format!("-t mangle -I {chain} {n}{}", bytes.rule(at, family)),
-                2 => format!("-t mangle -R {chain} {n}{}", bytes.rule(at, family)),
-                _ => format!("-t mangle -D {chain} {n}"),
+                0 => format!("-A {chain}{}", bytes.rule(at, family)),
+                1 => format!("-I {chain} {n}{}", bytes.rule(at, family)),
+                2 => format!("-R {chain} {n}{}", bytes.rule(at, family)),
+                _ => format!("-D {chain} {n}"),
             }
         })
         .collect();
-    let packets: Vec<(Vec<u8>, &str)> = (0..8)
+    let packets: Vec<Arrival> = (0..8)
         .map(|_| (bytes.packet(family), ["eth0", "eth1", "wan0", "a-name-of-more-"][usize::from(bytes.below(4))]))
         .collect();
-    // `limit` remembers, so each way has rules of its own.
-    assert_eq!(outcome(&load(&text), &packets, false), outcome(&load(&text), &packets, true));
-    let after = commands.iter().fold(load(&text), |rules, command| changed(rules, command));
-    let style = SaveStyle { stamp: "", rule_counters: false };
-    let anew = load(&after.save(None, style));
-    assert_eq!(outcome(&after, &packets, false), outcome(&anew, &packets, true));
+    check(&text, family, &commands, &packets);
 });

@@ -15,7 +15,7 @@ use crate::settings::Settings;
 use crate::slots::{Located, conn_of};
 use crate::table::Conntrack;
 use crate::tracked::{ConnId, Entry, InvalidReason, Role, State, Tracked};
-use crate::{Direction, Tuple, tcp, translate, udp};
+use crate::{Direction, Tuple, early, tcp, translate, udp};
 
 /// Nothing was decided.
 pub const NO_PATH: u32 = 0;
@@ -178,11 +178,7 @@ impl Conntrack {
     ) -> Judged {
         self.mappings.seen = now;
         let verify = verify && self.settings.checksum;
-        let checked = match plain.is_tcp() {
-            true => tcp::check_plain(plain, packet, verify),
-            false => udp::check_plain(plain, packet, verify),
-        };
-        if let Err(reason) = checked {
+        if let Err(reason) = early::check_plain(plain, packet, verify) {
             return self.invalid(reason);
         }
         let mut steady = false;

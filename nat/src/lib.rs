@@ -21,6 +21,7 @@ mod blocks;
 mod choice;
 pub mod conn;
 pub mod control;
+mod early;
 pub mod event;
 pub mod expect;
 mod expiry;

@@ -6,16 +6,17 @@
 //! connection comes to be. The server's numbers differ from the cookie for good, so the server's
 //! side of the connection is shifted (`seqadj.rs`), and its time stamps are.
 
+mod cookie;
+mod options;
+
+use cookie::{PERIOD_SECONDS, SIZES, cookie, size_in};
+use options::{Options, adjust_stamps, put};
 use tidegate_packet::builder::{self, Ip, Tcp};
-use tidegate_packet::checksum::{self, Delta, Field};
-use tidegate_packet::tcp::{
-    ACK, CHECKSUM_AT, CWR, ECE, FIN, Header, MIN_HEADER_LEN, OPT_MSS, OPT_SACK_PERMITTED,
-    OPT_TIMESTAMP, OPT_WINDOW_SCALE, RST, SYN,
-};
+use tidegate_packet::checksum::{self, Field};
+use tidegate_packet::tcp::{ACK, CWR, ECE, FIN, Header, RST, SYN};
 use tidegate_packet::{Addr, Instant, Parsed, protocol};
 
 use crate::conn::Direction;
-use crate::hash::HashKey;
 use crate::table::Conntrack;
 use crate::tcp::TcpState;
 use crate::tracked::{Entry, Role, Tracked};
@@ -76,88 +77,11 @@ pub(crate) struct Handshake {
     stamp_offset: u32,
 }
 
-/// The segment sizes that a cookie can hold.
-const SIZES: [u16; 8] = [536, 1220, 1300, 1360, 1420, 1440, 1460, 8960];
-/// A cookie is good in its period and the next.
-const PERIOD_SECONDS: u64 = 64;
-/// RFC 7323 section 2.3.
-const MAX_SCALE: u8 = 14;
 /// The scale in a time stamp when there is none.
 const NO_SCALE: u32 = 0xf;
 
-/// The options of a handshake's segment.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
-struct Options {
-    mss: Option<u16>,
-    scale: Option<u8>,
-    sack: bool,
-    /// Value and echo.
-    stamps: Option<(u32, u32)>,
-}
-
-impl Options {
-    fn read(header: &Header<'_>) -> Self {
-        let mut read = Self::default();
-        for option in header.options() {
-            match (option.kind, option.data) {
-                (OPT_MSS, [a, b]) => read.mss = Some(u16::from_be_bytes([*a, *b])),
-                (OPT_WINDOW_SCALE, [scale]) => read.scale = Some((*scale).min(MAX_SCALE)),
-                (OPT_SACK_PERMITTED, []) => read.sack = true,
-                (OPT_TIMESTAMP, [a, b, c, d, e, f, g, h]) => {
-                    let value = u32::from_be_bytes([*a, *b, *c, *d]);
-                    read.stamps = Some((value, u32::from_be_bytes([*e, *f, *g, *h])));
-                }
-                _ => {}
-            }
-        }
-        read
-    }
-
-    fn write(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(24);
-        if let Some(mss) = self.mss {
-            out.extend([OPT_MSS, 4]);
-            out.extend(mss.to_be_bytes());
-        }
-        match (self.sack, self.stamps.is_some()) {
-            (true, true) => out.extend([OPT_SACK_PERMITTED, 2]),
-            (true, false) => out.extend([1, 1, OPT_SACK_PERMITTED, 2]),
-            (false, true) => out.extend([1, 1]),
-            (false, false) => {}
-        }
-        if let Some((value, echo)) = self.stamps {
-            out.extend([OPT_TIMESTAMP, 10]);
-            out.extend(value.to_be_bytes());
-            out.extend(echo.to_be_bytes());
-        }
-        if let Some(scale) = self.scale {
-            out.extend([1, OPT_WINDOW_SCALE, 3, scale]);
-        }
-        out
-    }
-}
-
 /// One end's address and port, then the other's.
 type Ends = [(Addr, u16); 2];
-
-fn cookie(key: &HashKey, [client, server]: Ends, isn: u32, period: u64, size: usize) -> u32 {
-    let half = |a: Addr| [(a.bits() >> 64) as u64, a.bits() as u64];
-    let (c, s) = (half(client.0), half(server.0));
-    let ports = u64::from(client.1) << 16 | u64::from(server.1);
-    let mac = key.numbers(&[c[0], c[1], s[0], s[1], ports, u64::from(isn), period, size as u64]);
-    (period as u32) << 27 | (size as u32) << 24 | (mac as u32 & 0x00ff_ffff)
-}
-
-/// The segment size in a cookie that this gateway has made lately.
-fn size_in(key: &HashKey, ends: Ends, isn: u32, seen: u32, now: Instant) -> Option<u16> {
-    let size = (seen >> 24 & 7) as usize;
-    let period = now.as_secs() / PERIOD_SECONDS;
-    [Some(period), period.checked_sub(1)]
-        .into_iter()
-        .flatten()
-        .any(|period| cookie(key, ends, isn, period, size) == seen)
-        .then(|| SIZES[size])
-}
 
 fn segment(from: (Addr, u16), to: (Addr, u16), ttl: u8, fields: Tcp<'_>) -> Vec<u8> {
     let ip = Ip { hop_limit: ttl, dont_fragment: true, ..Ip::new(from.0, to.0, protocol::TCP) };
@@ -387,64 +311,6 @@ fn complete(
         },
     );
     Shaken::Completes { server: server_ack, client: client_ack }
-}
-
-/// Overwrites four bytes of the TCP header.
-fn put(packet: &Parsed, bytes: &mut [u8], at: usize, new: u32, field: Field) {
-    let Some(segment) = bytes.get_mut(usize::from(packet.l4)..) else { return };
-    let Some(place) = segment.get_mut(at..at + 4) else { return };
-    let mut delta = Delta::default();
-    let (old, new) = ([place[0], place[1], place[2], place[3]], new.to_be_bytes());
-    match at % 2 {
-        0 => delta.replace(&old, &new),
-        // The sum of what stands at an odd place is byte-swapped.
-        _ => delta.replace(
-            &[0, old[0], old[1], old[2], old[3], 0],
-            &[0, new[0], new[1], new[2], new[3], 0],
-        ),
-    }
-    place.copy_from_slice(&new);
-    if field == Field::Complete {
-        delta.update(segment, CHECKSUM_AT, field);
-    }
-}
-
-/// The server's time stamps, as the client knows them, and back.
-fn adjust_stamps(
-    known: Handshake,
-    direction: Direction,
-    packet: &Parsed,
-    bytes: &mut [u8],
-    field: Field,
-) {
-    if known.stamp_offset == 0 {
-        return;
-    }
-    let Some(header) = Header::new_checked(packet.segment(bytes)) else { return };
-    let Some((value, echo)) = Options::read(&header).stamps else { return };
-    let Some(at) = stamp_at(header.option_bytes()).map(|at| MIN_HEADER_LEN + at) else { return };
-    match direction {
-        Direction::Original => {
-            put(packet, bytes, at + 6, echo.wrapping_add(known.stamp_offset), field)
-        }
-        Direction::Reply => {
-            put(packet, bytes, at + 2, value.wrapping_sub(known.stamp_offset), field)
-        }
-    }
-}
-
-/// Where the time stamps' option begins.
-fn stamp_at(options: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        match *options.get(at..)? {
-            [] | [0, ..] => return None,
-            [1, ..] => at += 1,
-            [OPT_TIMESTAMP, 10, ..] => return Some(at),
-            [_, len, ..] if len >= 2 => at += usize::from(len),
-            _ => return None,
-        }
-    }
 }
 
 #[cfg(test)]

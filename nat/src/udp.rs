@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tidegate_packet::{Instant, Parsed, Plain, checksum, protocol, udp};
+use tidegate_packet::{Instant, Parsed, checksum, protocol, udp};
 
 use crate::conn::{Connection, Proto, Status};
+use crate::early;
 use crate::settings::Settings;
 use crate::tracked::InvalidReason;
 
@@ -20,34 +21,7 @@ pub(crate) fn check(packet: &Parsed, segment: &[u8], verify: bool) -> Result<(),
         return Err(InvalidReason::UdpLength);
     }
     // RFC 768: zero is no checksum. netfilter doesn't ask which family it is.
-    if !verify || header.checksum() == 0 {
-        return Ok(());
-    }
-    match checksum::verify_transport(packet.src, packet.dst, protocol::UDP, segment) {
-        true => Ok(()),
-        false => Err(InvalidReason::Checksum),
-    }
-}
-
-/// The same for a packet whose headers have been read already.
-#[inline(always)]
-pub(crate) fn check_plain<const V6: bool>(
-    plain: &Plain<V6>,
-    packet: &[u8],
-    verify: bool,
-) -> Result<(), InvalidReason> {
-    let header = packet.get(Plain::<V6>::L4..).and_then(<[u8]>::first_chunk);
-    let Some([_, _, _, _, len @ .., c0, c1]): Option<&[u8; udp::HEADER_LEN]> = header else {
-        return Err(InvalidReason::Malformed);
-    };
-    let len = usize::from(u16::from_be_bytes(*len));
-    if len < udp::HEADER_LEN || len + Plain::<V6>::L4 > plain.len as usize {
-        return Err(InvalidReason::UdpLength);
-    }
-    if !verify || [*c0, *c1] == [0; 2] || plain.verify(packet) {
-        return Ok(());
-    }
-    Err(InvalidReason::Checksum)
+    early::checksum(packet, protocol::UDP, segment, verify && header.checksum() != 0)
 }
 
 /// RFC 3828: the length field is the checksum's coverage, and there must be a checksum.

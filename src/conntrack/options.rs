@@ -1,15 +1,15 @@
 //! The command line, read as the original reads it: getopt_long with options that end with their
 //! protocol's, a table of which option goes with which command, and the original's complaints.
 
+use super::What;
 use super::filter::{Filter, Nat};
 use super::protocols::{self, Part, Protocol};
 use super::text::Show;
 use super::wire::Change;
-use super::{Entry, Expected, Side, What};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use tidegate_nat::{Status, Tuple};
-use tidegate_packet::Addr;
+use std::net::IpAddr;
 
+mod asked;
+mod fit;
 mod scan;
 mod values;
 
@@ -134,59 +134,6 @@ pub struct Command {
     ports: [[Option<u16>; 2]; 2],
 }
 
-/// The options' letters in the original's order, with the names that its complaints use.
-const NAMES: [(char, &str); 29] = [
-    ('s', "src"),
-    ('d', "dst"),
-    ('r', "reply-src"),
-    ('q', "reply-dst"),
-    ('p', "protonum"),
-    ('t', "timeout"),
-    ('u', "status"),
-    ('z', "zero"),
-    ('e', "event-mask"),
-    ('[', "tuple-src"),
-    (']', "tuple-dst"),
-    ('{', "mask-src"),
-    ('}', "mask-dst"),
-    ('a', "nat-range"),
-    ('m', "mark"),
-    ('i', "id"),
-    ('f', "family"),
-    ('n', "src-nat"),
-    ('g', "dst-nat"),
-    ('o', "output"),
-    ('c', "secmark"),
-    ('b', "buffer-size"),
-    ('j', "any-nat"),
-    ('w', "zone"),
-    ('l', "label"),
-    ('<', "label-add"),
-    ('>', "label-del"),
-    ('(', "orig-zone"),
-    (')', "reply-zone"),
-];
-
-/// The options that a command needs, and those that it takes besides.
-fn legal(verb: Verb, table: Table) -> (&'static str, &'static str) {
-    match (verb, table) {
-        (Verb::List, Table::Expect) => ("", "fo"),
-        (Verb::List, _) => ("", "sdrqpuz{}mfngocjwl()"),
-        (Verb::Create, Table::Expect) => ("sdpt[]{}", "rqu"),
-        (Verb::Create | Verb::Add, _) => ("pt", "sdrqumngw<()"),
-        (Verb::Update, _) => ("", "sdrqptu{}mfngol<>"),
-        (Verb::Delete, Table::Expect) | (Verb::Get, Table::Expect) => ("sdp", "rq"),
-        (Verb::Delete, _) => ("", "sdrqptu{}mfngowl()"),
-        (Verb::Get, _) => ("p", "sdrqol"),
-        (Verb::Flush, Table::Expect) => ("", ""),
-        (Verb::Flush, _) => ("", "f"),
-        (Verb::Event, Table::Expect) => ("", "o"),
-        (Verb::Event, _) => ("", "sdrqpe{}mfngocbjwl()"),
-        (Verb::Help, _) => ("", "p"),
-        (Verb::Count | Verb::Stats | Verb::Version, _) => ("", ""),
-    }
-}
-
 impl Command {
     /// Reads arguments without the program's name. `label` gives a label's number.
     pub fn read(args: &[String], label: &dyn Fn(&str) -> Option<u8>) -> Result<Self, Wrong> {
@@ -289,8 +236,7 @@ impl Command {
         if prefix.is_some() && !matches!(letter, 's' | 'd' | '[' | ']') {
             return Err(Wrong::usage(format!("CIDR notation unavailable for `--{long}'")));
         }
-        let mask =
-            netmask(address, prefix.unwrap_or(128).min(if address.is_ipv4() { 32 } else { 128 }));
+        let mask = netmask(address, prefix.unwrap_or(128));
         let (original, reply) = (&mut self.filter.original, &mut self.filter.reply);
         match letter {
             's' => original.src = Some((address, mask)),
@@ -355,192 +301,6 @@ impl Command {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Checks that everything fits together.
-    fn complete(&mut self, label: &dyn Fn(&str) -> Option<u8>) -> Result<(), Wrong> {
-        self.filter.labels = label_list(&self.labels, label)?;
-        let changed = label_list(&self.change_labels, label)?;
-        if self.has('j') && (self.has('n') || self.has('g')) {
-            let why = "cannot specify `--src-nat' or `--dst-nat' with `--any-nat'";
-            return Err(Wrong::usage(why.to_owned()));
-        }
-        let Some(verb) = self.verb else { return Ok(()) };
-        self.check_options(verb)?;
-        if let Some((protocol, _)) = self.protocol.filter(|_| verb != Verb::Help) {
-            protocol.check(verb, self.table == Table::Expect, &self.parts)?;
-        }
-        self.apply_masks()?;
-        self.filter.family = self.family;
-        if verb == Verb::Update {
-            // What else would be a filter is what to set.
-            self.change = Change {
-                mark: self.mark.map(|(value, mask)| (mask, value)),
-                timeout: self.timeout,
-                status: self.has('u').then_some(self.status),
-                state: self.filter.state.take(),
-                add_labels: if self.has('<') { changed.clone() } else { Vec::new() },
-                // Without a name it is all of them.
-                del_labels: match (self.has('>'), changed.is_empty()) {
-                    (false, _) => Vec::new(),
-                    (true, true) => (0..128).collect(),
-                    (true, false) => changed,
-                },
-            };
-            self.filter.unset = None;
-            return Ok(());
-        }
-        self.change.add_labels = changed;
-        self.filter.mark = self.mark;
-        if self.has('u') && self.status != 0 {
-            self.filter.status = Some(self.status);
-        }
-        let comparing = "pdsrqmcuiwl()".chars().any(|letter| self.has(letter));
-        if verb == Verb::List && self.zero && comparing {
-            return Err(Wrong::usage("Can't use -z with filtering parameters".to_owned()));
-        }
-        Ok(())
-    }
-
-    fn check_options(&self, verb: Verb) -> Result<(), Wrong> {
-        let (needed, taken) = legal(verb, self.table);
-        for (letter, name) in NAMES {
-            let given = self.has(letter);
-            if !given && needed.contains(letter) {
-                return Err(Wrong::usage(format!(
-                    "You need to supply the `--{name}' option for this command"
-                )));
-            }
-            if given && !needed.contains(letter) && !taken.contains(letter) {
-                return Err(Wrong::usage(format!("Illegal option `--{name}' with this command")));
-            }
-        }
-        let exact = matches!(verb, Verb::Create | Verb::Add | Verb::Get);
-        if !exact || self.table == Table::Expect {
-            return Ok(());
-        }
-        let (original, reply) = (self.has('s') && self.has('d'), self.has('r') && self.has('q'));
-        if original || reply {
-            return Ok(());
-        }
-        let one = !self.has('s') && !self.has('d') && (self.has('r') || self.has('q'));
-        let which = if one { "`--reply-src' and `--reply-dst'" } else { "`--src' and `--dst'" };
-        Err(Wrong::usage(format!("you have to specify {which}")))
-    }
-
-    fn apply_masks(&mut self) -> Result<(), Wrong> {
-        let Filter { original, .. } = &mut self.filter;
-        let ends = [("src", &mut original.src), ("dst", &mut original.dst)];
-        for ((name, end), mask) in ends.into_iter().zip(self.masks) {
-            match (mask, end) {
-                (None, _) => {}
-                (Some(mask), Some(end)) => end.1 = mask,
-                (Some(_), None) => {
-                    let why = format!("Can't use --mask-{name} without --{name}");
-                    return Err(Wrong::usage(why));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The ends that `-G` asks for, and whether they are the reply direction's.
-    pub fn exact_side(&self) -> Option<(u8, Side, bool)> {
-        let (_, number) = self.protocol?;
-        let Filter { original, reply, .. } = &self.filter;
-        let asked = original.src.is_some() && original.dst.is_some();
-        let ends = if asked { original } else { reply };
-        let dport = match (ends.icmp_type, ends.icmp_code) {
-            (None, None) => ends.dport.unwrap_or(0),
-            (kind, code) => u16::from_be_bytes([kind.unwrap_or(0), code.unwrap_or(0)]),
-        };
-        let side = Side {
-            src: ends.src?.0,
-            dst: ends.dst?.0,
-            sport: ends.sport.unwrap_or(0),
-            dport,
-            counters: None,
-            zone: ends.zone,
-        };
-        Some((number, side, !asked))
-    }
-
-    /// What `-I expect` is to have expected.
-    pub fn expected(&self) -> Option<Expected> {
-        let (protocol, master, _) = self.exact_side()?;
-        let side = |ends: [Option<IpAddr>; 2], ports: [Option<u16>; 2]| {
-            let [sport, dport] = ports.map(|port| port.unwrap_or(0));
-            Some(Side { src: ends[0]?, dst: ends[1]?, sport, dport, counters: None, zone: None })
-        };
-        Some(Expected {
-            timeout: self.timeout.unwrap_or(0),
-            protocol,
-            tuple: side(self.tuple, self.ports[1])?,
-            mask: side(self.masks, self.ports[0])?,
-            master,
-            master_protocol: protocol,
-            permanent: false,
-            inactive: false,
-            class: 0,
-            helper: String::new(),
-        })
-    }
-
-    /// The connection that `-I` and `-A` are to make. `None`: the ends can't be turned around.
-    pub fn entry(&self) -> Option<Entry> {
-        let (number, side, reversed) = self.exact_side()?;
-        let [src, dst] = [side.src, side.dst].map(Addr::from);
-        let tuple = Tuple { src, dst, sport: side.sport, dport: side.dport, protocol: number };
-        let inverse = tuple.inverse()?;
-        let other = Side {
-            src: inverse.src.to_ip(),
-            dst: inverse.dst.to_ip(),
-            sport: inverse.sport,
-            dport: inverse.dport,
-            counters: None,
-            zone: None,
-        };
-        let (original, mut reply) = if reversed { (other, side) } else { (side, other) };
-        let ends = &self.filter.reply;
-        if !reversed {
-            if let (Some((src, _)), Some((dst, _))) = (ends.src, ends.dst) {
-                (reply.src, reply.dst) = (src, dst);
-            }
-            reply.sport = ends.sport.unwrap_or(reply.sport);
-            reply.dport = ends.dport.unwrap_or(reply.dport);
-        }
-        nat_target(self.filter.src_nat, &mut reply.dst, &mut reply.dport);
-        nat_target(self.filter.dst_nat, &mut reply.src, &mut reply.sport);
-        Some(Entry {
-            id: 0,
-            protocol: number,
-            original,
-            reply,
-            status: self.status & !Status::CONFIRMED.bits(),
-            timeout: self.timeout,
-            state: self.filter.state.clone(),
-            tags: None,
-            mark: self.mark.map(|(value, _)| value),
-            zone: self.filter.zone,
-            helper: None,
-            labels: self.change.add_labels.clone(),
-            start: None,
-            stop: None,
-            uses: None,
-        })
-    }
-}
-
-/// All ones up to a prefix length.
-fn ones(len: u8, width: u8) -> u128 {
-    let zeros = u32::from(width - len.min(width));
-    u128::MAX.checked_shl(zeros).unwrap_or(0) & (u128::MAX >> (128 - u32::from(width)))
-}
-
-fn mask_of(family_v4: bool, len: u8) -> IpAddr {
-    match family_v4 {
-        true => IpAddr::V4(Ipv4Addr::from_bits(ones(len, 32) as u32)),
-        false => IpAddr::V6(Ipv6Addr::from_bits(ones(len, 128))),
     }
 }
 

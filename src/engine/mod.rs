@@ -141,6 +141,8 @@ pub struct Engine {
     at_hand: AtHand,
     /// When connections were swept, and whether that came to its end.
     swept: Instant,
+    /// When leases were brought up to date.
+    settled: Instant,
     behind: bool,
     now: Instant,
     unix_nanos: u64,
@@ -192,6 +194,7 @@ impl Engine {
             leases: None,
             at_hand: AtHand::default(),
             swept: Instant::ZERO,
+            settled: Instant::ZERO,
             behind: false,
             generation,
             now: Instant::ZERO,
@@ -315,16 +318,26 @@ impl Engine {
         let most = (SWEPT_AT_ONCE / shards).max(SWEPT_AT_ONCE / 16);
         let mut news = false;
         (self.behind, self.swept) = (false, self.now);
+        // There may be thousands, and a sweep that is behind goes on at once.
+        let settles = self.now - self.settled >= TICK;
+        if settles {
+            self.settled = self.now;
+        }
         for number in 0..shards {
             self.lend(number);
-            self.settle_leases();
+            if settles {
+                self.settle_leases();
+            }
             self.conntrack.sweep(self.now, most);
             self.behind |= self.conntrack.is_behind();
             news |= self.has_news();
         }
-        // What ended leases have counted is kept until then.
-        if let Some(leases) = &self.leases {
-            leases.settle(self.rules.counters_mut(), &mut self.counters);
+        if settles {
+            self.prolong_leases();
+            // What ended leases have counted is kept until then.
+            if let Some(leases) = &self.leases {
+                leases.settle(self.rules.counters_mut(), &mut self.counters);
+            }
         }
         news
     }

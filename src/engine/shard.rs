@@ -16,7 +16,7 @@
 //! into the table that is lent.
 
 use super::short::ahead::{Ahead, Read};
-use super::short::lease::Heavy;
+use super::short::heavy::Heavy;
 use super::short::{AtHand, Leases, Short};
 use super::steer::{Onward, Steering};
 use super::{Counters, Engine, Fate, PortId};

@@ -183,7 +183,11 @@ fn a_threshold_writes_early() {
     // Two of at most three: not yet, as long as the time isn't up.
     let since = capture.due().unwrap();
     capture.flush(false).unwrap();
-    assert!(len() == head || Instant::now() >= since);
+    if len() != head {
+        // This machine has stood still for so long that it is.
+        assert!(Instant::now() >= since);
+        return;
+    }
     capture.write(&packet(1, "")).unwrap();
     capture.flush(false).unwrap();
     assert!(len() > head && capture.due().is_none());

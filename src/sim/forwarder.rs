@@ -72,6 +72,11 @@ impl InMemory {
         if plain.wire_len(frame) > way.mtu {
             return None;
         }
+        // As conntrack does (`udp_error`): a length field that no datagram has, or a longer one.
+        let udp_len = || usize::from(u16::from_be_bytes([segment[4], segment[5]]));
+        if protocol == protocol::UDP && !(udp::HEADER_LEN..=segment.len()).contains(&udp_len()) {
+            return None;
+        }
         let mut verified = false;
         if *checksum && frame.meta.offload.checksum == Checksum::Unverified {
             let absent = protocol == protocol::UDP && segment[6..8] == [0, 0];
@@ -189,6 +194,12 @@ impl Forwarder for InMemory {
     fn resume(&self, number: u32, windows: Option<Windows>) {
         if let Some(leased) = self.flows().get_mut(&number) {
             (leased.paused, leased.flow.windows) = (false, windows);
+        }
+    }
+
+    fn prolong(&self, number: u32, until: Instant) {
+        if let Some(leased) = self.flows().get_mut(&number) {
+            leased.flow.until = until;
         }
     }
 }

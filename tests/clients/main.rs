@@ -7,7 +7,6 @@
 
 use std::process::{Command, ExitCode, Stdio};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use tidegate::lab::privilege;
 
 mod bulk;
@@ -17,8 +16,11 @@ mod paths;
 mod scans;
 mod stage;
 mod stun;
+#[path = "../common/trials.rs"]
+mod trials;
 
 use stage::{Outcome, Stage};
+use trials::Trials;
 
 struct Test {
     name: &'static str,
@@ -43,12 +45,9 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
     // Scanners and tracers mostly wait.
-    arguments.test_threads.get_or_insert(4);
+    let mut trials = Trials::new(4);
     let rights = privilege::acquire();
-    let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
-    let mut trials = Vec::new();
     for test in TESTS {
         for kernel in [false, true] {
             let name = format!("{}::{}", if kernel { "kernel" } else { "tidegate" }, test.name);
@@ -60,20 +59,13 @@ fn main() -> ExitCode {
                 }
                 Ok(_) => None,
             };
-            if let Some(why) = missing.as_ref().filter(|_| !forbid && !arguments.list) {
-                eprintln!("SKIPPED: {name}: {why}");
-            }
-            let (run, skip) = (test.run, missing.is_some() && !forbid);
-            let trial = Trial::test(name, move || match missing {
-                Some(why) => Err(Failed::from(why)),
-                None => Stage::build(kernel)
-                    .and_then(|stage| run(&stage).map_err(|e| stage.explain(&*e)))
-                    .map_err(|e| Failed::from(e.to_string())),
+            trials.add(&name, missing, move || {
+                let stage = Stage::build(kernel)?;
+                (test.run)(&stage).map_err(|e| stage.explain(&*e))
             });
-            trials.push(trial.with_ignored_flag(skip));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    trials.run()
 }
 
 /// Whether a program can be started.

@@ -69,8 +69,11 @@ fn narrow_from(stage: &Stage, client: &str) -> Outcome {
     for to in ["100.64.0.10", "2001:db8:4::10"] {
         // The first echo may be what finds out that the path is narrow.
         let said = stage.run(client, &["ping", "-n", "-c4", "-i0.2", "-W10", "-s3000", to])?;
-        let lost = said.contains(" 0% packet loss") || said.contains("3 received, +1 errors");
-        assert!(lost && said.contains("3008 bytes from"), "{said}");
+        // Nor need the error be there before the next is sent.
+        let found_out =
+            |got: usize| said.contains(&format!(" {got} received, +{} errors", 4 - got));
+        let none_lost = said.contains(" 0% packet loss") || (1..4).any(found_out);
+        assert!(none_lost && said.contains("3008 bytes from"), "{said}");
     }
     // Just below the path's width, just above (IPv6: above both times), and three pieces.
     for size in [1372, 1373, 4000] {
@@ -90,7 +93,8 @@ fn narrow_from(stage: &Stage, client: &str) -> Outcome {
                 time: Duration::from_millis(300),
             };
             let done = bulk.run().map_err(|e| format!("{to} {direction:?}: {e}"))?;
-            assert!(done.intact && done.bytes > 1 << 20, "{to} {direction:?}: {done:?}");
+            // More than fits before the path's width is known, however slow it was.
+            assert!(done.intact && done.bytes >= 1 << 18, "{to} {direction:?}: {done:?}");
         }
     }
     Ok(())
@@ -102,7 +106,7 @@ fn echo(stage: &Stage, client: &str, to: &str, size: usize) -> Outcome {
     let data: Vec<u8> = (0..size).map(|n| (n * 7 % 251) as u8).collect();
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = stage.scene.at(client, || UdpSocket::bind(any))?;
-    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut answer = vec![0; 65_536];
     wait(&format!("{size} bytes back from {to}"), || {
         let asked = socket.send_to(&data, to).and_then(|_| socket.recv(&mut answer));

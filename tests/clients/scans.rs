@@ -9,8 +9,8 @@ use super::stage::{Outcome, Stage, Tried};
 /// Ports come in their order, one at a time, as a scanner has to who doesn't want to be noticed;
 /// the order decides here what the page's lists of scanners do.
 fn scan(stage: &Stage, from: &str, kind: &str, to: &str, ports: &str) -> Tried<String> {
-    let shape = "-n -Pn -r --max-parallelism 1 --max-retries 1 --min-rtt-timeout 300ms \
-                 --max-rtt-timeout 1s --host-timeout 50s -oG -";
+    let shape = "-n -Pn -r --max-parallelism 1 --max-retries 1 --min-rtt-timeout 1s \
+                 --max-rtt-timeout 3s --host-timeout 50s -oG -";
     let mut command = vec!["nmap", kind, "-p", ports];
     command.extend(shape.split_whitespace());
     command.push(to);

@@ -7,7 +7,9 @@
 pub mod check;
 pub mod conversation;
 pub mod frames;
+pub mod lockstep;
 pub mod mutate;
+pub mod uplink;
 pub mod watch;
 
 use tidegate::sim::{SimConfig, SimInterface, SimRoute};

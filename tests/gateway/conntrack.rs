@@ -9,7 +9,8 @@ use nix::unistd::Pid;
 use tidegate::lab::traffic::service::Service;
 
 use super::harness::{
-    DEADLINE, Gateway, Outcome, TWO, Tried, ask_tcp, ask_udp, ping, two_hosts, wait,
+    DEADLINE, Gateway, LASTING, Outcome, TWO, Tried, ask_tcp, ask_udp, ask_udp_from, ping,
+    two_hosts, wait,
 };
 use super::names::Names;
 
@@ -58,7 +59,7 @@ pub fn connections_are_listed_changed_and_deleted() -> Outcome {
     let network = two_hosts().build()?;
     let (client, gw) = (network.host("client"), network.host("gw"));
     let _service = Service::start(network.host("server"), "server", 7)?;
-    let gateway = gateway(&network, "")?;
+    let gateway = gateway(&network, LASTING)?;
     let names = Names::install(&gateway, gw)?;
     assert_eq!(ask_udp(client, "203.0.113.2:7")?, "server sees 203.0.113.9");
     assert_eq!(ask_tcp(client, "203.0.113.2:7")?, "server sees 203.0.113.9");
@@ -258,8 +259,8 @@ pub fn sysctls_act_on_a_running_gateway() -> Outcome {
     fs::write(gateway.path("s"), sysctls)?;
     super::harness::run(gw, &["reload", "--control", &gateway.control().to_string_lossy()])?;
     names.done("conntrack -F", "")?;
-    for _ in 0..3 {
-        ask_udp(client, "203.0.113.2:7")?;
+    for port in 20_000..20_003 {
+        ask_udp_from(client, port, "203.0.113.2:7")?;
     }
     let out = names.done("conntrack -L -p udp -o ktimestamp", "")?;
     assert_eq!(out.lines().count(), 2, "{out}");

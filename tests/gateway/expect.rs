@@ -3,7 +3,7 @@
 use tidegate::lab::traffic::service::Service;
 
 use super::conntrack::{Listener, SHOWN};
-use super::harness::{Gateway, Outcome, TWO, ask_udp, two_hosts, wait};
+use super::harness::{Gateway, LASTING, Outcome, TWO, ask_udp, two_hosts, wait};
 use super::names::Names;
 
 /// A helper that reads datagrams of any kind.
@@ -19,8 +19,8 @@ pub fn expectations_are_made_watched_and_deleted() -> Outcome {
     let network = two_hosts().build()?;
     let (client, gw) = (network.host("client"), network.host("gw"));
     let _service = Service::start(network.host("server"), "server", 7)?;
-    let toml = format!("{TWO}\n[rules]\nipv4 = \"r\"\n");
-    let gateway = Gateway::start(gw, &toml, &[("r", RULES)])?;
+    let toml = format!("{TWO}\n[rules]\nipv4 = \"r\"\n[sysctl]\nfile = \"s\"\n");
+    let gateway = Gateway::start(gw, &toml, &[("r", RULES), ("s", LASTING)])?;
     let names = Names::install(&gateway, gw)?;
     ask_udp(client, "203.0.113.2:7")?;
     let line = names.done("conntrack -L -p udp", "")?;

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::process::{Command, ExitCode};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use tidegate::io::bypass::Bypass;
 use tidegate::lab::privilege;
 use tidegate_packet::Instant;
@@ -28,9 +27,12 @@ mod reload;
 mod routes;
 mod state;
 mod tap;
+#[path = "../common/trials.rs"]
+mod trials;
 mod workers;
 
 use harness::Outcome;
+use trials::Trials;
 
 /// What a test needs besides namespaces.
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -125,41 +127,26 @@ const TESTS: &[Test] = tests! {
 };
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
     // Each has namespaces of its own; more at a time only slow each other down.
-    arguments.test_threads.get_or_insert(2);
+    let mut trials = Trials::new(2);
     let rights = privilege::acquire();
-    let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
     let tun = File::options().read(true).write(true).open("/dev/net/tun").map(drop);
     let bpf = Bypass::open(Instant::ZERO).map(drop);
     let dnsmasq = Command::new("dnsmasq").arg("--version").output().map(drop);
     let tcpdump = Command::new("tcpdump").arg("--version").output().map(drop);
-    let trials = TESTS
-        .iter()
-        .map(|test| {
-            let program = match test.needs {
-                Needs::Dnsmasq => ("dnsmasq", &dnsmasq),
-                _ => ("tcpdump", &tcpdump),
-            };
-            let missing = match (&rights, test.needs, &tun, program) {
-                (Err(e), ..) => Some(e.to_string()),
-                (_, Needs::Tun, Err(e), _) => Some(format!("/dev/net/tun: {e}")),
-                (_, Needs::Bpf, ..) => bpf.as_ref().err().map(ToString::to_string),
-                (_, Needs::Dnsmasq | Needs::Tcpdump, _, (name, Err(e))) => {
-                    Some(format!("{name}: {e}"))
-                }
-                _ => None,
-            };
-            if let Some(why) = missing.as_ref().filter(|_| !forbid && !arguments.list) {
-                eprintln!("SKIPPED: {}: {why}", test.name);
-            }
-            let (run, skip) = (test.run, missing.is_some() && !forbid);
-            Trial::test(test.name, move || match missing {
-                Some(why) => Err(Failed::from(why)),
-                None => run().map_err(|e| Failed::from(e.to_string())),
-            })
-            .with_ignored_flag(skip)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    for test in TESTS {
+        let program = match test.needs {
+            Needs::Dnsmasq => ("dnsmasq", &dnsmasq),
+            _ => ("tcpdump", &tcpdump),
+        };
+        let missing = match (&rights, test.needs, &tun, program) {
+            (Err(e), ..) => Some(e.to_string()),
+            (_, Needs::Tun, Err(e), _) => Some(format!("/dev/net/tun: {e}")),
+            (_, Needs::Bpf, ..) => bpf.as_ref().err().map(ToString::to_string),
+            (_, Needs::Dnsmasq | Needs::Tcpdump, _, (name, Err(e))) => Some(format!("{name}: {e}")),
+            _ => None,
+        };
+        trials.add(test.name, missing, test.run);
+    }
+    trials.run()
 }

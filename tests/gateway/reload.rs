@@ -39,7 +39,7 @@ pub fn connections_outlive_a_reload() -> Outcome {
         // Echoes run all the time.
         let traffic = s.spawn(|| -> std::io::Result<u64> {
             let (mut rounds, mut block) = (0, [0; 4096]);
-            while !stop.load(Ordering::Relaxed) {
+            while rounds <= 10 || !stop.load(Ordering::Relaxed) {
                 block.fill(rounds as u8);
                 stream.write_all(&block)?;
                 let mut back = [0; 4096];

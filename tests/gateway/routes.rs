@@ -1,6 +1,7 @@
 //! LANs, uplinks and routes.
 
 use tidegate::lab::topology::{End, Topology};
+use tidegate::lab::traffic::SILENCE;
 use tidegate::lab::traffic::service::Service;
 use tidegate::lab::traffic::udp::Probe;
 
@@ -123,7 +124,6 @@ pub fn lans_uplinks_and_special_routes() -> Outcome {
         }
     }
     for (to, want) in [
-        ("10.1.0.1", "no answer"),
         ("10.2.0.1", "host unreachable from 192.168.0.1"),
         ("10.3.0.1", "ICMP 3/13 from 192.168.0.1"),
         ("fd02::1", "no route from fd00:1::1"),
@@ -132,6 +132,8 @@ pub fn lans_uplinks_and_special_routes() -> Outcome {
         let want = want.replace("ICMP 3/13", "admin prohibited");
         assert_eq!(probe(client, to)?, want, "{to}");
     }
+    let silence = Probe { wait: SILENCE, ..Probe::new(at("10.1.0.1:9")) };
+    assert_eq!(client.run(|| silence.send())?.to_string(), "no answer");
     assert_eq!(ping(alone, "192.168.0.2")?, "reply from 192.168.0.2, TTL 63");
     gateway.stop()?;
     Ok(())

@@ -6,7 +6,7 @@ use tidegate::lab::netns::Netns;
 use tidegate::lab::traffic::bulk::{Bulk, Direction};
 use tidegate::lab::traffic::service::Service;
 
-use super::harness::{Gateway, Outcome, TWO, ask_tcp, ask_udp, at, ping, two_hosts};
+use super::harness::{Gateway, LASTING, Outcome, TWO, ask_tcp, ask_udp_from, at, ping, two_hosts};
 use super::names::Names;
 
 pub fn one_worker() -> Outcome {
@@ -35,11 +35,13 @@ pub fn three_workers_forward_ports() -> Outcome {
     let network = two_hosts().build()?;
     let (client, server) = (network.host("client"), network.host("server"));
     let _service = Service::start(client, "client", 7)?;
-    let toml = format!("workers = 3\n{TWO}\n[rules]\nipv4 = \"r\"\n");
-    let gateway = Gateway::start(network.host("gw"), &toml, &[("r", FORWARDS)])?;
+    let toml = format!("workers = 3\n{TWO}\n[rules]\nipv4 = \"r\"\n[sysctl]\nfile = \"s\"\n");
+    let files = [("r", FORWARDS), ("s", LASTING)];
+    let gateway = Gateway::start(network.host("gw"), &toml, &files)?;
     let names = Names::install(&gateway, network.host("gw"))?;
     for n in 0..60 {
-        assert_eq!(ask_udp(server, "203.0.113.1:8080")?, "client sees 203.0.113.2", "{n}");
+        let seen = ask_udp_from(server, 20_000 + n, "203.0.113.1:8080")?;
+        assert_eq!(seen, "client sees 203.0.113.2", "{n}");
         assert_eq!(ask_tcp(server, "203.0.113.1:8080")?, "client sees 203.0.113.2", "{n}");
     }
     bulk(client, server, "203.0.113.2:5001")?;
@@ -61,8 +63,8 @@ pub fn three_workers_forward_ports() -> Outcome {
 
 fn with(workers: usize) -> Outcome {
     let network = two_hosts().build()?;
-    let toml = format!("workers = {workers}\n{TWO}");
-    let gateway = Gateway::start(network.host("gw"), &toml, &[])?;
+    let toml = format!("workers = {workers}\n{TWO}\n[sysctl]\nfile = \"s\"\n");
+    let gateway = Gateway::start(network.host("gw"), &toml, &[("s", LASTING)])?;
     assert_eq!(gateway.status()?.workers, workers);
     traffic(network.host("client"), network.host("server"))?;
     let status = gateway.status()?;
@@ -79,7 +81,8 @@ pub fn traffic(client: &Netns, server: &Netns) -> Outcome {
     let _service = Service::start(server, "server", 7)?;
     for n in 0..100 {
         assert_eq!(ask_tcp(client, "203.0.113.2:7")?, "server sees 203.0.113.1", "{n}");
-        assert_eq!(ask_udp(client, "203.0.113.2:7")?, "server sees 203.0.113.1", "{n}");
+        let seen = ask_udp_from(client, 20_000 + n, "203.0.113.2:7")?;
+        assert_eq!(seen, "server sees 203.0.113.1", "{n}");
     }
     assert_eq!(ping(client, "203.0.113.2")?, "reply from 203.0.113.2, TTL 63");
     Ok(())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Outcome;
+use super::{Outcome, PATIENCE};
 
 fn lab(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
@@ -67,7 +67,7 @@ fn begun(arguments: &[&str]) -> Result<(std::process::Child, PathBuf), Box<dyn s
     let child = lab(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let pid = child.id().to_string();
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(10) {
+    while started.elapsed() < PATIENCE {
         let listed = lab(&["list"]).output()?;
         if text(&listed.stdout).contains(&format!("lab {pid}\n")) {
             let homes = [
@@ -79,7 +79,7 @@ fn begun(arguments: &[&str]) -> Result<(std::process::Child, PathBuf), Box<dyn s
         }
         thread::sleep(Duration::from_millis(20));
     }
-    Err("the lab was not built in ten seconds".into())
+    Err("the lab isn't built".into())
 }
 
 pub fn remains_are_cleaned_up() -> Outcome {
@@ -112,7 +112,7 @@ pub fn the_gateway_ends_with_a_lab_that_crashes() -> Outcome {
     child.wait()?;
     let killed = Instant::now();
     while runs(gateway) {
-        assert!(killed.elapsed() < Duration::from_secs(10), "process {gateway} is still there");
+        assert!(killed.elapsed() < PATIENCE, "process {gateway} is still there");
         thread::sleep(Duration::from_millis(10));
     }
     std::fs::remove_dir_all(directory)?;

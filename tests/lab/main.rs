@@ -6,15 +6,22 @@
 use std::error::Error;
 use std::fs::File;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use tidegate::lab::privilege;
 
 mod command;
 mod rows;
 mod topology;
+#[path = "../common/trials.rs"]
+mod trials;
+
+use trials::Trials;
 
 type Outcome = Result<(), Box<dyn Error>>;
+
+/// Longer than anything takes that will happen, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a test needs besides namespaces.
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -80,36 +87,23 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
     // They share two cores and measure time: one after another.
-    arguments.test_threads.get_or_insert(1);
+    let mut trials = Trials::new(1);
     let rights = privilege::acquire();
-    let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
     let iptables = has_iptables();
     let tun = File::options().read(true).write(true).open("/dev/net/tun").is_ok();
-    let trials = TESTS
-        .iter()
-        .map(|test| {
-            let missing = match (&rights, test.needs) {
-                (Err(e), _) => Some(e.to_string()),
-                (Ok(_), Needs::Iptables) if !iptables => {
-                    Some("the reference needs iptables-restore or iptables-legacy-restore".into())
-                }
-                (Ok(_), Needs::Tun) if !tun => Some("/dev/net/tun cannot be opened".into()),
-                _ => None,
-            };
-            if let Some(why) = missing.as_ref().filter(|_| !forbid) {
-                eprintln!("SKIPPED: {}: {why}", test.name);
+    for test in TESTS {
+        let missing = match (&rights, test.needs) {
+            (Err(e), _) => Some(e.to_string()),
+            (Ok(_), Needs::Iptables) if !iptables => {
+                Some("the reference needs iptables-restore or iptables-legacy-restore".into())
             }
-            let (run, skip) = (test.run, missing.is_some() && !forbid);
-            Trial::test(test.name, move || match missing {
-                Some(why) => Err(Failed::from(why)),
-                None => run().map_err(|e| Failed::from(e.to_string())),
-            })
-            .with_ignored_flag(skip)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+            (Ok(_), Needs::Tun) if !tun => Some("/dev/net/tun cannot be opened".into()),
+            _ => None,
+        };
+        trials.add(test.name, missing, test.run);
+    }
+    trials.run()
 }
 
 fn has_iptables() -> bool {

@@ -2,11 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::time::Duration;
 
 use tidegate::lab::topology::{End, Network, Topology};
 
-use super::Outcome;
+use super::{Outcome, PATIENCE};
 
 /// Opens a connection, asks over it and says whom the server saw.
 fn connect(
@@ -17,9 +16,8 @@ fn connect(
 ) -> Result<IpAddr, Box<dyn std::error::Error>> {
     let listener = network.host(to).run(|| TcpListener::bind((address, 80)))?;
     let address = listener.local_addr()?;
-    let mut stream =
-        network.host(from).run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut stream = network.host(from).run(|| TcpStream::connect_timeout(&address, PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let (mut served, peer) = listener.accept()?;
     served.write_all(b"hello")?;
     let mut answer = [0; 5];

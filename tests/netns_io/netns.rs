@@ -12,7 +12,7 @@ use tidegate::io::{BURST, Meta, Receive, Transmit};
 use tidegate::link::netlink::{Netlink, VethEnd};
 
 /// How long a test waits for what must happen. Generous: a loaded machine isn't a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub type Device = (Box<dyn Receive>, Box<dyn Transmit>);
 

@@ -262,7 +262,8 @@ fn settled(topology: &Topology) -> Result<(), String> {
     let own = topology.prefixes().filter(|(_, p)| !p.addr().is_v4()).count();
     // Loopback's and a link-local one for each interface.
     let expected = own + 1 + topology.interfaces.len();
-    for _ in 0..400 {
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(60) {
         let text = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
         let tentative = |line: &str| {
             let flags =

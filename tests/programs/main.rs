@@ -10,7 +10,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use tidegate::lab::privilege;
 
 mod fail2ban;
@@ -20,9 +19,12 @@ mod harness;
 mod room;
 mod sequences;
 mod speed;
+#[path = "../common/trials.rs"]
+mod trials;
 mod ufw;
 
 use harness::Outcome;
+use trials::Trials;
 
 struct Test {
     name: &'static str,
@@ -54,31 +56,18 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(2);
+    let mut trials = Trials::new(2);
     let rights = privilege::acquire();
-    let forbid = std::env::var_os("TIDEGATE_FORBID_SKIP").is_some_and(|v| v != "0");
-    let trials = TESTS
-        .iter()
-        .map(|test| {
-            let absent = test.needs.iter().chain([&LEGACY]).find(|(f, _)| !Path::new(f).exists());
-            let missing = match (&rights, absent) {
-                (Err(e), _) => Some(e.to_string()),
-                (_, Some((file, package))) => {
-                    Some(format!("no {file} (Debian: apt-get install {package})"))
-                }
-                _ => None,
-            };
-            if let Some(why) = missing.as_ref().filter(|_| !forbid && !arguments.list) {
-                eprintln!("SKIPPED: {}: {why}", test.name);
+    for test in TESTS {
+        let absent = test.needs.iter().chain([&LEGACY]).find(|(f, _)| !Path::new(f).exists());
+        let missing = match (&rights, absent) {
+            (Err(e), _) => Some(e.to_string()),
+            (_, Some((file, package))) => {
+                Some(format!("no {file} (Debian: apt-get install {package})"))
             }
-            let (run, skip) = (test.run, missing.is_some() && !forbid);
-            Trial::test(test.name, move || match missing {
-                Some(why) => Err(Failed::from(why)),
-                None => run().map_err(|e| Failed::from(e.to_string())),
-            })
-            .with_ignored_flag(skip)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+            _ => None,
+        };
+        trials.add(test.name, missing, test.run);
+    }
+    trials.run()
 }

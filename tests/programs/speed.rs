@@ -38,7 +38,7 @@ pub fn a_rule_among_many() -> Outcome {
     thread::scope(|s| -> Outcome {
         let traffic = s.spawn(|| -> std::io::Result<u64> {
             let mut rounds = 0;
-            while !stop.load(Ordering::Relaxed) {
+            while rounds <= 10 || !stop.load(Ordering::Relaxed) {
                 let block = [rounds as u8; 512];
                 stream.write_all(&block)?;
                 let mut back = [0; 512];

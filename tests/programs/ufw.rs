@@ -126,9 +126,13 @@ pub fn packets_agree() -> Outcome {
     assert_eq!(at(22)?, reply);
     // Six new connections in half a minute are one too many.
     room.done("ufw route insert 1 limit proto tcp from any to any port 22")?;
-    for n in 1..=5 {
-        assert_eq!(at(22)?, reply, "{n}");
+    // A SYN that is sent again counts as well.
+    let mut open = 0;
+    while at(22)? == reply {
+        open += 1;
+        assert!(open <= 5, "there is no limit");
     }
+    assert!(open > 0);
     assert_eq!(at(22)?, rejected);
     assert_eq!(at(7)?, reply);
     room.done("ufw disable")?;

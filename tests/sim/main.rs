@@ -8,6 +8,7 @@ mod drops;
 mod faults;
 mod fragments;
 mod ipv6;
+mod leases;
 mod link;
 mod mapping;
 mod nat;

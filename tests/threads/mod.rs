@@ -1,5 +1,7 @@
 //! Worker threads with devices in memory around one gateway.
 
+use crate::common::addr;
+use crate::common::uplink::{framed, lan_and_uplink};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,49 +17,24 @@ use tidegate::gateway::Gateway;
 use tidegate::handover::{Bell, HandOver};
 use tidegate::io::channel::{ChannelReceive, Flying, Wire};
 use tidegate::io::{Frame, Outgoing, Receive};
-use tidegate::sim::{self, SimConfig, SimInterface, SimRoute};
+use tidegate::sim::{self, SimConfig};
 use tidegate::worker::{Clock, Device, News, Worker, unix_nanos};
 use tidegate_filter::{Ruleset, Sets, Source, load_with};
 use tidegate_nat::{Update, home};
 use tidegate_packet::builder::{self, Ip};
-use tidegate_packet::{Addr, Family, MacAddr, Parsed, ethernet, protocol};
+use tidegate_packet::{Addr, Family, Parsed, ethernet, protocol};
 
-const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
-const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
-const HOST: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x22]);
-const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x99]);
 const PORTS: [&str; 2] = ["lan0", "wan0"];
 /// So long a test waits for what has to come; it is there long before.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub fn addr(text: &str) -> Addr {
-    text.parse().unwrap()
-}
-
-/// A LAN and an uplink.
+/// A LAN and an uplink, where nothing ends while a slow machine is at it.
 pub fn config(rules: &str, sysctls: &str) -> SimConfig {
-    let prefix = |text: &str| [text.parse().unwrap()];
-    let mut neighbours = vec![("wan0".into(), addr("203.0.113.2"), ROUTER)];
-    neighbours.extend((2..10).map(|n| ("lan0".into(), addr(&format!("192.168.0.{n}")), HOST)));
-    SimConfig {
-        interfaces: vec![
-            SimInterface::new("lan0", GATEWAY, &prefix("192.168.0.1/24")),
-            SimInterface::new("wan0", UPLINK, &prefix("203.0.113.1/24")),
-        ],
-        routes: vec![SimRoute {
-            to: "0.0.0.0/0".parse().unwrap(),
-            via: Some(addr("203.0.113.2")),
-            dev: None,
-        }],
-        neighbours,
-        rules_v4: rules.into(),
-        rules_v6: String::new(),
-        // Nothing ends while a slow machine is at it.
-        sysctls: format!(
-            "net.ipv4.ip_forward = 1\nnet.netfilter.nf_conntrack_udp_timeout = 900\n\
-             net.netfilter.nf_conntrack_udp_timeout_stream = 900\n{sysctls}"
-        ),
-    }
+    let sysctls = format!(
+        "net.netfilter.nf_conntrack_udp_timeout = 900\n\
+         net.netfilter.nf_conntrack_udp_timeout_stream = 900\n{sysctls}"
+    );
+    lan_and_uplink(rules, &sysctls)
 }
 
 pub fn rules(text: &str, family: Family) -> Ruleset {
@@ -462,12 +439,4 @@ impl std::ops::Drop for Lab {
             }
         }
     }
-}
-
-fn framed(port: &str, packet: &[u8]) -> Vec<u8> {
-    let (to, from) = if port == "lan0" { (GATEWAY, HOST) } else { (UPLINK, ROUTER) };
-    let mut frame = vec![0; ethernet::HEADER_LEN];
-    ethernet::write(&mut frame, to, from, ethernet::IPV4);
-    frame.extend_from_slice(packet);
-    frame
 }

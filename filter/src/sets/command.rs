@@ -1,6 +1,8 @@
 //! `ipset` as users and programs know it: its command line, outputs, words and exit statuses
 //! (ipset 7).
 
+mod read;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,15 +11,14 @@ use tidegate_packet::Instant;
 use super::change::Change;
 use super::fault::{Class, Fault, Result};
 use super::kind::Kind;
-use super::list::{self, Mode, Style};
+use super::list::{self, Mode};
 use super::{Set, Sets, create, help, no_set};
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::lex::Word;
+use read::{Call, Command, Common, checked_name, common, lines, read_line, words};
 
 /// The version whose words these are.
 const VERSION: &str = "v7.17";
-/// `IPSET_MAXNAMELEN` less the final zero.
-const MAX_NAME: usize = 31;
 /// Mistakes in the command line.
 const USAGE: u8 = 2;
 const FAILED: u8 = 1;
@@ -51,163 +52,6 @@ pub fn files(args: &[String]) -> Files {
     let Ok(call) = Call::read(&words) else { return Files::default() };
     let offline = matches!(call.command, Command::Help | Command::Version | Command::Quit);
     Files { restores: call.command == Command::Restore, offline, file: call.options.file }
-}
-
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
-    Create,
-    Add,
-    Del,
-    Test,
-    Destroy,
-    List,
-    Save,
-    Restore,
-    Flush,
-    Rename,
-    Swap,
-    Help,
-    Version,
-    Quit,
-}
-
-/// Name, letter, how many words have to follow and how many more may.
-type Known = (Command, &'static str, char, usize, usize);
-
-const ANY: usize = usize::MAX;
-const COMMANDS: [Known; 14] = [
-    (Command::Create, "create", 'n', 2, ANY),
-    (Command::Add, "add", 'a', 2, ANY),
-    (Command::Del, "del", 'd', 2, ANY),
-    (Command::Test, "test", 't', 2, ANY),
-    (Command::Destroy, "destroy", 'x', 0, 1),
-    (Command::List, "list", 'l', 0, 1),
-    (Command::Save, "save", 's', 0, 1),
-    (Command::Restore, "restore", 'r', 0, 0),
-    (Command::Flush, "flush", 'f', 0, 1),
-    (Command::Rename, "rename", 'e', 2, 0),
-    (Command::Swap, "swap", 'w', 2, 0),
-    (Command::Help, "help", 'h', 0, 1),
-    (Command::Version, "version", 'v', 0, ANY),
-    (Command::Quit, "quit", 'q', 0, ANY),
-];
-
-/// What may stand anywhere in a command.
-#[derive(Clone, Debug, Default)]
-struct Common {
-    exist: bool,
-    quiet: bool,
-    style: Style,
-    mode: Option<Mode>,
-    file: Option<String>,
-}
-
-/// A command that was taken apart.
-#[derive(Debug)]
-struct Call<'w> {
-    command: Command,
-    name: &'static str,
-    rest: Vec<Word<'w>>,
-    options: Common,
-}
-
-/// Arguments as words, with the places that they have when blanks stand between them.
-fn words(args: &[String]) -> Vec<Word<'_>> {
-    let mut at = 0;
-    let words = args.iter().map(|text| {
-        let start = at;
-        at += text.len() + 1;
-        Word { text: text.into(), span: start..start + text.len(), quoted: false }
-    });
-    words.collect()
-}
-
-impl<'w> Call<'w> {
-    fn read(words: &[Word<'w>]) -> Result<Self> {
-        let mut options = Common::default();
-        let mut rest = Vec::with_capacity(words.len());
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            match common(&word.text).filter(|_| !word.quoted) {
-                Some("exist") => options.exist = true,
-                Some("quiet") => options.quiet = true,
-                Some("name") => options.style.names = true,
-                Some("terse") => options.style.terse = true,
-                Some(name @ ("output" | "file")) => {
-                    let value = words.next().ok_or_else(|| {
-                        let what = format!("Missing mandatory argument to option {}", word.text);
-                        Fault::usage(what).at(word)
-                    })?;
-                    match name {
-                        "file" => options.file = Some(value.text.to_string()),
-                        _ => options.mode = Some(mode(value)?),
-                    }
-                }
-                // Entries are sorted as they are, and names of hosts aren't asked for.
-                Some(_) => {}
-                None => rest.push(word.clone()),
-            }
-        }
-        let first = match rest.is_empty() {
-            true => return Err(Fault::usage("No command specified.")),
-            false => rest.remove(0),
-        };
-        let (command, name, _, needed, more) = command(&first.text).ok_or_else(|| {
-            let what = format!("No command specified: unknown argument {}", first.text);
-            Fault::usage(what).at(&first)
-        })?;
-        if rest.len() < needed {
-            let nth = if rest.is_empty() { "" } else { "second " };
-            let what = format!("Missing {nth}mandatory argument to command {name}");
-            return Err(Fault::usage(what).at(&first));
-        }
-        if let Some(word) = rest.get(needed.saturating_add(more)) {
-            return Err(Fault::usage(format!("Unknown argument {}", word.text)).at(word));
-        }
-        Ok(Self { command, name, rest, options })
-    }
-}
-
-/// The long name of an option that any command may have.
-fn common(text: &str) -> Option<&'static str> {
-    const OPTIONS: [(&str, &str); 8] = [
-        ("sorted", "s"),
-        ("quiet", "q"),
-        ("resolve", "r"),
-        ("exist", "!"),
-        ("name", "n"),
-        ("terse", "t"),
-        ("output", "o"),
-        ("file", "f"),
-    ];
-    let text = text.strip_prefix('-')?;
-    let text = text.strip_prefix('-').unwrap_or(text);
-    OPTIONS.iter().find(|(long, short)| text == *long || text == *short).map(|(long, _)| *long)
-}
-
-fn mode(word: &Word) -> Result<Mode> {
-    match &*word.text {
-        "plain" => Ok(Mode::Plain),
-        "save" => Ok(Mode::Save),
-        "xml" => Ok(Mode::Xml),
-        other => Err(Fault::syntax(format!("unknown output mode '{other}'")).at(word)),
-    }
-}
-
-/// A command by its name, a beginning of it, or its letter: `-A`, `a`.
-fn command(text: &str) -> Option<Known> {
-    let bare = text.trim_start_matches('-');
-    let mut chars = bare.chars();
-    if let (Some(letter), None) = (chars.next(), chars.next()) {
-        let dashed = text.len() == 2;
-        let letter = match (dashed, letter) {
-            (true, 'V') | (false, 'v') => 'v',
-            (true, letter) => letter.to_ascii_lowercase(),
-            (false, letter) => letter,
-        };
-        return COMMANDS.into_iter().find(|known| known.2 == letter);
-    }
-    COMMANDS.into_iter().find(|known| !bare.is_empty() && known.1.starts_with(bare))
 }
 
 /// Runs the program.
@@ -295,74 +139,6 @@ pub(super) fn load(
     }
     let problems: Vec<Problem> = problems;
     if problems.is_empty() { Ok(()) } else { Err(Diagnostic::all(text, problems)) }
-}
-
-impl Command {
-    fn makes_sets(self) -> bool {
-        matches!(
-            self,
-            Self::Create
-                | Self::Add
-                | Self::Del
-                | Self::Destroy
-                | Self::Flush
-                | Self::Rename
-                | Self::Swap
-        )
-    }
-}
-
-/// Lines without their ends, and where they start.
-fn lines(text: &str) -> impl Iterator<Item = (&str, usize)> {
-    let mut start = 0;
-    text.split_inclusive('\n').map(move |line| {
-        let at = start;
-        start += line.len();
-        (line.trim_end_matches(['\n', '\r']), at)
-    })
-}
-
-/// A line of a file, unless there is nothing to do in it.
-fn read_line(body: &str, start: usize) -> Result<Option<Call<'_>>> {
-    let trimmed = body.trim_start();
-    if trimmed.is_empty() || trimmed.starts_with('#') || trimmed == "COMMIT" {
-        return Ok(None);
-    }
-    Call::read(&split(body, start)?).map(Some)
-}
-
-/// Splits a line at blanks; a double quote keeps what is up to the next one together.
-fn split(line: &str, start: usize) -> Result<Vec<Word<'_>>> {
-    let mut words = Vec::with_capacity(4);
-    let mut at = 0;
-    while let Some(skip) = line[at..].find(|c: char| !c.is_ascii_whitespace()) {
-        at += skip;
-        let rest = &line[at..];
-        if let Some(inner) = rest.strip_prefix('"') {
-            let end = inner.find('"').ok_or_else(|| {
-                let mut fault = Fault::usage("Missing close quote!");
-                fault.span = Some(start + at..start + line.len());
-                fault
-            })?;
-            let span = start + at + 1..start + at + 1 + end;
-            words.push(Word { text: inner[..end].into(), span, quoted: true });
-            at += end + 2;
-            continue;
-        }
-        let end = rest.find(|c: char| c.is_ascii_whitespace()).unwrap_or(rest.len());
-        let span = start + at..start + at + end;
-        words.push(Word { text: rest[..end].into(), span, quoted: false });
-        at += end;
-    }
-    Ok(words)
-}
-
-fn checked_name<'a>(word: &'a Word<'_>) -> Result<&'a str> {
-    if word.text.len() > MAX_NAME {
-        let what = format!("setname '{}' is longer than {MAX_NAME} characters", word.text);
-        return Err(Fault::syntax(what).at(word));
-    }
-    Ok(&word.text)
 }
 
 fn known(sets: &Sets, word: &Word) -> Result<Arc<Set>> {
@@ -479,40 +255,4 @@ fn explain(of: Option<&Word>, answer: &mut Answer) -> Result<()> {
     let kind = of.map(|word| Kind::named(&word.text).ok_or_else(|| unknown(word))).transpose()?;
     answer.out += &kind.map_or_else(help::types, help::of);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::kind::KINDS;
-    use super::*;
-
-    #[test]
-    fn commands_have_names_beginnings_and_letters() {
-        for (text, want) in [
-            ("create", Some(Command::Create)),
-            ("-N", Some(Command::Create)),
-            ("--add", Some(Command::Add)),
-            ("a", Some(Command::Add)),
-            ("-D", Some(Command::Del)),
-            ("cre", Some(Command::Create)),
-            ("-X", Some(Command::Destroy)),
-            ("-V", Some(Command::Version)),
-            ("-v", Some(Command::Version)),
-            ("foo", None),
-            ("-U", None),
-            ("--", None),
-        ] {
-            assert_eq!(command(text).map(|known| known.0), want, "{text}");
-        }
-        assert!(KINDS.iter().all(|kind| Kind::named(kind.name).is_some_and(|k| k == kind)));
-    }
-
-    #[test]
-    fn lines_are_split_at_blanks_and_quotes() {
-        let words = split(r#" add  a 1.1.1.1 comment "a b" x"#, 10).unwrap();
-        let texts: Vec<_> = words.iter().map(|w| &*w.text).collect();
-        assert_eq!(texts, ["add", "a", "1.1.1.1", "comment", "a b", "x"]);
-        assert_eq!(words[4].span, 35..38);
-        assert_eq!(split("a \"b", 0).unwrap_err().span, Some(2..4));
-    }
 }

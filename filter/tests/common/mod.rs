@@ -1,6 +1,8 @@
 //! Packets, a gateway and a log for the tests.
 #![allow(dead_code)]
 
+pub mod chains;
+
 use std::ops::Deref;
 
 use tidegate_filter::*;
@@ -117,6 +119,29 @@ pub fn query<'a>(packet: &'a Parsed, bytes: &'a [u8]) -> Query<'a> {
         trace: false,
         cpu: 0,
         gateway: &TestGateway,
+    }
+}
+
+/// The connection of a packet that is its first; it is assured and in the table.
+pub fn connection(packet: &Parsed) -> Connection {
+    let (sport, dport) = packet.ports().unwrap();
+    let (src, dst, protocol) = (packet.src, packet.dst, packet.protocol);
+    Connection {
+        original: Flow { src, dst, sport, dport, protocol },
+        reply: Flow { src: dst, dst: src, sport: dport, dport: sport, protocol },
+        zones: [0; 2],
+        direction: Direction::Original,
+        seen_reply: true,
+        assured: true,
+        confirmed: true,
+        expected: false,
+        snat: false,
+        dnat: false,
+        mark: 0,
+        labels: 0,
+        helper: None,
+        expires: 1,
+        accounting: [(0, 0); 2],
     }
 }
 

@@ -1,10 +1,10 @@
 //! The values of options.
 
-use super::{Form, Wrong, mask_of};
+use super::{Form, Wrong};
 use crate::conntrack::What;
 use crate::conntrack::filter::{Filter, Nat};
 use crate::conntrack::text::Show;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tidegate_nat::Status;
 
 /// What is said about `-o save` together with others.
@@ -58,8 +58,13 @@ pub(super) fn addr(text: &str) -> Result<(IpAddr, Option<u8>), Wrong> {
     Ok((address, len))
 }
 
+/// The mask of a prefix length, in the address's family.
 pub(super) fn netmask(address: IpAddr, len: u8) -> IpAddr {
-    mask_of(address.is_ipv4(), len)
+    let zeros = |width: u8| u32::from(width - len.min(width));
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::from_bits(u32::MAX.checked_shl(zeros(32)).unwrap_or(0)).into(),
+        IpAddr::V6(_) => Ipv6Addr::from_bits(u128::MAX.checked_shl(zeros(128)).unwrap_or(0)).into(),
+    }
 }
 
 /// `address`, `address:port` or `[address]:port`.

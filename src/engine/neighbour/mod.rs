@@ -144,6 +144,11 @@ impl Neighbours {
 
     /// Looks up the link address of a next hop that a packet is about to be sent to.
     pub fn resolve(&mut self, key: Key, now: Instant) -> Resolution {
+        self.resolve_ahead(key, now, Duration::ZERO)
+    }
+
+    /// The same for packets that are sent until `ahead` from now without anybody looking.
+    pub fn resolve_ahead(&mut self, key: Key, now: Instant, ahead: Duration) -> Resolution {
         let Some(entry) = self.entries.get_mut(&key) else {
             return Resolution::Unknown { ask: true };
         };
@@ -152,7 +157,7 @@ impl Neighbours {
             State::Incomplete { .. } => Resolution::Unknown { ask: false },
             State::Known { mac, confirmed, used, probes } => {
                 *used = now;
-                if now - *confirmed > REACHABLE && *probes == 0 {
+                if now + ahead - *confirmed > REACHABLE && *probes == 0 {
                     *probes = 1;
                     entry.next = now + RETRANSMIT;
                     self.asking.push(key);

@@ -1,14 +1,15 @@
 //! Flows of many packets that somebody else forwards: the kernel, by the gateway's order.
 //!
 //! What the short way does with a packet is so little that it can be said in advance ([`Flow`]). A flow
-//! that has gone the short way often ([`OFTEN`]), and whose packets are large or answered, is
-//! leased to a [`Forwarder`], which is nearer to the devices. It takes the flow's plain packets as the short way would, and leaves all others to the
-//! gateway. What it has seen is asked for before anybody looks at the connection, the rules' counters
+//! that is worth it (`heavy.rs`) is leased to a [`Forwarder`], which is nearer to the devices. It takes
+//! the flow's plain packets as the short way would, and leaves all others to the gateway. What it has seen is asked for before anybody looks at the connection, the rules' counters
 //! or the clock (`nat/src/lease.rs`), and a lease ends with the generation that its paths are of.
 
+use super::heavy::{Heavy, SMALL};
 use super::paths::{Decision, Path};
 use super::{Generation, Short};
 use crate::engine::interface::PortId;
+use crate::engine::neighbour::{self, Resolution};
 use crate::engine::{Counters, Engine};
 use crate::io::bypass::{Flow, Forwarder, Way};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -17,40 +18,17 @@ use std::time::Duration;
 use tidegate_filter as filter;
 use tidegate_nat::lease::{Holder, Report, Windows};
 use tidegate_nat::{ConnId, Conntrack, Direction, NO_PATH};
-use tidegate_packet::{Family, Instant, ethernet};
+use tidegate_packet::{Family, Instant, MacAddr, ethernet};
 
-/// So many packets a flow of a gateway with devices has to have sent the short way, with few others
-/// among them.
-pub const OFTEN: u16 = 32;
-/// Flows that are watched at the same time; of two at one place that with more packets stays.
-const WATCHED: usize = 256;
-/// Shorter packets, in bytes, don't gain by being leased if nobody answers them: copying them costs
-/// little, and a worker takes half of the work off the core that they come by, where a forwarder would
-/// do it. Of answers, the sooner the better.
-const SMALL: u64 = 512;
 /// That a leased flow has become such a flood is seen by so many of them a second.
 const FLOOD: u64 = 50_000;
 /// A lease of which nothing was seen for so long ends: others may want its place.
 const IDLE: Duration = Duration::from_secs(10);
 /// A lease ends when it has less time left than this, so that it doesn't run out between two ticks.
 const TOO_SHORT: Duration = Duration::from_millis(600);
-
-/// Which flows of a shard are worth a lease.
-#[derive(Debug)]
-pub(crate) struct Heavy {
-    leases: Arc<Leases>,
-    watched: Box<[Option<Watched>; WATCHED]>,
-    wanted: Vec<ConnId>,
-}
-
-/// A flow whose packets are counted until they are many.
-#[derive(Copy, Clone, Debug)]
-struct Watched {
-    id: ConnId,
-    /// In each direction.
-    packets: [u16; 2],
-    bytes: u64,
-}
+/// Next hops of a lease in use are asked so long before what is known of them ends, so that the lease
+/// doesn't: for some ticks.
+const AHEAD: Duration = Duration::from_secs(3);
 
 /// The leases of a gateway.
 #[derive(Debug)]
@@ -59,7 +37,7 @@ pub struct Leases {
     /// The kernel's number of each port's interface; zero where the forwarder can't do anything.
     links: Box<[AtomicU32]>,
     /// How many packets make a flow worth a lease.
-    often: u16,
+    pub(super) often: u16,
     /// Whether there may be any.
     allowed: AtomicBool,
     books: Mutex<Books>,
@@ -80,6 +58,8 @@ struct Lease {
     family: Family,
     generation: u64,
     until: Instant,
+    /// Until when it may last at most.
+    limit: Instant,
     /// When something was seen of it.
     used: Instant,
     /// When it was last asked whether it is a flood, and what was counted since then.
@@ -93,49 +73,13 @@ struct Lease {
 struct Course {
     input: PortId,
     egress: PortId,
+    next: neighbour::Key,
+    station: MacAddr,
     rules: Box<[u32]>,
     packets: u64,
     bytes: u64,
     /// Bytes of the frames as they arrived.
     frames: u64,
-}
-
-impl Heavy {
-    pub fn new(leases: Arc<Leases>) -> Self {
-        Self { leases, watched: Box::new([None; WATCHED]), wanted: Vec::new() }
-    }
-
-    /// A flow's packet of this many bytes has gone the short way.
-    #[inline]
-    pub fn note(&mut self, id: ConnId, direction: Direction, bytes: u32) {
-        let place = &mut self.watched[id.number() as usize % WATCHED];
-        let flow = match place {
-            Some(flow) if flow.id == id => flow,
-            Some(flow) if flow.packets != [0; 2] => {
-                // One of each.
-                flow.packets = flow.packets.map(|n| n.saturating_sub(1));
-                return;
-            }
-            _ => place.insert(Watched { id, packets: [0; 2], bytes: 0 }),
-        };
-        flow.packets[direction as usize] += 1;
-        flow.bytes += u64::from(bytes);
-        let (often, [there, back]) = (self.leases.often, flow.packets);
-        if there + back < often {
-            return;
-        }
-        let worth_it = flow.bytes >= SMALL * u64::from(often) || there.min(back) >= often / 4;
-        (flow.packets, flow.bytes) = ([0; 2], 0);
-        if worth_it && self.wanted.len() < WATCHED {
-            self.wanted.push(id);
-        }
-    }
-
-    /// Whether there are flows to be leased.
-    #[inline]
-    pub fn is_wanted(&self) -> bool {
-        !self.wanted.is_empty()
-    }
 }
 
 impl Short {
@@ -151,8 +95,6 @@ impl Short {
         if self.paths.generation() != self.generation.number() {
             return;
         }
-        let generation = self.generation.sum();
-        conntrack.settle_leases(|number| leases.is_ending(number, generation, now));
         for id in wanted {
             if let Some((flow, lease, paths)) = self.flow(conntrack, id, &leases, now)
                 && let Some(number) = leases.begin(&flow, lease, &self.generation)
@@ -171,7 +113,8 @@ impl Short {
         now: Instant,
     ) -> Option<(Flow, Lease, [u32; 2])> {
         let terms = conntrack.terms(id)?;
-        let mut until = terms.until.unwrap_or(Instant::from_nanos(u64::MAX));
+        let limit = terms.until.unwrap_or(Instant::from_nanos(u64::MAX));
+        let mut until = limit;
         let (mut family, mut paths) = (None, [NO_PATH; 2]);
         let (mut ways, mut courses) = ([None, None], [None, None]);
         for direction in [Direction::Original, Direction::Reply].map(|d| d as usize) {
@@ -186,10 +129,7 @@ impl Short {
             until = until.min(self.paths.known_until(place));
             (family, paths[direction]) = (Some(path.family), terms.paths[direction]);
             ways[direction] = Some(way);
-            let Path { input, egress, .. } = *path;
-            let rules = path.counted.clone();
-            courses[direction] =
-                Some(Course { input, egress, rules, packets: 0, bytes: 0, frames: 0 });
+            courses[direction] = Some(Course::of(path));
         }
         if until < now + 2 * TOO_SHORT {
             return None;
@@ -198,7 +138,7 @@ impl Short {
         let (windows, checksum) = (terms.windows, conntrack.settings().checksum);
         let flow = Flow { family, ways, windows, checksum, generation, until };
         let (used, asked, recent) = (now, now, Default::default());
-        let lease = Lease { family, generation, until, used, asked, recent, ways: courses };
+        let lease = Lease { family, generation, until, limit, used, asked, recent, ways: courses };
         Some((flow, lease, paths))
     }
 }
@@ -286,6 +226,39 @@ impl Leases {
             || lease.is_flood(now)
     }
 
+    /// The next hops of those in use that end soon, if that is for their sake.
+    fn hops_to_ask(&self, now: Instant) -> Vec<neighbour::Key> {
+        let books = self.books();
+        let ending = books.leases.iter().flatten().filter(|lease| lease.is_to_go_on(now));
+        let mut hops: Vec<_> =
+            ending.flat_map(|l| l.ways.iter().flatten().map(|w| w.next)).collect();
+        hops.sort_unstable();
+        hops.dedup();
+        hops
+    }
+
+    /// They go on for as long as their next hops are known, which is asked by the hop and its link
+    /// address.
+    fn prolong(
+        &self,
+        now: Instant,
+        known_until: impl Fn(neighbour::Key, MacAddr) -> Option<Instant>,
+    ) {
+        let mut books = self.books();
+        for (number, lease) in (0..).zip(&mut books.leases) {
+            let Some(lease) = lease.as_mut().filter(|lease| lease.is_to_go_on(now)) else {
+                continue;
+            };
+            let ways = lease.ways.iter().flatten();
+            let known = ways.map(|way| known_until(way.next, way.station)).min().flatten();
+            let until = lease.limit.min(known.unwrap_or(Instant::ZERO));
+            if until > lease.until {
+                lease.until = until;
+                self.forwarder.prolong(number, until);
+            }
+        }
+    }
+
     /// Adds what has been forwarded to the rules' counters and the ports'.
     pub fn settle(&self, rules: &mut [filter::Counters; 2], ports: &mut Counters) {
         let mut books = self.books();
@@ -320,7 +293,22 @@ impl Leases {
     }
 }
 
+impl Course {
+    fn of(path: &Path) -> Self {
+        let Path { input, egress, next, header, .. } = *path;
+        let mut station = MacAddr::default();
+        station.0.copy_from_slice(&header[..6]);
+        let rules = path.counted.clone();
+        Self { input, egress, next, station, rules, packets: 0, bytes: 0, frames: 0 }
+    }
+}
+
 impl Lease {
+    /// Whether it is in use and ends soon, for another reason than its connection.
+    fn is_to_go_on(&self, now: Instant) -> bool {
+        self.until < now + AHEAD && self.until < self.limit && now < self.used + AHEAD
+    }
+
     /// Whether its packets have been many and small lately. Answers now and then.
     fn is_flood(&mut self, now: Instant) -> bool {
         let millis = (now - self.asked).as_millis() as u64;
@@ -410,6 +398,19 @@ impl Engine {
         self.leases.as_ref()
     }
 
+    /// Asks the next hops of leases in use before what is known of them ends, so that the leases go on.
+    /// To be called behind [`Engine::settle_leases`].
+    pub(crate) fn prolong_leases(&mut self) {
+        let Some(leases) = self.leases.clone() else { return };
+        for (interface, next) in leases.hops_to_ask(self.now) {
+            let found = self.neighbours.resolve_ahead((interface, next), self.now, AHEAD);
+            if let Resolution::Probe(mac) = found {
+                self.ask(interface, next, None, Some(mac));
+            }
+        }
+        leases.prolong(self.now, |next, station| self.known_until(next, station));
+    }
+
     /// Brings what is leased of the table at work up to date, and ends what is over.
     pub(crate) fn settle_leases(&mut self) {
         let Self { leases: Some(leases), conntrack, generation, now, .. } = self else { return };
@@ -421,53 +422,6 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::forwarder::InMemory;
-    use tidegate_nat::Settings;
-    use tidegate_packet::builder::{Ip, udp};
-    use tidegate_packet::{Parsed, protocol};
-
-    fn connection(table: &mut Conntrack, port: u16) -> ConnId {
-        let [src, dst] = ["10.0.0.1", "10.0.0.2"].map(|a| a.parse().unwrap());
-        let bytes = udp(Ip::new(src, dst, protocol::UDP), port, 53, b"x");
-        let packet = Parsed::parse(&bytes).unwrap();
-        let mut tracked = table.track(&packet, &bytes, false, Instant::ZERO);
-        table.confirm(&mut tracked, Instant::ZERO).unwrap();
-        tracked.id().unwrap()
-    }
-
-    /// How often a flow is wanted of whose packets every so many-th is an answer.
-    fn wanted(packets: usize, answers: usize, bytes: u32) -> usize {
-        let mut table = Conntrack::new(Settings::default(), [1, 2]);
-        let leases = Leases::new(Arc::new(InMemory::default()), 1, OFTEN);
-        let (mut heavy, id) = (Heavy::new(Arc::new(leases)), connection(&mut table, 4000));
-        for packet in 1..=packets {
-            let answer = packet % answers == 0;
-            let direction = if answer { Direction::Reply } else { Direction::Original };
-            heavy.note(id, direction, bytes);
-        }
-        heavy.wanted.len()
-    }
-
-    #[test]
-    fn large_packets_and_answered_ones_are_worth_a_lease() {
-        assert_eq!(wanted(31, 2, 1500), 0, "too few");
-        assert_eq!([wanted(32, 2, 60), wanted(64, 4, 60)], [1, 2]);
-        assert_eq!([wanted(32, 99, 512), wanted(32, 99, 64_000)], [1, 1]);
-        assert_eq!([wanted(320, 999, 60), wanted(320, 20, 511)], [0, 0], "a flood of small ones");
-    }
-
-    #[test]
-    fn others_among_them_count_against_it() {
-        let mut table = Conntrack::new(Settings::default(), [1, 2]);
-        let leases = Leases::new(Arc::new(InMemory::default()), 1, OFTEN);
-        let mut heavy = Heavy::new(Arc::new(leases));
-        let ids: Vec<ConnId> = (0..WATCHED as u16 * 4).map(|n| connection(&mut table, n)).collect();
-        // Four to a place, all with as many packets as the others.
-        for _ in 0..100 {
-            ids.iter().for_each(|id| heavy.note(*id, Direction::Original, 1500));
-        }
-        assert_eq!(heavy.wanted, []);
-    }
 
     #[test]
     fn a_flood_is_one_by_number_and_size() {
@@ -477,6 +431,7 @@ mod tests {
             until: Instant::from_secs(99),
             used: Instant::ZERO,
             asked: Instant::ZERO,
+            limit: Instant::from_secs(99),
             recent: [there, back]
                 .map(|packets| tidegate_nat::Counters { packets, bytes: packets * size }),
             ways: [None, None],

@@ -10,11 +10,13 @@
 //! elsewhere ends the generation of all paths ([`Generation`]) or, where it concerns one
 //! connection, its paths (`nat/src/known.rs`).
 
-pub use lease::{Leases, OFTEN};
+pub use heavy::OFTEN;
+pub use lease::Leases;
 pub use paths::{End, Generation};
 
 pub(crate) mod ahead;
 pub(crate) mod compare;
+pub(crate) mod heavy;
 pub(crate) mod lease;
 pub(crate) mod paths;
 pub(crate) mod plain;
@@ -24,7 +26,7 @@ use super::interface::PortId;
 use super::{Engine, Fate};
 use crate::io::{Checksum, Frame};
 use ahead::Read;
-use lease::Heavy;
+use heavy::Heavy;
 use paths::{Decision, Paths};
 use plain::Plain;
 use tidegate_filter::{self as filter, Trail};

@@ -6,6 +6,7 @@
 //! of those means nothing. Before the numbers run out all connections forget theirs.
 
 use super::super::interface::PortId;
+use super::super::neighbour;
 use super::lease::Leases;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +108,8 @@ pub(crate) struct Path {
     pub from: Option<MacAddr>,
     /// The port they leave by.
     pub egress: PortId,
+    /// Their next hop.
+    pub next: neighbour::Key,
     /// Their link header then.
     pub header: [u8; ethernet::HEADER_LEN],
     /// Longest packet for that link.
@@ -266,7 +269,9 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::interface::InterfaceId;
     use super::*;
+    use tidegate_packet::Addr;
 
     fn path(egress: u16) -> Path {
         Path {
@@ -275,6 +280,7 @@ mod tests {
             to: MacAddr([2; 6]),
             from: None,
             egress: PortId(egress),
+            next: (InterfaceId(0), Addr::unspecified(Family::V4)),
             header: [0; ethernet::HEADER_LEN],
             mtu: 1500,
             counted: Box::default(),

@@ -3,6 +3,7 @@
 use super::super::Engine;
 use super::super::interface::{InterfaceId, Kind, PortId};
 use super::super::link_out::Hop;
+use super::super::neighbour;
 use super::super::packet::Packet;
 use super::paths::Path;
 use std::time::Duration;
@@ -86,11 +87,8 @@ impl Engine {
         if input == hop.egress || hop.broadcast || packet.pieces.is_some() || packet.copied {
             return None;
         }
-        let bridged = |id: InterfaceId| self.interfaces.get(id).kind == Kind::Bridge;
-        let mut known_until = self.neighbours.known_until((hop.egress, hop.next))?;
-        if bridged(hop.egress) {
-            known_until = known_until.min(self.stations.known_until(hop.egress, station)?);
-        }
+        let next = (hop.egress, hop.next);
+        let known_until = self.known_until(next, station)?;
         let mut header = [0; ethernet::HEADER_LEN];
         let interface = self.interfaces.get(hop.egress);
         let ethertype = super::super::packet::ethertype(&packet.parsed);
@@ -99,12 +97,26 @@ impl Engine {
             family: packet.parsed.family,
             input: packet.port?,
             to: link.dst,
-            from: bridged(input).then_some(link.src),
+            from: self.is_bridged(input).then_some(link.src),
             egress,
+            next,
             header,
             mtu: interface.mtu,
             counted: self.at_hand.trail.counted().into(),
         };
         Some((path, known_until.min(self.now + LONGEST), known_until))
+    }
+
+    fn is_bridged(&self, id: InterfaceId) -> bool {
+        self.interfaces.get(id).kind == Kind::Bridge
+    }
+
+    /// Until when a next hop is this station, unless something is heard of it.
+    pub(super) fn known_until(&self, next: neighbour::Key, station: MacAddr) -> Option<Instant> {
+        let known_until = self.neighbours.known_until(next)?;
+        if !self.is_bridged(next.0) {
+            return Some(known_until);
+        }
+        Some(known_until.min(self.stations.known_until(next.0, station)?))
     }
 }

@@ -190,6 +190,13 @@ impl Bypass {
         self.take(number, false)
     }
 
+    /// It lasts until then.
+    pub fn prolong(&self, number: u32, until: Instant) {
+        if let Some(slot) = self.slots.get(number) {
+            slot.lock().until = self.clock.kernel(until);
+        }
+    }
+
     /// It goes on, with these windows.
     pub fn resume(&self, number: u32, windows: Option<Windows>) {
         let Some(slot) = self.slots.get(number) else { return };
@@ -273,6 +280,9 @@ pub trait Forwarder: std::fmt::Debug + Send + Sync {
 
     /// It goes on, with these windows.
     fn resume(&self, number: u32, windows: Option<Windows>);
+
+    /// It lasts until then.
+    fn prolong(&self, number: u32, until: Instant);
 }
 
 impl Forwarder for Bypass {
@@ -294,5 +304,9 @@ impl Forwarder for Bypass {
 
     fn resume(&self, number: u32, windows: Option<Windows>) {
         Self::resume(self, number, windows);
+    }
+
+    fn prolong(&self, number: u32, until: Instant) {
+        Self::prolong(self, number, until);
     }
 }

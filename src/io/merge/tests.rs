@@ -148,12 +148,23 @@ fn stream(count: usize, payload: usize) -> Vec<Row> {
     (0..count).map(row).collect()
 }
 
-type Want = Vec<Vec<usize>>;
+/// What a burst is about, its packets, and which of them are joined.
+type Want = (&'static str, Vec<Row>, Vec<Vec<usize>>);
+
+/// Every burst, in both families.
+fn joined_as_wanted(bursts: &[Want]) {
+    for (what, rows, want) in bursts {
+        for v6 in [false, true] {
+            let rows: Vec<_> = rows.iter().map(|row| Row { v6, ..*row }).collect();
+            assert_eq!(&groups(&rows), want, "{what}, IPv6: {v6}");
+        }
+    }
+}
 
 #[test]
 fn only_what_leaves_no_trace_is_joined_and_flows_stay_in_order() {
     let other = Row { port: 8, ..UDP };
-    let rows: Vec<(&str, Vec<Row>, Want)> = vec![
+    let rows: Vec<Want> = vec![
         ("alike", vec![UDP, UDP, UDP], vec![vec![0, 1, 2]]),
         ("two flows", vec![UDP, other, UDP, other], vec![vec![0, 2], vec![1, 3]]),
         (
@@ -181,12 +192,7 @@ fn only_what_leaves_no_trace_is_joined_and_flows_stay_in_order() {
             vec![vec![0], vec![1]],
         ),
     ];
-    for (what, rows, want) in rows {
-        for v6 in [false, true] {
-            let rows: Vec<_> = rows.iter().map(|row| Row { v6, ..*row }).collect();
-            assert_eq!(groups(&rows), want, "{what}, IPv6: {v6}");
-        }
-    }
+    joined_as_wanted(&rows);
 }
 
 #[test]
@@ -196,7 +202,7 @@ fn segments_of_a_stream_are_joined_while_only_the_sequence_number_moves() {
         change(&mut rows[1]);
         rows
     };
-    let rows: Vec<(&str, Vec<Row>, Want)> = vec![
+    let rows: Vec<Want> = vec![
         ("alike", stream(3, 1448), vec![vec![0, 1, 2]]),
         ("PSH is the last", with(&|r| r.flags |= tcp::PSH), vec![vec![0, 1], vec![2]]),
         ("a gap", with(&|r| r.seq += 1), vec![vec![0], vec![1], vec![2]]),
@@ -229,12 +235,7 @@ fn segments_of_a_stream_are_joined_while_only_the_sequence_number_moves() {
             vec![vec![0], vec![1]],
         ),
     ];
-    for (what, rows, want) in rows {
-        for v6 in [false, true] {
-            let rows: Vec<_> = rows.iter().map(|row| Row { v6, ..*row }).collect();
-            assert_eq!(groups(&rows), want, "{what}, IPv6: {v6}");
-        }
-    }
+    joined_as_wanted(&rows);
 }
 
 #[test]

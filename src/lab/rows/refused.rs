@@ -14,6 +14,8 @@ const SECTION: &str = "Refused";
 const UPLINK: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const OUTSIDER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
+const CLIENT2: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 2);
+const GATEWAY2: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 1);
 const CLOSED: u16 = 81;
 
 const RESET: &str = "INPUT: tcp that TCP doesn't accept, REJECT with tcp-reset";
@@ -142,9 +144,13 @@ fn spoofed(scene: &Scene) -> io::Result<&'static str> {
 }
 
 fn brute_force(scene: &Scene) -> io::Result<String> {
+    // By hand: a kernel that waits long enough for an answer would send its SYN again, which counts.
+    let to = SocketAddrV4::new(GATEWAY2, 22);
     let attempts = (0..4)
-        .map(|_| {
-            let answer = scene.at("client2", || tcp::knock(at("10.3.0.1", 22), SILENCE))?;
+        .map(|n| {
+            let (from, wait) =
+                (SocketAddrV4::new(CLIENT2, 50010 + n), if n < 3 { PATIENCE } else { SILENCE });
+            let answer = scene.at("client2", || raw::segment(from, to, flags::SYN, wait))?;
             Ok(answer.to_string())
         })
         .collect::<io::Result<Vec<_>>>()?;

@@ -17,8 +17,8 @@ pub mod service;
 pub mod tcp;
 pub mod udp;
 
-/// Long enough for any answer that will come.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+/// Long enough for any answer that will come, on a machine that has much else to do.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Long enough to be sure of silence, and shorter than a SYN's first retransmission.
 pub const SILENCE: Duration = Duration::from_millis(600);

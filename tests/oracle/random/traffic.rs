@@ -1,12 +1,14 @@
 //! Random packets and conversations.
 
+use std::collections::VecDeque;
+
 use super::dice::Dice;
 use super::model::{Layer, Step};
 use super::values::{INTERFACES, Net, any, host, odd, own, port};
 
 /// What arrives in a case: some conversations, interleaved, with single packets among them.
 pub fn steps(d: &mut Dice, nets: &[Net]) -> Vec<Step> {
-    let mut threads: Vec<std::collections::VecDeque<Step>> = Vec::new();
+    let mut threads: Vec<VecDeque<Step>> = Vec::new();
     for _ in 0..d.within(3, 9) {
         let net = d.pick(nets);
         let thread = match d.below(10) {
@@ -17,11 +19,17 @@ pub fn steps(d: &mut Dice, nets: &[Net]) -> Vec<Step> {
         };
         threads.push(thread.into());
     }
+    // A reply answers the last packet that left there, so a conversation mostly stays whole.
+    interleaved(d, threads, 6)
+}
+
+/// Conversations that go on at the same time, at most so many steps of one after the other.
+pub(super) fn interleaved(d: &mut Dice, mut threads: Vec<VecDeque<Step>>, most: u64) -> Vec<Step> {
     let mut steps = Vec::new();
+    threads.retain(|t| !t.is_empty());
     while !threads.is_empty() {
         let at = d.below(threads.len() as u64) as usize;
-        // A reply answers the last packet that left there, so a conversation mostly stays whole.
-        for _ in 0..d.within(1, 6) {
+        for _ in 0..d.within(1, most) {
             steps.extend(threads[at].pop_front());
         }
         threads.retain(|t| !t.is_empty());

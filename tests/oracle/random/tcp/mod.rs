@@ -8,9 +8,9 @@ mod forge;
 
 use super::dice::Dice;
 use super::model::{Layer, Model, Rule, Step, Table};
+use super::traffic::interleaved;
 use super::values::Net;
 use course::Talk;
-use std::collections::VecDeque;
 
 /// What of the rules matters to the course of a conversation.
 #[derive(Copy, Clone, Debug)]
@@ -38,7 +38,7 @@ pub fn generate(seed: u64) -> Model {
         }
     }
     let threads = (0..talks).map(|n| Talk::new(&mut d, &stage, n).steps(&mut d)).collect();
-    model.steps = interleaved(&mut d, threads);
+    model.steps = interleaved(&mut d, threads, 8);
     if waiting {
         let at = d.below(model.steps.len() as u64) as usize;
         model.steps[at].then = Some("wait 3s".to_owned());
@@ -48,20 +48,6 @@ pub fn generate(seed: u64) -> Model {
 
 /// States that end within a wait, in cases that have one.
 const SHORT: [&str; 3] = ["close", "time_wait", "syn_recv"];
-
-/// Conversations that go on at the same time.
-fn interleaved(d: &mut Dice, mut threads: Vec<VecDeque<Step>>) -> Vec<Step> {
-    let mut steps = Vec::new();
-    threads.retain(|t| !t.is_empty());
-    while !threads.is_empty() {
-        let at = d.below(threads.len() as u64) as usize;
-        for _ in 0..d.within(1, 8) {
-            steps.extend(threads[at].pop_front());
-        }
-        threads.retain(|t| !t.is_empty());
-    }
-    steps
-}
 
 fn sysctls(d: &mut Dice) -> Vec<String> {
     let mut set = Vec::new();
