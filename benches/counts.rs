@@ -9,11 +9,15 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{RULES, Received, connected, data, established, gateway, request, rules_behind, send};
+use common::{
+    RULES, Received, connected, data, established, gateway, request, rules_behind, segment_out,
+    send,
+};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use tidegate::engine::OwnedFrame;
 use tidegate::gateway::Gateway;
 use tidegate::sim::Sim;
+use tidegate_packet::tcp::SYN;
 
 /// Packets that are sent: divide by it.
 const PACKETS: u32 = 1000;
@@ -85,5 +89,19 @@ fn new((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>) 
     (sim, frames)
 }
 
-library_benchmark_group!(name = packets, benchmarks = [known, bursts, tcp, new]);
+fn syns() -> (Sim, Vec<OwnedFrame>) {
+    let frames = (0..PACKETS).map(|flow| segment_out(flow, SYN, [1000, 0])).collect();
+    (gateway(RULES), frames)
+}
+
+#[library_benchmark]
+#[bench::page(setup = syns)]
+fn syn((mut sim, mut frames): (Sim, Vec<OwnedFrame>)) -> (Sim, Vec<OwnedFrame>) {
+    for frame in &mut frames {
+        send(black_box(&mut sim), frame);
+    }
+    (sim, frames)
+}
+
+library_benchmark_group!(name = packets, benchmarks = [known, bursts, tcp, new, syn]);
 main!(library_benchmark_groups = packets);

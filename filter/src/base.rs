@@ -32,6 +32,7 @@ impl Interface {
     }
 
     /// An absent interface is compared as the empty name.
+    #[inline]
     pub fn matches(&self, name: Option<&str>) -> bool {
         let name = name.unwrap_or("");
         let same = if self.prefix { name.starts_with(&*self.name) } else { name == &*self.name };
@@ -121,6 +122,7 @@ impl Base {
         *anywhere && input.is_none() && output.is_none() && protocol.is_none() && fragment.is_none()
     }
 
+    #[inline]
     pub fn matches(&self, query: &Query<'_>) -> bool {
         let packet = query.packet;
         self.protocol.is_none_or(|p| p.matches(packet.protocol))

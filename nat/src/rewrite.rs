@@ -41,9 +41,13 @@ pub(crate) fn rewrite(
         (false, Manip::Source) => (place.ip + 8, target.src),
         (false, Manip::Destination) => (place.ip + 24, target.dst),
     };
-    let old = read_address(bytes, at, place.v4);
-    if old != new {
-        addresses.replace_addr(old, new);
+    if place.v4 {
+        let old = u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        if old != new.v4_u32() {
+            addresses.replace32(old, new.v4_u32());
+        }
+    } else if bytes[at..at + 16] != new.octets() {
+        addresses.replace(&bytes[at..at + 16], &new.octets());
     }
     transport(bytes, place, manip, target, addresses)?;
     match place.v4 {
@@ -56,16 +60,6 @@ pub(crate) fn rewrite(
         false => bytes[at..at + 16].copy_from_slice(&new.octets()),
     }
     Ok(())
-}
-
-fn read_address(bytes: &[u8], at: usize, v4: bool) -> Addr {
-    if v4 {
-        Addr::from_v4_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-    } else {
-        let mut wire = [0; 16];
-        wire.copy_from_slice(&bytes[at..at + 16]);
-        Addr::from_v6_bytes(wire)
-    }
 }
 
 /// Port or identifier, and the checksum of the transport header.

@@ -1,6 +1,8 @@
 //! One decode of a packet, without allocation, that every later stage relies on.
 
-use crate::{Addr, Family, be16, be32, checksum, icmp, icmpv6, ipv4, ipv6, protocol, tcp, udp};
+use crate::{
+    Addr, Family, Plain, be16, be32, checksum, icmp, icmpv6, ipv4, ipv6, protocol, tcp, udp,
+};
 
 /// A packet that passed the checks of the network layer.
 ///
@@ -126,8 +128,19 @@ pub enum ParseError {
 
 impl Parsed {
     /// Decodes `packet`, which starts with the IP header and may carry link padding behind it.
-    #[inline]
     pub fn parse(packet: &[u8]) -> Result<Self, ParseError> {
+        // Most are without anything uncommon, and sooner read as such.
+        if let Some(plain) = Plain::<false>::read(packet) {
+            return Ok(plain.parsed(packet));
+        }
+        if let Some(plain) = Plain::<true>::read(packet) {
+            return Ok(plain.parsed(packet));
+        }
+        Self::parse_any(packet)
+    }
+
+    /// The same by looking at everything that there may be.
+    pub(crate) fn parse_any(packet: &[u8]) -> Result<Self, ParseError> {
         match packet.first().map(|b| b >> 4) {
             Some(4) => Self::parse_v4(packet),
             Some(6) => Self::parse_v6(packet),

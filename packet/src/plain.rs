@@ -1,13 +1,13 @@
 //! One look at the headers of what most packets are: TCP and UDP without anything uncommon.
 //!
-//! [`Parsed`](crate::Parsed) tells everything about any packet. This tells what tracking and translation
+//! [`Parsed`] tells everything about any packet. This tells what tracking and translation
 //! need, of packets about which no more is to be told, and in a fraction of the time. The family is a
 //! part of the type, so every field has its place and all that is asked is machine code of its own.
 
-use crate::{Addr, Family, Transport, checksum, ipv4, ipv6, protocol, tcp, udp};
+use crate::{Addr, Family, Parsed, Transport, checksum, ipv4, ipv6, protocol, tcp, udp};
 
 /// A whole TCP segment or UDP datagram without IPv4 options or IPv6 extension headers, in whose headers
-/// [`Parsed`](crate::Parsed) finds nothing wrong, either.
+/// [`Parsed`] finds nothing wrong, either.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Plain<const V6: bool> {
     /// TCP or UDP.
@@ -127,12 +127,32 @@ impl<const V6: bool> Plain<V6> {
         })
     }
 
-    /// As [`Parsed`](crate::Parsed) has it.
+    /// As [`Parsed`] has it.
     pub fn as_transport(&self) -> Transport {
         let Self { sport, dport, flags, .. } = *self;
         match self.is_tcp() {
             true => Transport::Tcp { sport, dport, flags },
             false => Transport::Udp { sport, dport },
+        }
+    }
+
+    /// Everything that [`Parsed`] tells; `packet` is what it was read from.
+    #[inline]
+    pub(crate) fn parsed(&self, packet: &[u8]) -> Parsed {
+        let [src, dst] = self.addrs(packet);
+        let tos = if V6 { packet[0] << 4 | packet[1] >> 4 } else { packet[1] };
+        Parsed {
+            family: Self::FAMILY,
+            protocol: self.protocol,
+            hop_limit: self.hop_limit,
+            tos,
+            src,
+            dst,
+            len: self.len,
+            l4: Self::L4 as u16,
+            dont_fragment: V6 || packet[6] & 0x40 != 0,
+            fragment: None,
+            transport: self.as_transport(),
         }
     }
 
@@ -158,7 +178,6 @@ impl<const V6: bool> Plain<V6> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Parsed;
     use crate::builder::{self, Ip, Tcp};
     use proptest::prelude::*;
 
@@ -185,7 +204,7 @@ mod tests {
 
     /// What `Parsed` says of the packets that are read here.
     fn expected<const V6: bool>(packet: &[u8]) -> Option<(Plain<V6>, [Addr; 2], bool)> {
-        let parsed = Parsed::parse(packet).ok().filter(|p| p.family == Plain::<V6>::FAMILY)?;
+        let parsed = Parsed::parse_any(packet).ok().filter(|p| p.family == Plain::<V6>::FAMILY)?;
         let l4 = Plain::<V6>::L4;
         let (sport, dport, flags) = match parsed.transport {
             Transport::Tcp { sport, dport, flags } => (sport, dport, flags),
@@ -205,6 +224,9 @@ mod tests {
 
     fn look<const V6: bool>(packet: &[u8]) -> Option<bool> {
         let got = Plain::<V6>::read(packet);
+        if let Some(plain) = got {
+            assert_eq!(Ok(plain.parsed(packet)), Parsed::parse_any(packet), "{packet:x?}");
+        }
         let got = got.map(|plain| (plain, plain.addrs(packet), plain.verify(packet)));
         assert_eq!(got, expected(packet), "{packet:x?}");
         got.map(|(.., right)| right)

@@ -94,14 +94,17 @@ impl Engine {
                 self.arp_in(port, interface, &message)
             }
             ethernet::IPV4 | ethernet::IPV6 => {
-                let mut packet = Packet::decode(frame, l3)?;
-                if super::packet::ethertype(&packet.parsed) != header.ethertype {
+                let parsed = super::packet::read_headers(&mut frame, l3)?;
+                if super::packet::ethertype(&parsed) != header.ethertype {
                     return Err(Drop::IpVersion);
                 }
+                let mut packet = Packet {
+                    input: Some(interface),
+                    port: Some(port),
+                    link: Some(Link { dst: header.dst, src: header.src, kind }),
+                    ..Packet::new(frame, l3, parsed)
+                };
                 super::offload::check_packet(&mut packet)?;
-                packet.input = Some(interface);
-                packet.port = Some(port);
-                packet.link = Some(Link { dst: header.dst, src: header.src, kind });
                 if self.diverts_dhcp(interface, &packet) {
                     return Ok(Fate::Consumed);
                 }

@@ -43,15 +43,14 @@ pub struct Packet<'a> {
 
 impl<'a> Packet<'a> {
     /// Decodes the packet that starts at `l3` in the slot and cuts link padding off.
-    #[inline]
-    pub fn decode(frame: Frame<'a>, l3: usize) -> Result<Self, ParseError> {
-        let parsed = Parsed::parse(&frame.slot[l3..frame.meta.end])?;
-        frame.meta.end = l3 + parsed.len as usize;
+    pub fn decode(mut frame: Frame<'a>, l3: usize) -> Result<Self, ParseError> {
+        let parsed = read_headers(&mut frame, l3)?;
         Ok(Self::new(frame, l3, parsed))
     }
 
+    /// One whose headers have been decoded.
     #[inline]
-    fn new(frame: Frame<'a>, l3: usize, parsed: Parsed) -> Self {
+    pub fn new(frame: Frame<'a>, l3: usize, parsed: Parsed) -> Self {
         Self {
             frame,
             l3,
@@ -175,6 +174,14 @@ impl<'a> Packet<'a> {
         let meta = Meta { start: HEADROOM, end, offload: self.frame.meta.offload, vlan: None };
         OwnedFrame { slot, meta }
     }
+}
+
+/// Decodes the headers of the packet that starts at `l3` in the slot and cuts link padding off.
+#[inline]
+pub(crate) fn read_headers(frame: &mut Frame<'_>, l3: usize) -> Result<Parsed, ParseError> {
+    let parsed = Parsed::parse(&frame.slot[l3..frame.meta.end])?;
+    frame.meta.end = l3 + parsed.len as usize;
+    Ok(parsed)
 }
 
 /// A frame in memory of its own: made by the gateway, or kept for later.
