@@ -90,7 +90,6 @@ pub(super) enum If {
 pub(super) enum Helper {
     MapLookup = 1,
     L4ChecksumReplace = 11,
-    CloneRedirect = 13,
     Redirect = 23,
     LoadBytes = 26,
     ChangeTail = 38,

@@ -9,10 +9,8 @@ use std::os::fd::AsFd;
 use tidegate_packet::{ethernet, ipv4, ipv6, protocol, tcp, udp};
 
 const LINK: i16 = ethernet::HEADER_LEN as i16;
-/// The packet goes no further.
-const TC_ACT_SHOT: i32 = 2;
 
-/// The program. Registers: `R6` the context, `R8` the verdict; at its end `R7` the egress.
+/// The program. Registers: `R6` the context, `R8` the verdict.
 pub(super) fn program(maps: &Maps) -> Vec<Instruction> {
     let mut asm = Asm::default();
     let a = &mut asm;
@@ -33,6 +31,7 @@ pub(super) fn program(maps: &Maps) -> Vec<Instruction> {
     mend_transport(a, ipv4::MIN_HEADER_LEN as i16, drop);
     leave(a);
     a.bind(drop);
+    const TC_ACT_SHOT: i32 = 2;
     a.mov(R0, TC_ACT_SHOT);
     a.exit();
     asm.finish()
@@ -179,27 +178,9 @@ fn mend_complete(a: &mut Asm) {
 }
 
 /// Sends it.
-///
-/// A sender's TCP has so much under way and no more (TSQ), which counts until it is freed or another IP
-/// layer gets it, on this machine (`ip_rcv`, from which a bypass spares it). One stream in super-packets
-/// is slower for that by a fifth; so these leave as clones, which no socket waits for.
 fn leave(a: &mut Asm) {
-    let owned = a.label();
-    a.load(Word, R7, R8, at::ORDER_EGRESS);
-    a.load(Word, R0, R6, context::GSO_SIZE);
-    a.jump_if(R0, Ne, 0, owned);
-    let redirect = a.here();
-    a.mov(R1, R7);
+    a.load(Word, R1, R8, at::ORDER_EGRESS);
     a.mov(R2, 0);
     a.call(Helper::Redirect);
-    a.exit();
-    a.bind(owned);
-    a.load(Double, R0, R6, context::SOCKET);
-    a.jump_if(R0, Eq, 0, redirect);
-    a.mov(R1, R6);
-    a.mov(R2, R7);
-    a.mov(R3, 0);
-    a.call(Helper::CloneRedirect);
-    a.mov(R0, TC_ACT_SHOT);
     a.exit();
 }

@@ -347,10 +347,8 @@ pub(super) mod context {
     pub const DATA: i16 = offset_of!(SkBuff, data) as i16;
     pub const DATA_END: i16 = offset_of!(SkBuff, data_end) as i16;
     pub const GSO_SEGMENTS: i16 = offset_of!(SkBuff, gso_segs) as i16;
-    /// A pointer; null if no socket of this machine has sent it.
-    pub const SOCKET: i16 = offset_of!(SkBuff, sk) as i16;
     pub const GSO_SIZE: i16 = offset_of!(SkBuff, gso_size) as i16;
-    const _: () = assert!(GSO_SIZE == 176 && SOCKET == 168 && DATA == 76 && INTERFACE == 40);
+    const _: () = assert!(GSO_SIZE == 176 && DATA == 76 && INTERFACE == 40);
 }
 
 impl From<PeerWindow> for Peer {
