@@ -3,7 +3,8 @@
 //! What the short way does with a packet is so little that it can be said in advance ([`Flow`]). A flow
 //! that is worth it (`heavy.rs`) is leased to a [`Forwarder`], which is nearer to the devices. It takes
 //! the flow's plain packets as the short way would, and leaves all others to the gateway. What it has
-//! seen is asked for before anybody looks at the connection, the rules' counters or the clock (`nat/src/lease.rs`), and a lease ends with the generation that its paths are of.
+//! seen is asked for before anybody looks at the connection, the rules' counters or the clock
+//! (`nat/src/lease.rs`), and a lease ends with the generation that its paths are of.
 
 use super::heavy::{Heavy, SMALL};
 use super::paths::{Decision, Path};
